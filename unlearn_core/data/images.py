@@ -1,0 +1,524 @@
+"""Image data sets: real ones from the three places, and two that need nothing at all."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..seeding import generator
+from .sources import MissingSourceError, Source, file_sha256, resolve
+
+__all__ = [
+    "DATASETS",
+    "ImageData",
+    "ImageSet",
+    "cifar10",
+    "cifar100",
+    "digits",
+    "fashion_cifar",
+    "fashion_mnist",
+    "image_folder",
+    "shapes",
+]
+
+Batch = tuple[Tensor, Tensor]
+
+
+class FolderPixels:
+    """Pixels of image files, decoded when a batch asks for them (RGB, resized to ``size``)."""
+
+    def __init__(self, files: Sequence[Path], size: int) -> None:
+        self.files, self.size = np.array([str(f) for f in files]), size
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        from PIL import Image
+
+        def read(file: str) -> np.ndarray:
+            with Image.open(file) as image:
+                return np.asarray(image.convert("RGB").resize((self.size, self.size)))
+
+        return torch.from_numpy(np.stack([read(f) for f in self.files[index.numpy()]]))
+
+    def select(self, index: Tensor) -> FolderPixels:
+        return FolderPixels([Path(f) for f in self.files[index.numpy()]], self.size)
+
+
+@dataclass(frozen=True)
+class ImageSet(Dataset):
+    """A labelled set of images; indexing it with a list gives a normalised batch.
+
+    Parameters
+    ----------
+    pixels : (N, H, W, C) uint8; channels last is the layout in which convolutions run fastest
+    labels : (N,) int64, the classes that the classifier learns
+    subclasses : (N,) int64, a finer labelling (equal to ``labels`` where there is none)
+    index : (N,) int64, each image's position in the set that this one was cut from
+    mean, std : per channel, in units of [0, 1] pixel values
+    augment : names of the random operations applied to each image ("crop", "flip", "rotate")
+    """
+
+    pixels: Tensor | FolderPixels
+    labels: Tensor
+    subclasses: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    index: Tensor = None  # type: ignore[assignment]
+    augment: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        if self.index is None:
+            object.__setattr__(self, "index", torch.arange(n))
+        if not n == len(self.pixels) == len(self.subclasses) == len(self.index):
+            raise ValueError("pixels, labels, subclasses and index must have the same length")
+        unknown = set(self.augment) - set(AUGMENTATIONS)
+        if unknown:
+            raise ValueError(f"unknown augmentation {sorted(unknown)}; known: {[*AUGMENTATIONS]}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> Batch:
+        x, y = self.__getitems__([i])
+        return x[0], y[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """A whole batch at once: ``x`` (B, C, H, W) float32, normalised; ``y`` (B,) int64."""
+        index = torch.as_tensor(indices)
+        x = self.pixels[index].permute(0, 3, 1, 2)
+        if self.augment:
+            x = torch.stack([self._augmented(image) for image in x])
+        shape = (1, -1, 1, 1)
+        x = (x.float() / 255 - torch.tensor(self.mean).view(shape)) / torch.tensor(self.std).view(
+            shape
+        )
+        return x.contiguous(memory_format=torch.channels_last), self.labels[index]
+
+    def _augmented(self, image: Tensor) -> Tensor:
+        for name in self.augment:
+            image = AUGMENTATIONS[name](image)
+        return image
+
+    @staticmethod
+    def collate(batch: Batch) -> Batch:
+        return batch  # __getitems__ has made it already
+
+    def subset(self, positions: Tensor) -> ImageSet:
+        """The images at these positions, in that order."""
+        pixels = self.pixels
+        return replace(
+            self,
+            pixels=pixels.select(positions)
+            if isinstance(pixels, FolderPixels)
+            else pixels[positions],
+            labels=self.labels[positions],
+            subclasses=self.subclasses[positions],
+            index=self.index[positions],
+        )
+
+    def with_labels(self, labels: Tensor) -> ImageSet:
+        """The same images under other labels (N,)."""
+        return replace(self, labels=labels)
+
+    def augmented(self, names: tuple[str, ...]) -> ImageSet:
+        return replace(self, augment=tuple(names))
+
+    def __add__(self, other: ImageSet) -> ImageSet:
+        """This set followed by ``other``, which was cut from the same one."""
+        if isinstance(self.pixels, FolderPixels):
+            pixels = FolderPixels([*self.pixels.files, *other.pixels.files], self.pixels.size)
+        else:
+            pixels = torch.cat([self.pixels, other.pixels])
+        return replace(
+            self,
+            pixels=pixels,
+            labels=torch.cat([self.labels, other.labels]),
+            subclasses=torch.cat([self.subclasses, other.subclasses]),
+            index=torch.cat([self.index, other.index]),
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything a model can see of this set, order included."""
+        digest = hashlib.sha256(repr((self.mean, self.std, self.augment)).encode())
+        if isinstance(self.pixels, FolderPixels):
+            files = [Path(f) for f in self.pixels.files]
+            for file in files:
+                digest.update(f"{file.parent.name}/{file.name}:{file.stat().st_size}".encode())
+            digest.update(str(self.pixels.size).encode())
+        else:
+            digest.update(repr(tuple(self.pixels.shape)).encode())
+            digest.update(self.pixels.contiguous().numpy())
+        for labels in (self.labels, self.subclasses):
+            digest.update(labels.contiguous().numpy())
+        return digest.hexdigest()
+
+
+def _augmentations() -> dict[str, Callable[[Tensor], Tensor]]:
+    from torchvision.transforms import v2
+
+    # As in the SSD authors' src/datasets.py: padding of 4, rotation of up to 15 degrees.
+    return {
+        "crop": lambda x: v2.functional.crop(
+            v2.functional.pad(x, [4]), *torch.randint(0, 9, (2,)).tolist(), *x.shape[-2:]
+        ),
+        "flip": v2.RandomHorizontalFlip(),
+        "rotate": v2.RandomRotation(15),
+    }
+
+
+AUGMENTATIONS = _augmentations()
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A classification problem: training and test images, and what their labels are called."""
+
+    train: ImageSet
+    test: ImageSet
+    classes: tuple[str, ...]
+    subclasses: tuple[str, ...]
+    sources: tuple[Source, ...] = field(default=())
+
+    def superclassed(self, groups: dict[str, tuple[str, ...]]) -> ImageData:
+        """The same images with the classes grouped: the old classes become sub-classes."""
+        coarse = torch.empty(len(self.classes), dtype=torch.long)
+        members = [name for group in groups.values() for name in group]
+        if sorted(members) != sorted(self.classes):
+            raise ValueError("the groups must hold every class exactly once")
+        for label, names in enumerate(groups.values()):
+            for name in names:
+                coarse[self.classes.index(name)] = label
+        return replace(
+            self,
+            train=replace(
+                self.train, labels=coarse[self.train.labels], subclasses=self.train.labels
+            ),
+            test=replace(self.test, labels=coarse[self.test.labels], subclasses=self.test.labels),
+            classes=tuple(groups),
+            subclasses=self.classes,
+        )
+
+
+# CIFAR-100's channel statistics: the SSD authors normalise every data set with them.
+CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+
+
+def _first_per_class(labels: np.ndarray, n: int | None) -> np.ndarray:
+    """Positions of the first ``n`` examples of each class, class by class (all, where None)."""
+    order = np.argsort(labels, kind="stable")
+    if n is None:
+        return np.arange(len(labels))
+    counts = np.bincount(labels)
+    if counts.min() < n:
+        raise ValueError(f"{n} examples a class were asked for; the smallest has {counts.min()}")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return np.concatenate([order[s : s + n] for s in starts])
+
+
+def _image_set(
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    subclasses: np.ndarray | None = None,
+    mean: tuple[float, ...] = (0.5,),
+    std: tuple[float, ...] = (0.5,),
+) -> ImageSet:
+    y = torch.from_numpy(labels.astype(np.int64))
+    fine = y if subclasses is None else torch.from_numpy(subclasses.astype(np.int64))
+    return ImageSet(torch.from_numpy(np.ascontiguousarray(pixels)), y, fine, mean, std)
+
+
+def digits(test_fraction: float = 0.25) -> ImageData:
+    """scikit-learn's 1,797 real handwritten digits, 8x8, one channel; nothing to download.
+
+    Every class is cut at ``1 - test_fraction``, in the file's order (later writers are the test).
+    """
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    pixels = (raw.images[..., None] * (255 / 16)).round().astype(np.uint8)
+    test = np.zeros(len(raw.target), dtype=bool)
+    for label in range(10):
+        members = np.flatnonzero(raw.target == label)
+        test[members[round(len(members) * (1 - test_fraction)) :]] = True
+    names = tuple(str(d) for d in range(10))
+    source = Source("scikit-learn/digits", "embedded", hashlib.sha256(pixels).hexdigest())
+    return ImageData(
+        _image_set(pixels[~test], raw.target[~test]),
+        _image_set(pixels[test], raw.target[test]),
+        names,
+        names,
+        (source,),
+    )
+
+
+_SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "disc": lambda u, v: np.hypot(u, v) < 1,
+    "ring": lambda u, v: (np.hypot(u, v) < 1) & (np.hypot(u, v) > 0.55),
+    "square": lambda u, v: np.maximum(abs(u), abs(v)) < 0.85,
+    "frame": lambda u, v: (np.maximum(abs(u), abs(v)) < 0.9) & (np.maximum(abs(u), abs(v)) > 0.5),
+    "diamond": lambda u, v: abs(u) + abs(v) < 1.1,
+    "triangle": lambda u, v: (v < 0.8) & (v > 2 * abs(u) - 1),
+    "plus": lambda u, v: (np.minimum(abs(u), abs(v)) < 0.3) & (np.maximum(abs(u), abs(v)) < 1),
+    "cross": lambda u, v: (abs(abs(u) - abs(v)) < 0.35) & (np.maximum(abs(u), abs(v)) < 0.95),
+    "bar": lambda u, v: (abs(v) < 0.35) & (abs(u) < 1.1),
+    "column": lambda u, v: (abs(u) < 0.35) & (abs(v) < 1.1),
+}
+_FILLS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "solid": lambda x, y: np.ones_like(x),
+    "striped": lambda x, y: ((x + y) % 4 < 2) * 1.0,
+    "dotted": lambda x, y: ((x % 2) * (y % 2) > 0) * 1.0,
+    "hollow": lambda x, y: ((x % 4 < 2) ^ (y % 4 < 2)) * 1.0,
+}
+
+
+def shapes(
+    per_class: int = 60,
+    test_per_class: int = 20,
+    fills: int = 2,
+    size: int = 16,
+    noise: float = 0.25,
+    coarse: bool = False,
+    seed: int = 0,
+) -> ImageData:
+    """Drawn images whose classes have sub-classes: ten shapes, each in up to four fills.
+
+    ``10 * fills`` classes ("striped ring"), or with ``coarse`` the ten shapes as classes and the
+    fills as their sub-classes. Position, size, brightness and pixel noise vary.
+    """
+    if not 1 <= fills <= len(_FILLS):
+        raise ValueError(f"fills must lie in 1..{len(_FILLS)}, not {fills}")
+    names = [(shape, fill) for shape in _SHAPES for fill in list(_FILLS)[:fills]]
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size].astype(float)
+
+    def draw(shape: str, fill: str) -> np.ndarray:
+        centre = size / 2 - 0.5 + rng.uniform(-size / 8, size / 8, 2)
+        radius = size * rng.uniform(0.28, 0.4)
+        inside = _SHAPES[shape]((x - centre[0]) / radius, (y - centre[1]) / radius)
+        image = inside * _FILLS[fill](x, y) * rng.uniform(0.6, 1) + rng.normal(0, noise, x.shape)
+        return (np.clip(image * 0.6 + 0.2, 0, 1) * 255).astype(np.uint8)[..., None]
+
+    def make(n: int) -> ImageSet:
+        pixels = np.stack([draw(*name) for name in names for _ in range(n)])
+        return _image_set(pixels, np.repeat(np.arange(len(names)), n))
+
+    classes = tuple(f"{fill} {shape}" for shape, fill in names)
+    train, test = make(per_class), make(test_per_class)
+    digest = hashlib.sha256(train.pixels.numpy()).hexdigest()
+    data = ImageData(
+        train, test, classes, classes, (Source("unlearn-core/shapes", "embedded", digest),)
+    )
+    if not coarse:
+        return data
+    return data.superclassed({s: tuple(f"{f} {s}" for f in list(_FILLS)[:fills]) for s in _SHAPES})
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """An IDX file (the MNIST family's format), gzipped."""
+    raw = gzip.decompress(path.read_bytes())
+    dims = raw[3]
+    shape = np.frombuffer(raw, ">i4", count=dims, offset=4)
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape)
+
+
+def _read_parquet(
+    source: Source, stem: str, image: str, label: str, per_class: int | None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Pixels (N, H, W[, C]), labels and class names of one split in the hub's parquet layout.
+
+    Only the rows that are kept are decoded.
+    """
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    files = sorted(source.path.glob(f"**/{stem}-*.parquet"))
+    if not files:
+        raise MissingSourceError(f"{source.id}: no file {stem}-*.parquet in the {source.kind}")
+    table = pq.read_table(files, columns=[image, label])
+    missing = {image, label} - set(table.column_names)
+    if missing:
+        raise MissingSourceError(f"{source.id}: no column {sorted(missing)} in {stem}")
+    info = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"][label]
+    labels = table[label].to_numpy()
+    keep = _first_per_class(labels, per_class)
+    cells = table[image].take(keep).to_pylist()
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(cell["bytes"]))) for cell in cells])
+    return pixels, labels[keep], tuple(info["names"])
+
+
+def _cifar(
+    id: str, label: str, per_class: int | None, test_per_class: int | None
+) -> tuple[Source, ImageSet, ImageSet, tuple[str, ...]]:
+    source = resolve(id, repo_type="dataset", patterns=("**/*.parquet",))
+    out = []
+    for stem, n in (("train", per_class), ("test", test_per_class)):
+        pixels, labels, names = _read_parquet(source, stem, "img", label, n)
+        out.append(_image_set(pixels, labels, mean=CIFAR_MEAN, std=CIFAR_STD))
+    return source, *out, names
+
+
+def cifar10(per_class: int | None = None, test_per_class: int | None = None) -> ImageData:
+    """CIFAR-10, 32x32 RGB; ``per_class`` keeps that many images of each class."""
+    source, train, test, names = _cifar("uoft-cs/cifar10", "label", per_class, test_per_class)
+    return ImageData(train, test, names, names, (source,))
+
+
+# Superclasses of CIFAR-100 (Krizhevsky, 2009, section 3), in the order of their coarse labels.
+CIFAR20 = {
+    "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
+    "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
+    "flowers": ("orchid", "poppy", "rose", "sunflower", "tulip"),
+    "food_containers": ("bottle", "bowl", "can", "cup", "plate"),
+    "fruit_and_vegetables": ("apple", "mushroom", "orange", "pear", "sweet_pepper"),
+    "household_electrical_devices": ("clock", "keyboard", "lamp", "telephone", "television"),
+    "household_furniture": ("bed", "chair", "couch", "table", "wardrobe"),
+    "insects": ("bee", "beetle", "butterfly", "caterpillar", "cockroach"),
+    "large_carnivores": ("bear", "leopard", "lion", "tiger", "wolf"),
+    "large_man-made_outdoor_things": ("bridge", "castle", "house", "road", "skyscraper"),
+    "large_natural_outdoor_scenes": ("cloud", "forest", "mountain", "plain", "sea"),
+    "large_omnivores_and_herbivores": ("camel", "cattle", "chimpanzee", "elephant", "kangaroo"),
+    "medium_mammals": ("fox", "porcupine", "possum", "raccoon", "skunk"),
+    "non-insect_invertebrates": ("crab", "lobster", "snail", "spider", "worm"),
+    "people": ("baby", "boy", "girl", "man", "woman"),
+    "reptiles": ("crocodile", "dinosaur", "lizard", "snake", "turtle"),
+    "small_mammals": ("hamster", "mouse", "rabbit", "shrew", "squirrel"),
+    "trees": ("maple_tree", "oak_tree", "palm_tree", "pine_tree", "willow_tree"),
+    "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
+    "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
+}
+
+
+def cifar100(
+    per_class: int | None = None, test_per_class: int | None = None, coarse: bool = False
+) -> ImageData:
+    """CIFAR-100; with ``coarse`` the task "CIFAR-20": its 20 superclasses, 100 sub-classes."""
+    source, train, test, names = _cifar("uoft-cs/cifar100", "fine_label", per_class, test_per_class)
+    data = ImageData(train, test, names, names, (source,))
+    if not coarse:
+        return data
+    return data.superclassed(CIFAR20)
+
+
+def fashion_mnist(per_class: int | None = None, test_per_class: int | None = None) -> ImageData:
+    """Fashion-MNIST, 28x28, one channel, from Debian's package or the hub."""
+    source = resolve(
+        "zalando-datasets/fashion_mnist",
+        repo_type="dataset",
+        patterns=("**/*.parquet", "*-ubyte.gz"),
+    )
+    out = []
+    for stem, idx, n in (("train", "train", per_class), ("test", "t10k", test_per_class)):
+        if (source.path / f"{idx}-images-idx3-ubyte.gz").exists():
+            labels = _read_idx(source.path / f"{idx}-labels-idx1-ubyte.gz")
+            keep = _first_per_class(labels, n)
+            pixels = _read_idx(source.path / f"{idx}-images-idx3-ubyte.gz")[keep]
+            labels = labels[keep]
+        else:
+            pixels, labels, _ = _read_parquet(source, stem, "image", "label", n)
+        out.append(_image_set(pixels[..., None], labels, mean=(0.2860,), std=(0.3530,)))
+    return ImageData(*out, FASHION_CLASSES, FASHION_CLASSES, (source,))
+
+
+FASHION_CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+# Ten superclasses of two classes each: close relatives together, as CIFAR-20 does it.
+FASHION_CIFAR_GROUPS = {
+    "tops": ("T-shirt", "shirt"),
+    "long garments": ("trouser", "dress"),
+    "warm garments": ("pullover", "coat"),
+    "light shoes": ("sandal", "sneaker"),
+    "leather goods": ("ankle boot", "bag"),
+    "road vehicles": ("automobile", "truck"),
+    "craft": ("airplane", "ship"),
+    "pets": ("cat", "dog"),
+    "hoofed animals": ("deer", "horse"),
+    "small animals": ("bird", "frog"),
+}
+
+
+def fashion_cifar(
+    per_class: int | None = None, test_per_class: int | None = None, coarse: bool = False
+) -> ImageData:
+    """Fashion-MNIST and CIFAR-10 as one problem of 20 classes, 32x32 RGB.
+
+    With ``coarse``: ten superclasses of two related classes each (`FASHION_CIFAR_GROUPS`).
+    Twenty classes matter to SSD: nothing can be selected once alpha reaches |D|/|D_f|.
+    """
+    fashion, cifar = (load(per_class, test_per_class) for load in (fashion_mnist, cifar10))
+
+    def join(a: ImageSet, b: ImageSet) -> ImageSet:
+        grown = torch.nn.functional.pad(a.pixels, (0, 0, 2, 2, 2, 2)).expand(-1, -1, -1, 3)
+        labels = torch.cat([a.labels, b.labels + len(fashion.classes)])
+        return ImageSet(torch.cat([grown, b.pixels]), labels, labels, CIFAR_MEAN, CIFAR_STD)
+
+    names = fashion.classes + cifar.classes
+    data = ImageData(
+        join(fashion.train, cifar.train),
+        join(fashion.test, cifar.test),
+        names,
+        names,
+        fashion.sources + cifar.sources,
+    )
+    return data.superclassed(FASHION_CIFAR_GROUPS) if coarse else data
+
+
+def image_folder(
+    path: str, size: int = 32, test_fraction: float = 0.2, per_class: int | None = None
+) -> ImageData:
+    """A folder with one sub-folder of images a class, for data that only its user may hold.
+
+    A share ``test_fraction`` of each class (in a seeded order) is held out as the test set.
+    """
+    from torchvision.datasets import ImageFolder
+
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise MissingSourceError(f"{root.name!r} is no folder; give one sub-folder a class")
+    folder = ImageFolder(str(root))
+    labels = np.array(folder.targets)
+    keep = _first_per_class(labels, per_class)
+    labels, files = labels[keep], [Path(folder.samples[i][0]) for i in keep]
+    test = np.zeros(len(labels), dtype=bool)
+    for label in range(len(folder.classes)):
+        members = np.flatnonzero(labels == label)
+        order = torch.randperm(len(members), generator=generator(0, "holdout", label)).numpy()
+        test[members[order[: round(len(members) * test_fraction)]]] = True
+
+    def make(mask: np.ndarray) -> ImageSet:
+        y = torch.from_numpy(labels[mask])
+        chosen = [files[i] for i in np.flatnonzero(mask)]
+        return ImageSet(FolderPixels(chosen, size), y, y, CIFAR_MEAN, CIFAR_STD)
+
+    names = tuple(folder.classes)
+    source = Source(root.name, "user", file_sha256(files, root), root)
+    return ImageData(make(~test), make(test), names, names, (source,))
+
+
+DATASETS: dict[str, Callable[..., ImageData]] = {
+    f.__name__: f
+    for f in (digits, shapes, fashion_mnist, cifar10, cifar100, fashion_cifar, image_folder)
+}

@@ -1,0 +1,33 @@
+"""From a data set to batches."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+__all__ = ["batches"]
+
+
+def batches(
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    generator: torch.Generator | None = None,
+    workers: int = 0,
+) -> DataLoader:
+    """Batches in the given order, or shuffled by ``generator``; the last one may be short.
+
+    A data set that makes whole batches itself (``__getitems__``) brings its own ``collate``.
+    """
+    if shuffle and generator is None:
+        raise ValueError("shuffling needs a generator: nothing draws from the global state")
+    # A loader without a generator would draw a seed from the global state at every pass.
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        generator=generator or torch.Generator().manual_seed(0),
+        num_workers=workers,
+        collate_fn=getattr(dataset, "collate", default_collate),
+    )

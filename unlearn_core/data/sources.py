@@ -1,0 +1,133 @@
+"""Where bytes come from: a local hub folder, a package that carries them, or the hub.
+
+`resolve` takes an id in the hub's form (``uoft-cs/cifar10``) and tries, in this order,
+
+1. ``$UNLEARN_HUB/<id>``, a folder with the hub's layout;
+2. a package that carries the same thing (`PACKAGES`);
+3. the Hugging Face hub, with its own cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["PACKAGES", "MissingSourceError", "Package", "Source", "file_sha256", "resolve"]
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["embedded", "hub-folder", "package", "hub", "user"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that was found: its id, the kind of place, its content's SHA-256, and the folder.
+
+    Records keep ``id``, ``kind`` and ``sha256``; the path stays on the machine.
+    """
+
+    id: str
+    kind: Kind
+    sha256: str
+    path: Path | None = None
+
+    def record(self) -> dict[str, str]:
+        return {"id": self.id, "kind": self.kind, "sha256": self.sha256}
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that carries what the hub has under an id."""
+
+    install: str
+    folder: str | None = None  # an absolute folder (a Debian package)
+    module: str | None = None  # an importable package ...
+    inside: str = ""  # ... and the folder in it
+
+    def find(self) -> Path | None:
+        if self.folder is not None:
+            path = Path(self.folder)
+        else:
+            spec = importlib.util.find_spec(self.module)
+            if spec is None or not spec.submodule_search_locations:
+                return None
+            path = Path(next(iter(spec.submodule_search_locations))) / self.inside
+        return path if path.is_dir() else None
+
+
+PACKAGES: dict[str, Package] = {
+    "zalando-datasets/fashion_mnist": Package(
+        "apt-get install dataset-fashion-mnist", folder="/usr/share/datasets/fashion-mnist"
+    ),
+}
+
+
+class MissingSourceError(FileNotFoundError):
+    """None of the three places has what was asked for."""
+
+
+def file_sha256(files: Iterable[Path], root: Path) -> str:
+    """SHA-256 over the names (relative to ``root``) and the contents of ``files``, in name order."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0")
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
+
+
+def resolve(
+    id: str, *, repo_type: Literal["dataset", "model"], patterns: tuple[str, ...] = ("**/*",)
+) -> Source:
+    """Find ``id`` in one of the three places.
+
+    Parameters
+    ----------
+    id : ``owner/name``, as on the hub
+    repo_type : the hub's two kinds of repository
+    patterns : glob patterns of the files that are needed; they are what is downloaded and hashed
+
+    Raises
+    ------
+    MissingSourceError
+        Names the id, the three places that were tried and the commands that mend it.
+    """
+    tried: list[str] = []
+    found: tuple[Kind, Path] | None = None
+    hub = os.environ.get("UNLEARN_HUB")
+    if hub and (Path(hub) / id).is_dir():
+        found = ("hub-folder", (Path(hub) / id).resolve())
+    tried.append(f"$UNLEARN_HUB ({'has no folder ' + id if hub else 'not set'})")
+    package = PACKAGES.get(id)
+    if found is None and package is not None and (path := package.find()) is not None:
+        found = ("package", path)
+    tried.append(
+        f"a package ({package.install!r} is not installed)" if package else "a package (none known)"
+    )
+    if found is None:
+        from huggingface_hub import snapshot_download
+
+        try:
+            path = snapshot_download(id, repo_type=repo_type, allow_patterns=list(patterns))
+            found = ("hub", Path(path))
+        except Exception as error:  # offline, unknown id, gated: all end in one clear message
+            tried.append(f"the Hugging Face hub ({type(error).__name__})")
+            kind = "--repo-type dataset " if repo_type == "dataset" else ""
+            mends = [package.install] if package else []
+            mends.append(f"hf download {kind}{id} --local-dir $UNLEARN_HUB/{id}")
+            raise MissingSourceError(
+                f"{id} was not found.\n  Tried: {'; '.join(tried)}.\n"
+                f"  Mend it with: {'  or  '.join(mends)}"
+            ) from error
+    kind, path = found
+    files = {f for pattern in patterns for f in path.glob(pattern) if f.is_file()}
+    if not files:
+        raise MissingSourceError(f"{id}: the {kind} has none of the files {', '.join(patterns)}")
+    log.info("%s: taken from %s", id, kind)
+    return Source(id, kind, file_sha256(files, path), path)

@@ -1,0 +1,185 @@
+"""What is to be forgotten, and what is to be kept.
+
+A `ForgetSplit` is made by `forget_class`, `forget_subclass`, `forget_random` or
+`forget_indices`. Every one of them cuts the *training set* into two parts that are disjoint and
+complete; the test set is cut too where the request names a class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..registry import did_you_mean
+from ..seeding import generator
+from .images import ImageData, ImageSet
+from .tasks import Classification
+
+__all__ = [
+    "ForgetSplit",
+    "SplitError",
+    "WithheldDataError",
+    "forget_class",
+    "forget_indices",
+    "forget_random",
+    "forget_subclass",
+    "make_split",
+]
+
+
+class SplitError(ValueError):
+    """A forget request that cannot be met: empty, overlapping, incomplete or unknown."""
+
+
+class WithheldDataError(RuntimeError):
+    """A method reached for data that it does not declare in ``needs``."""
+
+
+class _Withheld:
+    def __init__(self, name: str, method: str) -> None:
+        self._message = f"{method} does not declare {name!r} in `needs`, so it may not read it"
+
+    def __getattr__(self, attribute: str) -> None:
+        raise WithheldDataError(self._message)
+
+    def _refuse(self, *_: object) -> None:
+        raise WithheldDataError(self._message)
+
+    __len__ = __getitem__ = __iter__ = __add__ = __radd__ = _refuse
+
+
+@dataclass(frozen=True)
+class ForgetSplit:
+    """The training set cut in two, the test set, and the task that they belong to.
+
+    Attributes
+    ----------
+    forget, retain : the two parts of the training set, disjoint and complete
+    test : the whole test set
+    test_forget, test_retain : its two sides, for a request that names a (sub-)class; else None
+    """
+
+    name: str
+    task: Classification
+    forget: ImageSet
+    retain: ImageSet
+    test: ImageSet
+    test_forget: ImageSet | None = None
+    test_retain: ImageSet | None = None
+
+    def only(self, needs: frozenset[str], method: str) -> ForgetSplit:
+        """The view that a method gets: what it does not declare raises when it is touched."""
+        hidden = {
+            name: _Withheld(name, method) for name in ("forget", "retain") if name not in needs
+        }
+        sides = {s: _Withheld(s, method) for s in ("test", "test_forget", "test_retain")}
+        return replace(self, **hidden, **sides)
+
+
+def _cut(
+    data: ImageData, forget: Tensor, name: str, test_forget: Tensor | None = None
+) -> ForgetSplit:
+    """Cut by a mask (N,) over the training set and, for classes, one over the test set."""
+    if not forget.any():
+        raise SplitError(f"{name}: the forget set is empty")
+    if forget.all():
+        raise SplitError(f"{name}: the forget set is the whole training set; nothing is retained")
+    sides = {}
+    if test_forget is not None:
+        sides = {
+            "test_forget": data.test.subset(test_forget.nonzero()[:, 0]),
+            "test_retain": data.test.subset((~test_forget).nonzero()[:, 0]),
+        }
+    return ForgetSplit(
+        name,
+        Classification(len(data.classes)),
+        data.train.subset(forget.nonzero()[:, 0]),
+        data.train.subset((~forget).nonzero()[:, 0]),
+        data.test,
+        **sides,
+    )
+
+
+def _number(target: int | str, names: tuple[str, ...], what: str) -> int:
+    if isinstance(target, int) and not isinstance(target, bool):
+        if 0 <= target < len(names):
+            return target
+        raise SplitError(f"unknown {what} {target}: there are {len(names)}, numbered from 0")
+    if target not in names:
+        raise SplitError(f"unknown {what} {target!r}; {did_you_mean(str(target), list(names))}")
+    return names.index(target)
+
+
+def forget_class(data: ImageData, target: int | str) -> ForgetSplit:
+    """Forget every training image of one class, named or numbered."""
+    label = _number(target, data.classes, "class")
+    name = f"class {data.classes[label]}"
+    return _cut(data, data.train.labels == label, name, data.test.labels == label)
+
+
+def forget_subclass(data: ImageData, target: int | str) -> ForgetSplit:
+    """Forget one sub-class; its images carry the label of their superclass."""
+    if data.subclasses == data.classes:
+        raise SplitError("this data set has no sub-classes; use its coarse form")
+    label = _number(target, data.subclasses, "sub-class")
+    name = f"sub-class {data.subclasses[label]}"
+    return _cut(data, data.train.subclasses == label, name, data.test.subclasses == label)
+
+
+def forget_random(
+    data: ImageData, *, fraction: float | None = None, count: int | None = None, seed: int = 0
+) -> ForgetSplit:
+    """Forget a uniform random part of the training set, given as a fraction or as a count."""
+    if (fraction is None) == (count is None):
+        raise SplitError("give either fraction or count")
+    total = len(data.train)
+    n = round(fraction * total) if count is None else count
+    if not 0 < n < total:
+        raise SplitError(f"cannot forget {n} of {total} training images")
+    forget = torch.zeros(total, dtype=torch.bool)
+    forget[torch.randperm(total, generator=generator(seed, "forget"))[:n]] = True
+    return _cut(data, forget, f"random {n}")
+
+
+def forget_indices(data: ImageData, forget: Tensor, retain: Tensor | None = None) -> ForgetSplit:
+    """Forget the training images at the given positions (int64).
+
+    ``retain``, where given, is checked against them: together they must be the training set.
+    """
+    total = len(data.train)
+    forget = torch.as_tensor(forget)
+    chosen = [forget] if retain is None else [forget, torch.as_tensor(retain)]
+    for positions in chosen:
+        if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < total:
+            raise SplitError(f"an index lies outside the training set of {total}")
+        if len(positions.unique()) != len(positions):
+            raise SplitError("an index is given twice")
+    if retain is not None:
+        both = set(forget.tolist()) & set(chosen[1].tolist())
+        if both:
+            raise SplitError(f"forget and retain overlap in {len(both)} images")
+        if len(forget) + len(chosen[1]) != total:
+            missing = total - len(forget) - len(chosen[1])
+            raise SplitError(f"{missing} training images are in neither forget nor retain")
+    mask = torch.zeros(total, dtype=torch.bool)
+    mask[forget] = True
+    return _cut(data, mask, f"{len(forget)} chosen")
+
+
+def make_split(data: ImageData, request: dict, seed: int) -> ForgetSplit:
+    """The split that a profile's ``forget`` entry asks for.
+
+    ``{"class": name}``, ``{"subclass": name}``, ``{"fraction": f}`` or ``{"count": n}``.
+    """
+    if len(request) != 1:
+        raise SplitError(f"a forget request names one thing, not {sorted(request)}")
+    ((kind, value),) = request.items()
+    if kind == "class":
+        return forget_class(data, value)
+    if kind == "subclass":
+        return forget_subclass(data, value)
+    if kind in ("fraction", "count"):
+        return forget_random(data, **{kind: value}, seed=seed)
+    raise SplitError(f"unknown forget request {kind!r}; known: class, count, fraction, subclass")

@@ -1,0 +1,56 @@
+"""Retraining without the forget set: the reference that unlearning approximates.
+
+The SSD authors' own "retrain" (``src/forget_full_class_strategies.py``) resets only what has
+``reset_parameters`` among the network's *direct* children, which in their ResNet-18 and ViT is
+the last linear layer, and trains on at a learning rate of 0.01: the backbone keeps what it
+learned from the forget set. ``mode="head_reset"`` is that, for comparing with their column.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from ...data import ForgetSplit
+from ...models import Recipe, shuffled_epochs, train
+from ...seeding import derive_seed, seeded
+from ..base import Method
+
+__all__ = ["Retrain"]
+
+
+@dataclass(frozen=True)
+class Retrain(Method):
+    """Train a fresh model on the retain set, with the recipe that made the original.
+
+    Attributes
+    ----------
+    mode : "full", a new initialisation of every weight; or "head_reset" (see the module)
+    head_reset_lr : the learning rate of "head_reset"
+    """
+
+    name: ClassVar[str] = "retrain"
+    needs: ClassVar[frozenset[str]] = frozenset({"retain", "fresh_model"})
+    draws: ClassVar[bool] = True
+
+    recipe: Recipe
+    mode: Literal["full", "head_reset"] = "full"
+    head_reset_lr: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("full", "head_reset"):
+            raise ValueError(f"unknown mode {self.mode!r}; known: full, head_reset")
+
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        device = next(model.parameters()).device
+        if self.mode == "full":
+            return self.recipe.fit(split.retain, seed, device=device, name="retrain")
+        with seeded(seed, "head_reset"):
+            for child in model.children():
+                if hasattr(child, "reset_parameters"):
+                    child.reset_parameters()
+        config = replace(self.recipe.train, lr=self.head_reset_lr)
+        epochs = shuffled_epochs(split.retain, config, derive_seed(seed, "head_reset"))
+        return train(model, epochs, split.task.loss, config, seed=seed, name="retrain (head reset)")

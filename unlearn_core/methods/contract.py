@@ -1,0 +1,83 @@
+"""The contract that every method passes, whoever wrote it."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data import ForgetSplit, forget_class, shapes
+from ..models import SmallCNN
+from .base import Method
+
+__all__ = ["ContractError", "check_method"]
+
+
+class ContractError(AssertionError):
+    """A method broke a promise that all methods make."""
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def _expect(condition: bool, method: Method, promise: str) -> None:
+    if not condition:
+        raise ContractError(f"{type(method).__name__}: {promise}")
+
+
+def check_method(
+    method: Method, model: nn.Module | None = None, split: ForgetSplit | None = None
+) -> None:
+    """Run ``method`` four times on a stand-in (or the given model and split) and hold it to this:
+
+    the model that it was given is unchanged; the result is a model in evaluation mode with
+    finite weights, where the given one is; the same seed gives the same weights; another seed
+    gives other weights exactly where the method says that it ``draws``; ``inplace=True`` gives
+    the same result; no random state, gradient switch or ``.grad`` is left changed.
+
+    Raises
+    ------
+    ContractError
+        Names the method and the promise that it broke.
+    """
+    if split is None:
+        split = forget_class(shapes(per_class=8, test_per_class=2, fills=1), 3)
+    if model is None:
+        model = SmallCNN(split.task.classes, 1, width=4).build(0)
+    before = _state(model)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    first = method(model, split, 0)
+    _expect(_equal(before, _state(model)), method, "the given model was changed")
+    _expect(all(p.grad is None for p in model.parameters()), method, "gradients were left behind")
+    _expect(
+        torch.equal(states[0], torch.get_rng_state())
+        and states[1] == random.getstate()
+        and (states[2] == np.random.get_state()[1]).all(),
+        method,
+        "a global random state was changed",
+    )
+    _expect(torch.is_grad_enabled(), method, "gradients were left switched off")
+    _expect(not first.training, method, "the result is in training mode")
+    here = next(model.parameters()).device
+    _expect(next(first.parameters()).device == here, method, "the result is on another device")
+    finite = all(p.isfinite().all() for p in first.parameters())
+    _expect(finite, method, "the result has weights that are not finite")
+    same, other = method(model, split, 0), method(model, split, 1)
+    _expect(_equal(_state(first), _state(same)), method, "the same seed gave other weights")
+    _expect(
+        _equal(_state(first), _state(other)) != method.draws,
+        method,
+        "another seed gave the same weights, but it says that it draws"
+        if method.draws
+        else "another seed gave other weights, but it says that it does not draw",
+    )
+    consumed = method(copy.deepcopy(model), split, 0, inplace=True)
+    _expect(_equal(_state(first), _state(consumed)), method, "inplace=True gave another result")

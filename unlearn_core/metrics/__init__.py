@@ -1,0 +1,31 @@
+"""Metrics: pure functions of outputs, and the table of what each of them means."""
+
+from .catalogue import METRICS, Estimate, Metric, share
+from .classification import (
+    accuracy,
+    changed_weights,
+    evaluate_classifier,
+    gap_to_retrained,
+)
+from .cost import Cost, measure
+from .membership import entropy, entropy_attack, fit_entropy_attack
+from .zrf import jensen_shannon, zrf, zrf_as_published
+
+__all__ = [
+    "METRICS",
+    "Cost",
+    "Estimate",
+    "Metric",
+    "accuracy",
+    "changed_weights",
+    "entropy",
+    "entropy_attack",
+    "evaluate_classifier",
+    "fit_entropy_attack",
+    "gap_to_retrained",
+    "jensen_shannon",
+    "measure",
+    "share",
+    "zrf",
+    "zrf_as_published",
+]

@@ -1,0 +1,117 @@
+"""What is measured: every metric's name, unit, direction and definition, in one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+__all__ = ["METRICS", "Estimate", "Metric", "share"]
+
+
+class Estimate(NamedTuple):
+    """A measured number, what it was measured on, and its standard error where there is one."""
+
+    value: float
+    n: int | None = None
+    stderr: float | None = None
+
+
+def share(hits: Tensor) -> Estimate:
+    """The share of True among ``hits`` (n,), in per cent, with its binomial standard error."""
+    n = len(hits)
+    if n == 0:
+        raise ValueError("a share of nothing")
+    p = hits.double().mean().item()
+    return Estimate(100 * p, n, 100 * (p * (1 - p) / n) ** 0.5)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric is called and which way is good.
+
+    ``better`` is "higher", "lower", "retrained" (the closer to the retrained model's value the
+    better) or "none" (a description, not a score).
+    """
+
+    label: str
+    unit: str
+    better: Literal["higher", "lower", "retrained", "none"]
+    definition: str
+
+
+METRICS: dict[str, Metric] = {
+    "retain_accuracy": Metric(
+        "Retain accuracy (train)",
+        "%",
+        "higher",
+        "Accuracy on the retain set, exact over its images.",
+    ),
+    "forget_accuracy": Metric(
+        "Forget accuracy (train)",
+        "%",
+        "retrained",
+        "Accuracy on the forget set itself, that is on training images.",
+    ),
+    "test_accuracy": Metric("Test accuracy", "%", "higher", "Accuracy on the whole test set."),
+    "test_retain_accuracy": Metric(
+        "Retain accuracy (test)",
+        "%",
+        "higher",
+        "Accuracy on the test images outside the forgotten class or sub-class: the SSD paper's "
+        "Acc(D_r). For random forgetting that paper takes the whole test set.",
+    ),
+    "test_forget_accuracy": Metric(
+        "Forget accuracy (test)",
+        "%",
+        "retrained",
+        "Accuracy on the test images of the forgotten class or sub-class: the SSD paper's "
+        "Acc(D_f). About 0 after retraining without a class, but not without a sub-class, whose "
+        "superclass the model still knows.",
+    ),
+    "entropy_mia": Metric(
+        "Entropy MIA",
+        "%",
+        "retrained",
+        "A logistic regression on the entropy of the softmax output, balanced between the retain "
+        "set (members) and the whole test set (non-members); the share of the forget set that it "
+        "calls members. C = 2, which is the two-row softmax of the authors' "
+        "multi_class='multinomial'.",
+    ),
+    "zrf": Metric(
+        "ZRF",
+        "",
+        "retrained",
+        "1 minus the mean Jensen-Shannon divergence (natural logarithm, so between 1 - ln 2 and "
+        "1) between the model's and a randomly initialised model's outputs on the forget set. "
+        "The SSD authors' code divides by the number of classes as well and runs the divergences "
+        "backwards; that variant is `zrf_as_published`.",
+    ),
+    "gap": Metric(
+        "Gap to retrained",
+        "points",
+        "lower",
+        "Mean absolute difference to the retrained model of the same seed, over retain, forget "
+        "and test accuracy and the entropy MIA.",
+    ),
+    "seconds": Metric(
+        "Time",
+        "s",
+        "lower",
+        "Wall time of the method alone: data passes and updates, no evaluation.",
+    ),
+    "peak_memory": Metric(
+        "Peak memory",
+        "MB",
+        "lower",
+        "Memory above what was in use before the method began: resident memory on a CPU, "
+        "allocated memory on a GPU.",
+    ),
+    "changed_weights": Metric(
+        "Weights changed", "%", "none", "Share of all weights that differ from the original's."
+    ),
+    "optimizer_steps": Metric(
+        "Optimizer steps", "", "lower", "Gradient steps that the method takes."
+    ),
+}

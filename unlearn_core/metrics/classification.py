@@ -1,0 +1,66 @@
+"""Accuracies on the four sides of a split, and how far a model is from the retrained one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..data import ForgetSplit
+from ..models import predict
+from .catalogue import Estimate, share
+from .membership import entropy_attack
+from .zrf import zrf
+
+__all__ = ["accuracy", "changed_weights", "evaluate_classifier", "gap_to_retrained"]
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Estimate:
+    """Exact accuracy in per cent; ``logits`` (n, classes), ``labels`` (n,).
+
+    (The SSD authors average the accuracies of batches, which over-weights a short last one.)
+    """
+    return share(logits.argmax(dim=1) == labels)
+
+
+def changed_weights(before: nn.Module, after: nn.Module) -> Estimate:
+    """Share of the parameters' entries that differ between two models of one architecture, %."""
+    pairs = list(zip(before.parameters(), after.parameters(), strict=True))
+    changed = sum(int((a.detach() != b.detach()).sum()) for a, b in pairs)
+    total = sum(a.numel() for a, _ in pairs)
+    return Estimate(100 * changed / total, total)
+
+
+def evaluate_classifier(
+    model: nn.Module, split: ForgetSplit, random_model: nn.Module
+) -> dict[str, Estimate]:
+    """Every quality metric of a classifier on a split, from one forward pass over each part.
+
+    ``random_model``, freshly initialised, is what ZRF compares with.
+    """
+    retain, forget, test = (predict(model, d) for d in (split.retain, split.forget, split.test))
+    out = {
+        "retain_accuracy": accuracy(retain.logits, retain.labels),
+        "forget_accuracy": accuracy(forget.logits, forget.labels),
+        "test_accuracy": accuracy(test.logits, test.labels),
+        "entropy_mia": entropy_attack(retain.logits, test.logits, forget.logits),
+        "zrf": zrf(forget.logits, predict(random_model, split.forget).logits),
+    }
+    if split.test_forget is not None:
+        # The two sides are cut from the test set: look their positions up instead of predicting again.
+        position = {int(i): p for p, i in enumerate(split.test.index)}
+        for name, side in (
+            ("test_retain_accuracy", split.test_retain),
+            ("test_forget_accuracy", split.test_forget),
+        ):
+            rows = torch.tensor([position[int(i)] for i in side.index])
+            out[name] = accuracy(test.logits[rows], side.labels)
+    return out
+
+
+def gap_to_retrained(values: Mapping[str, Estimate], retrained: Mapping[str, Estimate]) -> Estimate:
+    """Mean absolute difference to the retrained model, in points, over four metrics."""
+    names = ("retain_accuracy", "forget_accuracy", "test_accuracy", "entropy_mia")
+    gaps = [abs(values[n].value - retrained[n].value) for n in names]
+    return Estimate(sum(gaps) / len(gaps))

@@ -1,0 +1,57 @@
+"""What a method costs: wall time and peak memory."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+__all__ = ["Cost", "measure"]
+
+
+@dataclass
+class Cost:
+    """Filled when the block ends; ``peak_memory`` is None where it can't be measured."""
+
+    seconds: float = 0.0
+    peak_memory: float | None = None  # MB above what was in use at the start
+
+
+def _resident(field: str) -> int | None:
+    """A field of Linux's /proc/self/status, in kB."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith(field)), None)
+
+
+@contextlib.contextmanager
+def measure(device: torch.device) -> Iterator[Cost]:
+    """Measure a block: ``with measure(device) as cost: ...``; nothing else should run beside it."""
+    cost = Cost()
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    else:
+        # "5" resets the high-water mark; where the kernel doesn't allow it, no memory is given.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        before = _resident("VmRSS:")
+        if before is not None and _resident("VmHWM:") > before * 1.02 + 1024:
+            before = None
+    start = time.perf_counter()
+    yield cost
+    if cuda:
+        torch.cuda.synchronize(device)
+    cost.seconds = time.perf_counter() - start
+    if cuda:
+        cost.peak_memory = (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    elif before is not None:
+        cost.peak_memory = max(0, _resident("VmHWM:") - before) * 1024 / 1e6

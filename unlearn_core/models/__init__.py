@@ -1,0 +1,32 @@
+"""Building, training and running models."""
+
+from .classifiers import MODELS, ModelSpec, ResNet18, SmallCNN, ViT
+from .inference import Outputs, predict
+from .training import (
+    Recipe,
+    TrainConfig,
+    TrainingError,
+    default_device,
+    device_of,
+    shuffled_epochs,
+    to,
+    train,
+)
+
+__all__ = [
+    "MODELS",
+    "ModelSpec",
+    "Outputs",
+    "Recipe",
+    "ResNet18",
+    "SmallCNN",
+    "TrainConfig",
+    "TrainingError",
+    "ViT",
+    "default_device",
+    "device_of",
+    "predict",
+    "shuffled_epochs",
+    "to",
+    "train",
+]

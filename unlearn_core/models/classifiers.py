@@ -1,0 +1,165 @@
+"""Image classifiers, described by small frozen specs that can be hashed, cached and rebuilt.
+
+A spec (`ResNet18`, `SmallCNN`, `ViT`) is plain data; ``spec.build(seed)`` makes a freshly
+initialised network that maps a normalised batch ``(B, C, H, W)`` to logits ``(B, classes)``.
+The networks save and load with ``save_pretrained`` / ``from_pretrained`` (safetensors).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+from ..seeding import seeded
+
+__all__ = [
+    "MODELS",
+    "ModelSpec",
+    "ResNet18",
+    "ResNet18Classifier",
+    "SmallCNN",
+    "SmallCNNClassifier",
+    "ViT",
+]
+
+
+class ResNet18Classifier(
+    nn.Module, PyTorchModelHubMixin, library_name="unlearn-core", tags=["image-classification"]
+):
+    """ResNet-18 with the CIFAR stem: 3x3 stride-1 convolution, no max-pooling.
+
+    Stages have ``width * (1, 2, 4, 8)`` channels and strides ``(1, 2, 2, 2)``, two basic blocks
+    each (He et al., 2016; the stem and the strides as in the SSD authors' ``src/resnet.py``).
+    """
+
+    def __init__(self, classes: int, channels: int = 3, width: int = 64) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
+        stages, inside = [], width
+        for factor, stride in zip((1, 2, 4, 8), (1, 2, 2, 2), strict=True):
+            outside = width * factor
+            shortcut = None
+            if stride != 1 or inside != outside:
+                shortcut = nn.Sequential(
+                    nn.Conv2d(inside, outside, 1, stride=stride, bias=False),
+                    nn.BatchNorm2d(outside),
+                )
+            stages.append(
+                nn.Sequential(
+                    BasicBlock(inside, outside, stride, shortcut), BasicBlock(outside, outside)
+                )
+            )
+            inside = outside
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(inside, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stages(self.stem(x)).mean(dim=(2, 3)))
+
+
+class SmallCNNClassifier(
+    nn.Module, PyTorchModelHubMixin, library_name="unlearn-core", tags=["image-classification"]
+):
+    """Three blocks of 3x3 convolution, BatchNorm, ReLU; the last two halve the image."""
+
+    def __init__(self, classes: int, channels: int = 1, width: int = 16) -> None:
+        super().__init__()
+        blocks, inside = [], channels
+        for factor, stride in ((1, 1), (2, 2), (4, 2)):
+            outside = width * factor
+            blocks += [
+                nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(outside),
+                nn.ReLU(inplace=True),
+            ]
+            inside = outside
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(inside, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(x).mean(dim=(2, 3)))
+
+
+class ViTClassifier(nn.Module):
+    """A pretrained ViT with a linear head on the CLS token, images resized to its input size.
+
+    As the SSD authors' ``src/models.py``: the normalised image is resized (bilinear), not
+    passed through the model's own processor; the pooler stays and gets no gradient.
+    """
+
+    def __init__(self, classes: int, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.config.hidden_size, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = self.encoder.config.image_size
+        x = nn.functional.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+        return self.head(self.encoder(pixel_values=x).last_hidden_state[:, 0])
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Base of the specs: ``build(seed)`` makes a fresh model."""
+
+    classes: int
+
+    def make(self) -> nn.Module:
+        raise NotImplementedError
+
+    def build(self, seed: int) -> nn.Module:
+        """A freshly initialised model in evaluation mode, on the CPU."""
+        with seeded(seed, "init"):
+            return self.make().to(memory_format=torch.channels_last).eval()
+
+
+@dataclass(frozen=True)
+class ResNet18(ModelSpec):
+    """ResNet-18 with the CIFAR stem; width 64 is the usual one (11.2 M parameters)."""
+
+    channels: int = 3
+    width: int = 64
+
+    def make(self) -> nn.Module:
+        return ResNet18Classifier(self.classes, self.channels, self.width)
+
+
+@dataclass(frozen=True)
+class SmallCNN(ModelSpec):
+    """Three convolutions; for images of 8 to 32 pixels."""
+
+    channels: int = 1
+    width: int = 16
+
+    def make(self) -> nn.Module:
+        return SmallCNNClassifier(self.classes, self.channels, self.width)
+
+
+@dataclass(frozen=True)
+class ViT(ModelSpec):
+    """A ViT from the hub, pretrained, with a new linear head."""
+
+    id: str = "google/vit-base-patch16-224"
+
+    def make(self) -> nn.Module:
+        from transformers import ViTModel
+
+        from ..data import resolve
+
+        source = resolve(self.id, repo_type="model", patterns=("config.json", "*.safetensors"))
+        encoder = ViTModel.from_pretrained(source.path, use_safetensors=True)
+        return ViTClassifier(self.classes, encoder)
+
+
+MODELS: dict[str, type[ModelSpec]] = {"resnet18": ResNet18, "small_cnn": SmallCNN, "vit": ViT}

@@ -1,0 +1,273 @@
+"""The one training loop, its configuration, and the recipe that made a model."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..data import Classification
+from ..data import batches as make_batches
+from ..seeding import derive_seed, generator, seeded
+from .classifiers import ModelSpec
+
+__all__ = [
+    "Recipe",
+    "TrainConfig",
+    "TrainingError",
+    "default_device",
+    "device_of",
+    "shuffled_epochs",
+    "to",
+    "train",
+]
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on: a loss that is not finite, or no data."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Every learning rate, epoch and batch size of a method lives in one of these.
+
+    Attributes
+    ----------
+    milestones, gamma : the "multistep" schedule multiplies lr by gamma at these epochs
+    warmup_epochs : the learning rate rises linearly from 0 during this many epochs
+    augment : random operations on training images ("crop", "flip", "rotate")
+    clip : largest gradient norm (2-norm over all parameters); None for no clipping
+    accumulate : batches per optimizer step
+    max_steps : stop after this many optimizer steps (rehearsals); None for all epochs
+    """
+
+    epochs: int
+    lr: float
+    batch_size: int = 64
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "multistep", "cosine"] = "constant"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    warmup_epochs: float = 0.0
+    augment: tuple[str, ...] = ()
+    clip: float | None = None
+    accumulate: int = 1
+    precision: Literal["no", "fp16", "bf16"] = "no"
+    workers: int = 0
+    max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("milestones", "augment"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.epochs < 1 or self.batch_size < 1 or self.accumulate < 1:
+            raise ValueError("epochs, batch_size and accumulate must be at least 1")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be positive, not {self.lr}")
+        if bool(self.milestones) != (self.schedule == "multistep"):
+            raise ValueError("milestones belong to the multistep schedule, which needs them")
+        if self.optimizer not in ("sgd", "adam", "adamw"):
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; known: sgd, adam, adamw")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError("momentum belongs to sgd")
+
+    def make_optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(
+                parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+            )
+        cls = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        return cls(parameters, self.lr, weight_decay=self.weight_decay)
+
+    def factor(self, epoch: float) -> float:
+        """The learning rate at a (fractional) epoch, as a multiple of ``lr``."""
+        if epoch < self.warmup_epochs:
+            return epoch / self.warmup_epochs
+        if self.schedule == "multistep":
+            return self.gamma ** sum(epoch >= m for m in self.milestones)
+        if self.schedule == "cosine":
+            done = (epoch - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9)
+            return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        return 1.0
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def to(batch: Any, device: torch.device) -> Any:
+    """A batch (tensor, or tuples, lists and dicts of them) on a device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {k: to(v, device) for k, v in batch.items()}
+    return type(batch)(to(v, device) for v in batch)
+
+
+def shuffled_epochs(
+    dataset: Dataset, config: TrainConfig, seed: int
+) -> Callable[[int], Iterable[Any]]:
+    """A factory of shuffled epochs, each with its own seed, so that a resumed run sees the same."""
+    data = dataset.augmented(config.augment) if config.augment else dataset
+    return lambda epoch: make_batches(
+        data,
+        config.batch_size,
+        shuffle=True,
+        generator=generator(seed, "batches", epoch),
+        workers=config.workers,
+    )
+
+
+def train(
+    model: nn.Module,
+    batches: Callable[[int], Iterable[Any]],
+    loss: Callable[[nn.Module, Any], Tensor],
+    config: TrainConfig,
+    *,
+    seed: int = 0,
+    name: str = "train",
+    after_step: Callable[[nn.Module, int], None] | None = None,
+    checkpoint: Path | None = None,
+    progress: bool = False,
+) -> nn.Module:
+    """Train ``model`` in place, where it is, and leave it in evaluation mode.
+
+    Parameters
+    ----------
+    batches : epoch -> the batches of that epoch (sized)
+    loss : (model, batch) -> scalar
+    seed : of what the model itself draws (dropout, augmentation)
+    name : who is training, for errors and the progress bar
+    after_step : called with the model and the number of optimizer steps taken
+    checkpoint : a file; written after each epoch, resumed from, and removed at the end
+
+    Raises
+    ------
+    TrainingError
+        The loss is not finite (names ``name`` and the step), or an epoch has no batch.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from tqdm.auto import tqdm
+
+    # The state is shared in a process and would hold on to the first precision asked for.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        mixed_precision=config.precision,
+        gradient_accumulation_steps=config.accumulate,
+        device_placement=False,  # the model stays where it is
+    )
+    device = device_of(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = accelerator.prepare_optimizer(config.make_optimizer(parameters))
+    per_epoch = len(batches(0))
+    if per_epoch == 0:
+        raise TrainingError(f"{name}: an epoch has no batch")
+    first, step = 0, 0
+    if checkpoint is not None and checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first, step = state["epoch"], state["step"]
+    total = min(config.epochs * per_epoch // config.accumulate, config.max_steps or math.inf)
+    model.train()
+    optimizer.zero_grad()
+    try:
+        with tqdm(total=total, initial=step, desc=name, disable=not progress) as bar:
+            for epoch in range(first, config.epochs):
+                with seeded(seed, "train", epoch):
+                    for i, batch in enumerate(batches(epoch)):
+                        if step >= total:
+                            break
+                        for group in optimizer.param_groups:
+                            group["lr"] = config.lr * config.factor(epoch + i / per_epoch)
+                        with accelerator.accumulate(model):
+                            with accelerator.autocast():
+                                value = loss(model, to(batch, device))
+                            if not torch.isfinite(value):
+                                raise TrainingError(
+                                    f"{name}: the loss is {value.item()} at step {step + 1}"
+                                )
+                            accelerator.backward(value)
+                            if accelerator.sync_gradients and config.clip is not None:
+                                accelerator.clip_grad_norm_(parameters, config.clip)
+                            optimizer.step()
+                            optimizer.zero_grad()
+                        if accelerator.sync_gradients:
+                            step += 1
+                            bar.update()
+                            if after_step is not None:
+                                after_step(model, step)
+                if checkpoint is not None:
+                    _save_checkpoint(checkpoint, model, optimizer, epoch + 1, step)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        return model
+    finally:
+        model.eval()
+        for p in parameters:
+            p.grad = None
+
+
+def _save_checkpoint(
+    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, step: int
+) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epoch": epoch,
+        "step": step,
+    }
+    aside = file.with_suffix(f".{os.getpid()}")
+    torch.save(state, aside)
+    aside.replace(file)  # a kill leaves the old one or the new one, never half of one
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What made a model: its architecture, the task and how it was trained.
+
+    ``fit(data, seed)`` makes one, in full. Methods that rebuild a model (retraining, a bad
+    teacher) take the recipe.
+    """
+
+    model: ModelSpec
+    task: Classification
+    train: TrainConfig
+
+    def build(self, seed: int) -> nn.Module:
+        return self.model.build(seed)
+
+    def fit(
+        self,
+        data: Dataset,
+        seed: int,
+        *,
+        device: torch.device | None = None,
+        name: str = "base model",
+        checkpoint: Path | None = None,
+        progress: bool = False,
+    ) -> nn.Module:
+        model = self.build(seed).to(device or default_device())
+        return train(
+            model,
+            shuffled_epochs(data, self.train, derive_seed(seed, "fit")),
+            self.task.loss,
+            self.train,
+            seed=seed,
+            name=name,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
