@@ -1,11 +1,12 @@
 """Metrics: pure functions of outputs, and the table of what each of them means."""
 
-from .catalogue import METRICS, Estimate, Metric, share
+from .catalogue import METRICS, VERSION, Estimate, Metric, share
 from .classification import (
     accuracy,
     changed_weights,
     evaluate_classifier,
     gap_to_retrained,
+    test_accuracies,
 )
 from .cost import Cost, measure
 from .membership import entropy, entropy_attack, fit_entropy_attack
@@ -13,6 +14,7 @@ from .zrf import jensen_shannon, zrf, zrf_as_published
 
 __all__ = [
     "METRICS",
+    "VERSION",
     "Cost",
     "Estimate",
     "Metric",
@@ -26,6 +28,7 @@ __all__ = [
     "jensen_shannon",
     "measure",
     "share",
+    "test_accuracies",
     "zrf",
     "zrf_as_published",
 ]

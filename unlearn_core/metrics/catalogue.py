@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["METRICS", "Estimate", "Metric", "share"]
+__all__ = ["METRICS", "Estimate", "Metric", "VERSION", "share"]
 
 
 class Estimate(NamedTuple):
@@ -40,6 +40,9 @@ class Metric:
     better: Literal["higher", "lower", "retrained", "none"]
     definition: str
 
+
+#: Raised when the value of any metric changes for the same model; part of every row's key.
+VERSION = 1
 
 METRICS: dict[str, Metric] = {
     "retain_accuracy": Metric(
@@ -110,6 +113,9 @@ METRICS: dict[str, Metric] = {
     ),
     "changed_weights": Metric(
         "Weights changed", "%", "none", "Share of all weights that differ from the original's."
+    ),
+    "selected_weights": Metric(
+        "Weights selected", "%", "none", "Share of all weights that a selection rule picks."
     ),
     "optimizer_steps": Metric(
         "Optimizer steps", "", "lower", "Gradient steps that the method takes."

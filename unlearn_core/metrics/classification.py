@@ -8,12 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from ..data import ForgetSplit
-from ..models import predict
+from ..models import Outputs, predict
 from .catalogue import Estimate, share
 from .membership import entropy_attack
 from .zrf import zrf
 
-__all__ = ["accuracy", "changed_weights", "evaluate_classifier", "gap_to_retrained"]
+__all__ = [
+    "accuracy",
+    "changed_weights",
+    "evaluate_classifier",
+    "gap_to_retrained",
+    "test_accuracies",
+]
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Estimate:
@@ -43,19 +49,22 @@ def evaluate_classifier(
     out = {
         "retain_accuracy": accuracy(retain.logits, retain.labels),
         "forget_accuracy": accuracy(forget.logits, forget.labels),
-        "test_accuracy": accuracy(test.logits, test.labels),
         "entropy_mia": entropy_attack(retain.logits, test.logits, forget.logits),
         "zrf": zrf(forget.logits, predict(random_model, split.forget).logits),
     }
+    return out | test_accuracies(test, split)
+
+
+def test_accuracies(test: Outputs, split: ForgetSplit) -> dict[str, Estimate]:
+    """Accuracy on the test set and, where the request names a class, on its two sides.
+
+    ``test`` are the outputs on ``split.test``, from which both sides are cut.
+    """
+    out = {"test_accuracy": accuracy(test.logits, test.labels)}
     if split.test_forget is not None:
-        # The two sides are cut from the test set: look their positions up instead of predicting again.
-        position = {int(i): p for p, i in enumerate(split.test.index)}
-        for name, side in (
-            ("test_retain_accuracy", split.test_retain),
-            ("test_forget_accuracy", split.test_forget),
-        ):
-            rows = torch.tensor([position[int(i)] for i in side.index])
-            out[name] = accuracy(test.logits[rows], side.labels)
+        forgotten = torch.isin(split.test.index, split.test_forget.index)
+        for name, side in (("test_retain", ~forgotten), ("test_forget", forgotten)):
+            out[f"{name}_accuracy"] = accuracy(test.logits[side], test.labels[side])
     return out
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -175,12 +176,13 @@ def train(
     per_epoch = len(batches(0))
     if per_epoch == 0:
         raise TrainingError(f"{name}: an epoch has no batch")
-    first, step = 0, 0
+    first, step, began = 0, 0, time.perf_counter()
     if checkpoint is not None and checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, step = state["epoch"], state["step"]
+        began -= state["seconds"]
     total = min(config.epochs * per_epoch // config.accumulate, config.max_steps or math.inf)
     model.train()
     optimizer.zero_grad()
@@ -211,7 +213,12 @@ def train(
                             if after_step is not None:
                                 after_step(model, step)
                 if checkpoint is not None:
-                    _save_checkpoint(checkpoint, model, optimizer, epoch + 1, step)
+                    state = {
+                        "epoch": epoch + 1,
+                        "step": step,
+                        "seconds": time.perf_counter() - began,
+                    }
+                    _save_checkpoint(checkpoint, model, optimizer, state)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
         return model
@@ -222,15 +229,10 @@ def train(
 
 
 def _save_checkpoint(
-    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, step: int
+    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, float]
 ) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "epoch": epoch,
-        "step": step,
-    }
     aside = file.with_suffix(f".{os.getpid()}")
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **progress}
     torch.save(state, aside)
     aside.replace(file)  # a kill leaves the old one or the new one, never half of one
 
@@ -239,9 +241,11 @@ def _save_checkpoint(
 class Recipe:
     """What made a model: its architecture, the task and how it was trained.
 
-    ``fit(data, seed)`` makes one, in full. Methods that rebuild a model (retraining, a bad
+    ``fit(data, seed)`` makes one, in full. `version` is raised when training changes behaviour. Methods that rebuild a model (retraining, a bad
     teacher) take the recipe.
     """
+
+    version: ClassVar[int] = 1
 
     model: ModelSpec
     task: Classification

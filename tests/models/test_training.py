@@ -1,0 +1,475 @@
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from unlearn_core.data import ForgetSplit, ImageData
+from unlearn_core.models import (
+    Recipe,
+    TrainConfig,
+    TrainingError,
+    shuffled_epochs,
+    to,
+    train,
+)
+
+Batches = list[tuple[Tensor, Tensor]]
+
+
+class Stop(Exception):  # noqa: N818
+    """Stands for a kill."""
+
+
+def squared_error(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    x, y = batch
+    return (model(x) - y).square().mean()
+
+
+def slope_one(model: nn.Module, batch: object) -> Tensor:
+    """A loss whose gradient is 1 in every weight, so that SGD's steps show the learning rate."""
+    return model.weight.sum()
+
+
+def linear(size: int = 3) -> nn.Linear:
+    model = nn.Linear(size, 1, bias=False, dtype=torch.float64)
+    nn.init.constant_(model.weight, 0.5)
+    return model
+
+
+def problem(n: int, batch: int, size: int = 3) -> Batches:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, size, generator=generator, dtype=torch.float64)
+    y = torch.randn(n, 1, generator=generator, dtype=torch.float64)
+    return list(zip(x.split(batch), y.split(batch), strict=True))
+
+
+def forever(batches: Batches) -> Callable[[int], Batches]:
+    return lambda epoch: batches
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [v.clone() for v in model.state_dict().values()]
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
+
+
+class TestTrainConfig:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"epochs": 0}, "at least 1"),
+            ({"batch_size": 0}, "at least 1"),
+            ({"accumulate": 0}, "at least 1"),
+            ({"lr": 0.0}, "lr must be positive, not 0.0"),
+            ({"lr": math.nan}, "lr must be positive"),
+            ({"schedule": "multistep"}, "milestones"),
+            ({"milestones": (1,)}, "milestones"),
+            ({"optimizer": "sdg"}, "unknown optimizer 'sdg'; known: sgd, adam, adamw"),
+            ({"optimizer": "adam", "momentum": 0.9}, "momentum belongs to sgd"),
+            ({"schedule": "linear"}, "schedule"),
+            ({"precision": "fp8"}, "precision"),
+            ({"max_steps": 0}, "max_steps"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, change: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            TrainConfig(**{"epochs": 1, "lr": 0.1, **change})
+
+    def test_an_unknown_field_is_refused(self) -> None:
+        with pytest.raises(TypeError, match="learning_rate"):
+            TrainConfig(epochs=1, learning_rate=0.1)
+
+    def test_lists_become_tuples(self) -> None:
+        config = TrainConfig(1, 0.1, schedule="multistep", milestones=[1], augment=["flip"])
+        assert (config.milestones, config.augment) == ((1,), ("flip",))
+        assert hash(config)
+
+    @pytest.mark.parametrize(
+        ("optimizer", "cls"),
+        [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)],
+    )
+    def test_the_optimizer_gets_its_settings(self, optimizer: str, cls: type) -> None:
+        config = TrainConfig(1, 0.3, optimizer=optimizer, weight_decay=0.2)
+        made = config.make_optimizer(linear().parameters())
+        assert type(made) is cls
+        assert (made.defaults["lr"], made.defaults["weight_decay"]) == (0.3, 0.2)
+
+
+class TestFactor:
+    def test_constant(self) -> None:
+        assert TrainConfig(5, 1.0).factor(3.7) == 1
+
+    @pytest.mark.parametrize(
+        ("epoch", "expected"), [(0, 1), (1.99, 1), (2, 0.2), (3.5, 0.2), (4, 0.04), (9, 0.04)]
+    )
+    def test_multistep(self, epoch: float, expected: float) -> None:
+        config = TrainConfig(6, 1.0, schedule="multistep", milestones=(2, 4), gamma=0.2)
+        assert config.factor(epoch) == pytest.approx(expected)
+
+    @pytest.mark.parametrize(
+        ("epoch", "expected"), [(0, 1), (1, (2 + math.sqrt(2)) / 4), (2, 0.5), (4, 0), (5, 0)]
+    )
+    def test_cosine(self, epoch: float, expected: float) -> None:
+        assert TrainConfig(4, 1.0, schedule="cosine").factor(epoch) == pytest.approx(expected)
+
+    @pytest.mark.parametrize(
+        ("epoch", "expected"), [(0, 0), (0.5, 0.25), (1.5, 0.75), (2, 1), (4, 0.5), (6, 0)]
+    )
+    def test_warmup_and_then_a_cosine_over_the_rest(self, epoch: float, expected: float) -> None:
+        config = TrainConfig(6, 1.0, schedule="cosine", warmup_epochs=2)
+        assert config.factor(epoch) == pytest.approx(expected)
+
+    def test_the_loop_applies_it_at_every_step(self) -> None:
+        """Fails if the rate is set once an epoch, or lags a step behind."""
+        config = TrainConfig(3, 0.1, schedule="multistep", milestones=(2,), warmup_epochs=1)
+        model, seen = linear(1), [0.5]
+        train(
+            model,
+            forever(problem(2, 1, 1)),
+            slope_one,
+            config,
+            after_step=lambda m, _: seen.append(m.weight.item()),
+        )
+        steps = [a - b for a, b in itertools.pairwise(seen)]
+        assert steps == pytest.approx([0, 0.05, 0.1, 0.1, 0.01, 0.01])
+
+
+class TestSteps:
+    def test_sgd_with_momentum_and_weight_decay_by_hand(self) -> None:
+        """Fails if decay is left out of the momentum buffer, or gradients are not zeroed."""
+        lr, mu, decay, batches = 0.1, 0.9, 0.01, problem(8, 2)
+        w, v = torch.full((3,), 0.5, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+        for x, y in batches * 3:
+            gradient = 2 * x.T @ (x @ w - y[:, 0]) / len(y) + decay * w
+            v = mu * v + gradient
+            w = w - lr * v
+        config = TrainConfig(3, lr, momentum=mu, weight_decay=decay)
+        trained = train(linear(), forever(batches), squared_error, config)
+        torch.testing.assert_close(trained.weight[0], w)
+
+    @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+    def test_the_first_adam_step_has_the_length_of_the_rate(self, optimizer: str) -> None:
+        config = TrainConfig(1, 0.01, optimizer=optimizer)
+        trained = train(linear(), forever(problem(2, 2)), slope_one, config)
+        assert trained.weight.flatten().tolist() == pytest.approx([0.49] * 3)
+
+    def test_accumulating_two_batches_is_one_double_batch(self) -> None:
+        """Fails if accumulated gradients are summed where the double batch has their mean."""
+        halves = train(
+            linear(),
+            forever(problem(8, 2)),
+            squared_error,
+            TrainConfig(2, 0.1, momentum=0.9, accumulate=2),
+        )
+        whole = train(
+            linear(), forever(problem(8, 4)), squared_error, TrainConfig(2, 0.1, momentum=0.9)
+        )
+        torch.testing.assert_close(halves.weight, whole.weight)
+
+    def test_accumulation_counts_optimizer_steps(self) -> None:
+        counts = []
+        train(
+            linear(),
+            forever(problem(6, 1)),
+            squared_error,
+            TrainConfig(2, 0.1, accumulate=3),
+            after_step=lambda _, step: counts.append(step),
+        )
+        assert counts == [1, 2, 3, 4]
+
+    def test_fewer_batches_than_one_step_takes_is_an_error(self) -> None:
+        with pytest.raises(TrainingError):
+            train(
+                linear(),
+                forever(problem(2, 1)),
+                squared_error,
+                TrainConfig(1, 0.1, accumulate=3),
+            )
+
+    def test_clipping_bounds_the_gradient_norm(self) -> None:
+        clipped = train(linear(), forever(problem(1, 1)), slope_one, TrainConfig(1, 1.0, clip=0.3))
+        moved = 0.5 - clipped.weight.detach()
+        assert moved.norm().item() == pytest.approx(0.3, rel=1e-5)
+        assert moved.std().item() == pytest.approx(0)
+
+    def test_a_small_gradient_is_not_clipped(self) -> None:
+        plain = train(linear(), forever(problem(1, 1)), slope_one, TrainConfig(1, 1.0, clip=2.0))
+        assert plain.weight.tolist() == [[-0.5] * 3]
+
+    def test_the_clipped_gradient_is_the_accumulated_one(self) -> None:
+        """Fails if every half is clipped by itself: two halves of 1 would make 1, not 0.5."""
+        config = TrainConfig(1, 1.0, clip=0.5, accumulate=2)
+        model = train(linear(1), forever(problem(2, 1, 1)), slope_one, config)
+        assert model.weight.item() == pytest.approx(0, abs=1e-5)
+
+    @pytest.mark.parametrize("max_steps", [1, 3, 4, 100])
+    def test_max_steps(self, max_steps: int) -> None:
+        counts = []
+        config = TrainConfig(2, 0.1, max_steps=max_steps)
+        train(
+            linear(),
+            forever(problem(3, 1)),
+            squared_error,
+            config,
+            after_step=lambda _, step: counts.append(step),
+        )
+        assert counts == list(range(1, min(max_steps, 6) + 1))
+
+    def test_frozen_parameters_stay(self) -> None:
+        model = nn.Sequential(linear(3), nn.Linear(1, 1).double())
+        model[0].weight.requires_grad_(False)
+        before = model[1].weight.clone()
+        train(model, forever(problem(4, 2)), squared_error, TrainConfig(1, 0.1, weight_decay=0.1))
+        assert model[0].weight.tolist() == [[0.5] * 3]
+        assert not torch.equal(model[1].weight, before)
+
+    def test_precision_holds_for_its_own_run_only(self) -> None:
+        """Fails if the accelerator's shared state carries the first precision to later runs."""
+        seen = []
+
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            seen.append(model(batch[0]).dtype)
+            return squared_error(model, batch)
+
+        for precision in ("no", "bf16", "no"):
+            batches = [tuple(t.float() for t in batch) for batch in problem(1, 1)]
+            config = TrainConfig(1, 0.1, precision=precision)
+            train(linear().float(), forever(batches), loss, config)
+        assert seen == [torch.float32, torch.bfloat16, torch.float32]
+
+
+class TestErrors:
+    def test_a_loss_that_is_not_finite_names_the_run_and_the_step(self) -> None:
+        """Fails if NaN is trained through: every weight would be NaN and no one told."""
+        batches = problem(3, 1)
+        batches[1][1].fill_(math.nan)
+        model = linear()
+        first_step = train(linear(), forever(batches[:1]), squared_error, TrainConfig(1, 0.1))
+        with pytest.raises(TrainingError, match="my run: the loss is nan at step 2"):
+            train(model, forever(batches), squared_error, TrainConfig(1, 0.1), name="my run")
+        assert same(model, first_step)
+        assert model.weight.grad is None
+        assert not model.training
+
+    def test_infinity_counts_too(self) -> None:
+        with pytest.raises(TrainingError, match="the loss is inf at step 1"):
+            train(
+                linear(),
+                forever(problem(1, 1)),
+                lambda m, b: squared_error(m, b) * math.inf,
+                TrainConfig(1, 0.1),
+            )
+
+    def test_an_empty_epoch(self) -> None:
+        with pytest.raises(TrainingError, match="my run: an epoch has no batch"):
+            train(linear(), forever([]), squared_error, TrainConfig(1, 0.1), name="my run")
+
+
+class TestLeavesNoTrace:
+    def test_the_model_is_in_evaluation_mode_without_gradients(self) -> None:
+        model = linear()
+        trained = train(model, forever(problem(2, 1)), squared_error, TrainConfig(1, 0.1))
+        assert trained is model
+        assert not model.training
+        assert model.weight.grad is None
+
+    def test_the_model_trains_in_training_mode(self) -> None:
+        modes = []
+
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            modes.append(model.training)
+            return squared_error(model, batch)
+
+        train(linear().eval(), forever(problem(2, 1)), loss, TrainConfig(1, 0.1))
+        assert modes == [True, True]
+
+    def test_the_global_random_state_is_untouched(
+        self, recipe: Recipe, tiny_data: ImageData
+    ) -> None:
+        before = torch.get_rng_state()
+        recipe.fit(tiny_data.train, 0)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+class Dropping(nn.Module):
+    """Draws (dropout) and keeps statistics (BatchNorm), as a resumed run must too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(144, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 10)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class TestSeeds:
+    def fit(self, split: ForgetSplit, seed: int, batch_seed: int = 0) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = Dropping()
+        config = TrainConfig(1, 0.1, batch_size=16)
+        epochs = shuffled_epochs(split.retain, config, batch_seed)
+        return train(model, epochs, split.task.loss, config, seed=seed)
+
+    def test_the_same_seed_gives_the_same_weights(self, tiny_split: ForgetSplit) -> None:
+        first = self.fit(tiny_split, 0)
+        torch.rand(1)
+        assert same(first, self.fit(tiny_split, 0))
+
+    def test_the_seed_is_what_the_model_draws_from(self, tiny_split: ForgetSplit) -> None:
+        assert not same(self.fit(tiny_split, 0), self.fit(tiny_split, 1))
+
+    def test_the_batches_have_their_own(self, tiny_split: ForgetSplit) -> None:
+        assert not same(self.fit(tiny_split, 0), self.fit(tiny_split, 0, batch_seed=1))
+
+
+class TestCheckpoint:
+    config = TrainConfig(
+        3, 0.1, momentum=0.9, batch_size=16, schedule="cosine", augment=("crop", "flip")
+    )
+
+    def run(
+        self,
+        split: ForgetSplit,
+        init: int,
+        checkpoint: Path | None = None,
+        after_step: Callable[[nn.Module, int], None] | None = None,
+        config: TrainConfig | None = None,
+    ) -> nn.Module:
+        config = config or self.config
+        with torch.random.fork_rng():
+            torch.manual_seed(init)
+            model = Dropping()
+        return train(
+            model,
+            shuffled_epochs(split.retain, config, 0),
+            split.task.loss,
+            config,
+            seed=0,
+            checkpoint=checkpoint,
+            after_step=after_step,
+        )
+
+    def resumed(
+        self, split: ForgetSplit, file: Path, at: int, config: TrainConfig | None = None
+    ) -> tuple[nn.Module, list[int]]:
+        """Killed at step ``at``, then run again from another initialisation."""
+
+        def kill(_: nn.Module, step: int) -> None:
+            if step == at:
+                raise Stop
+
+        with pytest.raises(Stop):
+            self.run(split, 0, file, kill, config)
+        assert file.exists()
+        steps = []
+        model = self.run(split, 1, file, lambda _, step: steps.append(step), config)
+        return model, steps
+
+    def test_a_resumed_run_is_bit_identical(self, tiny_split: ForgetSplit, tmp_path: Path) -> None:
+        """Fails if the optimizer's momentum, the step, the order or the draws are not resumed."""
+        file = tmp_path / "run.pt"
+        model, steps = self.resumed(tiny_split, file, at=6)
+        assert steps == list(range(6, 16))
+        assert same(model, self.run(tiny_split, 0))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_with_an_accumulation_across_the_epochs_too(
+        self, tiny_split: ForgetSplit, tmp_path: Path
+    ) -> None:
+        """Fails if a half-accumulated step is lost: an epoch here has 5 batches, a step 2."""
+        config = TrainConfig(4, 0.1, batch_size=16, accumulate=2)
+        model, _ = self.resumed(tiny_split, tmp_path / "run.pt", at=4, config=config)
+        assert same(model, self.run(tiny_split, 0, config=config))
+
+    def test_a_checkpoint_changes_nothing(self, tiny_split: ForgetSplit, tmp_path: Path) -> None:
+        file = tmp_path / "run.pt"
+        assert same(self.run(tiny_split, 0, file), self.run(tiny_split, 0))
+        assert not file.exists()
+
+    def test_a_kill_while_writing_leaves_the_former_one(
+        self, tiny_split: ForgetSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails if the file is written in place: half a checkpoint can't be resumed from."""
+        file = tmp_path / "run.pt"
+        save, written = torch.save, []
+
+        def killed_at_the_second(state: dict, where: Path) -> None:
+            if written:
+                Path(where).write_bytes(b"half")
+                raise Stop
+            written.append(where)
+            save(state, where)
+
+        monkeypatch.setattr(torch, "save", killed_at_the_second)
+        with pytest.raises(Stop):
+            self.run(tiny_split, 0, file)
+        assert torch.load(file, weights_only=True)["epoch"] == 1
+
+
+class TestShuffledEpochs:
+    def test_every_epoch_is_complete_in_an_order_of_its_own(self) -> None:
+        data = TensorDataset(torch.arange(20))
+        epochs = shuffled_epochs(data, TrainConfig(2, 0.1, batch_size=6), 0)
+        orders = [torch.cat([x for (x,) in epochs(e)]).tolist() for e in (0, 1, 0)]
+        assert sorted(orders[0]) == sorted(orders[1]) == list(range(20))
+        assert orders[0] == orders[2] != orders[1]
+        assert [len(x) for (x,) in epochs(0)] == [6, 6, 6, 2]
+
+    def test_the_seed_decides(self) -> None:
+        data = TensorDataset(torch.arange(20))
+        config = TrainConfig(1, 0.1, batch_size=20)
+        a, b = (next(iter(shuffled_epochs(data, config, s)(0)))[0].tolist() for s in (0, 1))
+        assert a != b
+
+    def test_augmentation_is_the_configuration_s(self, tiny_data: ImageData) -> None:
+        plain, drawn = (
+            next(iter(shuffled_epochs(tiny_data.train, TrainConfig(1, 0.1, augment=names), 0)(0)))
+            for names in ((), ("flip",))
+        )
+        assert torch.equal(plain[1], drawn[1])
+        assert not torch.equal(plain[0], drawn[0])
+        assert tiny_data.train.augment == ()
+
+
+class TestRecipe:
+    def test_fit_trains_a_model_built_from_the_seed(
+        self, recipe: Recipe, tiny_split: ForgetSplit
+    ) -> None:
+        a, b, c = (recipe.fit(tiny_split.retain, seed) for seed in (0, 0, 1))
+        assert same(a, b)
+        assert not same(a, c)
+        assert not same(a, recipe.build(0))
+
+    def test_fit_learns(self, recipe: Recipe, tiny_data: ImageData) -> None:
+        batch = tiny_data.train.__getitems__(range(len(tiny_data.train)))
+        before, after = (
+            recipe.task.loss(model.train(), batch).item()
+            for model in (recipe.build(0), recipe.fit(tiny_data.train, 0))
+        )
+        assert after < 0.95 * before
+
+    def test_the_recipe_is_plain_data(self, recipe: Recipe) -> None:
+        assert copy.deepcopy(recipe) == recipe
+        assert hash(copy.deepcopy(recipe)) == hash(recipe)
+
+
+def test_to_moves_every_tensor_of_a_nested_batch() -> None:
+    x = torch.ones(1)
+    moved = to({"a": (x, [x]), "b": x}, torch.device("meta"))
+    assert moved["b"].device == moved["a"][0].device == moved["a"][1][0].device
+    assert moved["b"].device.type == "meta"
+    assert isinstance(moved["a"], tuple)
+    assert isinstance(moved["a"][1], list)

@@ -1,0 +1,89 @@
+"""The command line behind the Makefile: ``python -m unlearn_core.replication --help``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..registry import ConfigError
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="unlearn_core.replication", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        if name != "book":
+            sub.add_argument("--profile", default="ci", help="ci, laptop or paper")
+        if name not in ("book", "execute"):
+            sub.add_argument("--papers", default="", help="slugs, separated by spaces; default all")
+            sub.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
+        return sub
+
+    sub = command("reproduce", "run what is out of date, then render the book")
+    sub.add_argument("--launch", default="", help="a command put before each notebook's")
+    sub.add_argument("--no-book", action="store_true", help="don't render the book")
+    command("list", "say what would run, and for how long")
+    sub = command("execute", "execute one notebook (used by reproduce)")
+    sub.add_argument("paper")
+    sub.add_argument("--out", type=Path, required=True)
+    command("rehearse", "run the paper profile for a few steps on a made-up hub")
+    command("publish", "run on a clean checkout of HEAD, and copy the results into book/published")
+    command("book", "render the book from what was published and what was run here")
+    options = parser.parse_args(argv)
+    try:
+        return run(options)
+    except (ConfigError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    # Imported here: a notebook's process needs neither the book nor the rehearsal.
+    from . import runner
+
+    papers = options.papers.split() if "papers" in options else []
+    failed = False
+    if options.command == "execute":
+        runner.execute(options.paper, options.profile, options.out)
+    elif options.command == "list":
+        for slug, file in runner.chosen(papers, options.profile).items():
+            profile = file.profile(options.profile)
+            state = "would run" if runner.out_of_date(slug, options.profile) else "up to date"
+            print(
+                f"{slug:16} {state:12} about {profile.minutes:g} min, {profile.memory_gb:g} GB, "
+                f"{profile.hardware}, seeds {', '.join(map(str, profile.seeds))}"
+            )
+    elif options.command == "reproduce":
+        outcomes = runner.reproduce(
+            options.profile, papers, jobs=options.jobs, launch=options.launch
+        )
+        print(runner.summary(outcomes))
+        failed = any(o.state == "failed" for o in outcomes)
+        if not options.no_book:
+            from .report import build_book
+
+            print(f"The book: {build_book().relative_to(Path.cwd())}")
+    elif options.command == "rehearse":
+        from .rehearsal import rehearse
+
+        outcomes = rehearse(papers, jobs=options.jobs)
+        print(runner.summary(outcomes))
+        failed = any(o.state == "failed" for o in outcomes)
+    elif options.command == "publish":
+        from .publish import publish
+
+        outcomes = publish(options.profile, papers, jobs=options.jobs)
+        print(runner.summary(outcomes))
+        failed = any(o.state == "failed" for o in outcomes)
+    elif options.command == "book":
+        from .report import build_book
+
+        print(f"The book: {build_book()}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

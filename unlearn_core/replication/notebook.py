@@ -1,0 +1,198 @@
+"""What the notebooks show besides their figures: pieces of a chapter, made from YAML and records."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+
+from IPython.display import HTML, Markdown
+
+from ..metrics import METRICS
+from . import tables
+from .figures import Shown, figure, strip
+from .records import Record, Row
+from .run import Replication
+
+__all__ = [
+    "claims",
+    "deviations",
+    "notes",
+    "opening",
+    "provenance",
+    "rerun",
+    "results",
+    "setup",
+    "strips",
+    "targets",
+    "verdicts",
+]
+
+
+def opening(run: Replication) -> Markdown:
+    """The paper in a paragraph, what could be read of it, and how to cite it."""
+    p = run.file.paper
+    links = []
+    if p.doi:
+        links.append(f"[doi:{p.doi}](https://doi.org/{p.doi})")
+    if p.arxiv:
+        links.append(f"[arXiv:{p.arxiv}](https://arxiv.org/abs/{p.arxiv})")
+    if p.code:
+        links.append(f"[authors’ code]({p.code.url}) ({p.code.licence}, read at `{p.code.commit}`)")
+    bib = bibtex(run.root / "book" / "references.bib", p.cite)
+    return Markdown(
+        f"**{p.authors}**, *{p.title}*, {p.venue} {p.year}. {' · '.join(links)}\n\n"
+        f"{p.summary}\n\n**What this replication could read.** {p.basis}\n\n"
+        f"```bibtex\n{bib}\n```"
+    )
+
+
+def bibtex(file, key: str) -> str:
+    """One entry of a BibTeX file, as it stands there."""
+    text = file.read_text()
+    start = text.find("{" + key + ",")
+    if start < 0:
+        raise KeyError(f"no entry {key!r} in {file.name}")
+    start = text.rindex("@", 0, start)
+    depth = 0
+    for i in range(text.index("{", start), len(text)):
+        depth += {"{": 1, "}": -1}.get(text[i], 0)
+        if depth == 0:
+            return text[start : i + 1]
+    raise ValueError(f"the entry {key!r} in {file.name} does not end")
+
+
+def claims(run: Replication) -> HTML:
+    return tables.claims_table(run.file)
+
+
+def setup(run: Replication) -> Markdown:
+    """The profile in words and its experiments in a table."""
+    profile = run.profile
+    rows = []
+    for name, e in profile.experiments.items():
+        missing = next((s.reason for s in run.skips if s.experiment == name), None)
+        words = (
+            _spec(e.data),
+            _spec(e.model),
+            _spec(e.train),
+            _spec(e.forget),
+            f"skipped: {missing}" if missing else ", ".join(e.methods),
+        )
+        rows.append([f"<b>{html.escape(e.title)}</b>", *map(html.escape, words)])
+    head = ["Experiment", "Data", "Model", "Training", "To forget", "Methods"]
+    seeds = ", ".join(map(str, run.seeds))
+    rehearsal = "**This is a rehearsal: a few steps on made-up data.** " if run.rehearsal else ""
+    return Markdown(
+        f"{rehearsal}Profile **{run.profile_name}** ({profile.purpose}). {profile.shrunk} "
+        f"Seeds: {seeds}; each fixes the original's training, the retrained model's, a random "
+        f"forget set's draw and the method's own randomness. Hardware it is meant for: "
+        f"{profile.hardware}, {profile.memory_gb:g} GB of memory, about {profile.minutes:g} "
+        f"minutes.\n\n{tables.table(head, rows, kind='wide').data}"
+    )
+
+
+def _spec(spec: dict) -> str:
+    name = spec.get("use")
+    rest = ", ".join(f"{k} {_words(v)}" for k, v in spec.items() if k != "use")
+    return f"{name} ({rest})" if name and rest else name or rest
+
+
+def _words(value) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def results(
+    run: Replication,
+    prefix: str,
+    metrics: Sequence[str],
+    *,
+    where: Callable[[Row], bool] = lambda row: True,
+    caption: str | None = None,
+) -> HTML:
+    """One table for each experiment whose name begins with ``prefix``."""
+    out = []
+    for name in run.experiments(prefix):
+        rows = [r for r in run.rows.where(name) if where(r)]
+        title = caption or run.experiment(name).title
+        out.append(tables.results_table(rows, metrics, f"{title} ({run.profile_name})").data)
+    return HTML("".join(out) or "<p>This profile has no such experiment.</p>")
+
+
+def strips(
+    run: Replication, prefix: str, metrics: Sequence[str], *, caption: str, alt: str
+) -> Shown | None:
+    """A dot plot of every method and seed, one panel a metric, for the first such experiment."""
+    shown = None
+    for name in run.experiments(prefix)[:1]:
+        rows = [r for r in run.rows.where(name) if r.variant["forget"] == run.targets(name)[0]]
+        height = 0.32 * len({r.method for r in rows}) + 1.1
+        with figure(caption, alt, size=(8.4, height), columns=len(metrics)) as (axes, shown):
+            for i, (ax, metric) in enumerate(zip(axes, metrics, strict=True)):
+                strip(ax, rows, metric)
+                ax.set_title(METRICS[metric].label, fontsize=10)
+                if i:
+                    ax.set_yticklabels([])
+    return shown
+
+
+def targets(run: Replication) -> Markdown:
+    return Markdown(f"{run.file.targets_note}\n\n{tables.targets_table(run.file).data}")
+
+
+def verdicts(run: Replication) -> HTML:
+    return tables.verdicts_table(run.file, run.verdicts.values())
+
+
+def deviations(run: Replication) -> HTML:
+    return tables.deviations_table(run.file, run.effects)
+
+
+def notes(run: Replication) -> Markdown:
+    n = run.file.notes
+    return Markdown(
+        f"**What was easy.** {n.easy}\n\n**What was hard.** {n.hard}\n\n"
+        f"**What we could not test.** {n.untested}"
+    )
+
+
+def provenance(record: Record) -> HTML:
+    """When, on what and from which commits; the invariants; every skip with its reason."""
+    commits = sorted({(r.provenance.commit or "none", r.provenance.dirty) for r in record.rows})
+    days = sorted(r.provenance.date for r in record.rows)
+    sources = {
+        (s["id"], s["kind"], s["sha256"][:12]) for r in record.rows for s in r.provenance.sources
+    }
+    threads = sorted({r.provenance.threads for r in record.rows})
+    facts = [
+        ["Run", f"{record.started} to {record.finished}, profile {record.profile}"],
+        ["Rows", f"{len(record.rows)}, made from {days[0]} to {days[-1]}" if days else "0"],
+        [
+            "Time in rows",
+            f"{sum(r.provenance.seconds for r in record.rows) / 60:.1f} minutes (the sum over all "
+            "rows, whenever they were made)",
+        ],
+        ["Commits", ", ".join(f"{c[:10]}{' (with changes)' if d else ''}" for c, d in commits)],
+        ["Data", "; ".join(f"{i} ({kind}, sha256 {sha}…)" for i, kind, sha in sorted(sources))],
+        ["Device", ", ".join(sorted({r.provenance.device for r in record.rows}))],
+        ["Threads", ", ".join(map(str, threads))],
+        *([k.capitalize(), v] for k, v in record.environment.items()),
+        *(["Skipped", f"{s.experiment}: {s.reason}"] for s in record.skips),
+    ]
+    rows = [[html.escape(k), html.escape(v)] for k, v in facts]
+    return HTML(
+        tables.table(["", ""], rows, kind="facts").data
+        + "<p>Facts that must hold whatever a method does, checked on every run:</p>"
+        + tables.invariants_table(record).data
+    )
+
+
+def rerun(run: Replication) -> Markdown:
+    lines = ["| profile | command | about | memory | hardware |", "|---|---|---|---|---|"]
+    for name, p in run.file.profiles.items():
+        lines.append(
+            f"| {name} | `make reproduce PROFILE={name} PAPERS={run.slug}` | {p.minutes:g} min | "
+            f"{p.memory_gb:g} GB | {p.hardware} |"
+        )
+    return Markdown("\n".join(lines))

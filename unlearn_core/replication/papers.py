@@ -1,0 +1,220 @@
+"""The YAML beside each notebook: everything about a paper that is not code, validated."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..registry import ConfigError, did_you_mean
+
+__all__ = [
+    "Claim",
+    "Deviation",
+    "Experiment",
+    "PaperFile",
+    "Profile",
+    "Target",
+    "known_papers",
+    "load_paper",
+    "project_root",
+    "rehearsed",
+]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Code(Model):
+    url: str
+    commit: str
+    licence: str
+
+
+class Paper(Model):
+    """The paper itself."""
+
+    title: str
+    short: str
+    authors: str
+    venue: str
+    year: int
+    modality: str
+    cite: str = Field(description="key in book/references.bib")
+    doi: str | None = None
+    arxiv: str | None = None
+    code: Code | None = None
+    summary: str
+    basis: str = Field(description="what of the paper and its code this replication could read")
+
+
+class Target(Model):
+    """A number to compare with, and where it was read."""
+
+    setting: str
+    method: str
+    metric: str
+    value: float
+    spread: float | None = None
+    kind: Literal["read", "read second-hand", "independent"]
+    source: str
+
+
+class Claim(Model):
+    """A sentence that a rule in the notebook judges."""
+
+    title: str
+    statement: str
+    where: str = Field(description="where the paper says it, or where it follows from")
+    margin: str = Field(description="what the margin measures, with its unit")
+    judged_at: tuple[str, ...]
+
+
+class Deviation(Model):
+    """What differs between the text, the authors' code and this replication."""
+
+    what: str
+    paper: str
+    code: str
+    ours: str
+    measured: bool = Field(False, description="the notebook measures the effect")
+
+
+class Requirement(Model):
+    """Something that only the reader can supply; without it the experiment is skipped."""
+
+    env: str
+    why: str
+
+
+class Experiment(Model):
+    """One experiment of a profile. The mappings are checked by whoever builds from them."""
+
+    title: str
+    data: dict[str, Any]
+    model: dict[str, Any]
+    train: dict[str, Any]
+    forget: dict[str, Any]
+    methods: dict[str, dict[str, Any]] = {}
+    oracle: str | None = None
+    grid: dict[str, list[Any]] = {}
+    requires: Requirement | None = None
+
+    @model_validator(mode="after")
+    def _oracle_is_a_method(self) -> Experiment:
+        if self.oracle is not None and self.oracle not in self.methods:
+            raise ValueError(f"the oracle {self.oracle!r} is not among the methods")
+        return self
+
+
+class Profile(Model):
+    """One size of the same code path."""
+
+    purpose: str
+    shrunk: str
+    minutes: float
+    memory_gb: float
+    hardware: str
+    seeds: tuple[int, ...] = Field(min_length=1)
+    experiments: dict[str, Experiment]
+    rehearsal: dict[str, Any] = {}
+
+
+class Notes(Model):
+    easy: str
+    hard: str
+    untested: str
+
+
+class PaperFile(Model):
+    paper: Paper
+    profiles: dict[Literal["ci", "laptop", "paper"], Profile]
+    claims: dict[str, Claim]
+    targets: tuple[Target, ...] = ()
+    targets_note: str = ""
+    deviations: dict[str, Deviation] = {}
+    notes: Notes
+
+    @model_validator(mode="after")
+    def _claims_name_profiles(self) -> PaperFile:
+        for key, claim in self.claims.items():
+            unknown = set(claim.judged_at) - set(self.profiles)
+            if unknown:
+                raise ValueError(f"claim {key} is judged at unknown profiles {sorted(unknown)}")
+        return self
+
+    def profile(self, name: str) -> Profile:
+        if name not in self.profiles:
+            raise ConfigError(f"unknown profile {name!r}; {did_you_mean(name, self.profiles)}")
+        return self.profiles[name]
+
+
+def project_root() -> Path:
+    """The folder that holds ``notebooks/``: $UNLEARN_ROOT, the working folder or one above it."""
+    here = Path(os.environ.get("UNLEARN_ROOT") or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "unlearn_core").is_dir():
+            return folder
+    raise ConfigError("run this inside a clone of the project, or set UNLEARN_ROOT to one")
+
+
+def known_papers() -> list[str]:
+    """Slugs of the notebooks that have a YAML."""
+    folder = project_root() / "notebooks"
+    return sorted(f.stem for f in folder.glob("*.yaml") if f.with_suffix(".ipynb").exists())
+
+
+def load_paper(slug: str) -> PaperFile:
+    """Read and validate ``notebooks/<slug>.yaml``.
+
+    Raises
+    ------
+    ConfigError
+        An unknown paper, an unknown key, a value of the wrong type.
+    """
+    if slug not in known_papers():
+        raise ConfigError(f"unknown paper {slug!r}; {did_you_mean(slug, known_papers())}")
+    file = project_root() / "notebooks" / f"{slug}.yaml"
+    try:
+        return PaperFile.model_validate(yaml.safe_load(file.read_text()))
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"notebooks/{file.name}: " + "; ".join(lines)) from error
+
+
+def _merged(base: Any, over: Any) -> Any:
+    if isinstance(base, dict) and isinstance(over, dict):
+        return base | {k: _merged(base.get(k), v) for k, v in over.items()}
+    return over
+
+
+def _few_steps(value: Any) -> Any:
+    """Every training configuration (a mapping with "epochs") stops after two steps."""
+    if not isinstance(value, dict):
+        return value
+    short = {"max_steps": 2} if "epochs" in value else {}
+    return {k: _few_steps(v) for k, v in value.items()} | short
+
+
+def rehearsed(profile: Profile) -> Profile:
+    """The same profile for a few steps: its ``rehearsal`` overrides, and two steps a training."""
+    plain = profile.model_dump(exclude={"rehearsal"}, exclude_none=True)
+    over = profile.rehearsal
+    for name, experiment in plain["experiments"].items():
+        if "every experiment" in over:
+            wanted = over["every experiment"]
+            methods = {
+                k: v for k, v in wanted.get("methods", {}).items() if k in experiment["methods"]
+            }
+            models = wanted.get("model", {}).get(experiment["model"]["use"], {})
+            grid = {k: v for k, v in wanted.get("grid", {}).items() if k in experiment["grid"]}
+            wanted = {"methods": methods, "model": models, "grid": grid}
+            plain["experiments"][name] = _merged(experiment, wanted)
+    if "seeds" in over:
+        plain["seeds"] = over["seeds"]
+    plain["experiments"] = _few_steps(plain["experiments"])
+    return Profile.model_validate(plain)

@@ -1,0 +1,272 @@
+"""One run of one notebook: its profile, its rows, its claims, and the record that it leaves."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import textwrap
+import time
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data import DATASETS, ImageData
+from ..metrics import METRICS, Estimate
+from ..registry import ConfigError, build, did_you_mean
+from .cache import Cache, digest
+from .claims import Rule, judge
+from .papers import Experiment, load_paper, project_root, rehearsed
+from .records import (
+    SCHEMA,
+    Invariant,
+    Provenance,
+    Record,
+    Row,
+    Rows,
+    Skip,
+    Value,
+    Verdict,
+    environment,
+    git_state,
+    now,
+)
+
+__all__ = ["InvariantError", "Replication"]
+
+log = logging.getLogger(__name__)
+
+
+class InvariantError(AssertionError):
+    """Something that must be true is not: the run's numbers mean nothing until it is mended."""
+
+
+class Replication:
+    """What a notebook holds while it runs.
+
+    Parameters
+    ----------
+    paper : slug of the notebook and its YAML
+    profile : "ci", "laptop" or "paper"
+    out : folder for the record, relative to the project's root
+
+    Environment
+    -----------
+    UNLEARN_CACHE : the cache's folder (default ``build/cache``)
+    UNLEARN_CLEAN : "1" accepts only rows that were made on a clean commit, and makes others again
+    UNLEARN_REHEARSE : "1" runs the profile for a few steps (`make rehearse`)
+    """
+
+    def __init__(self, paper: str, profile: str, out: str) -> None:
+        self.slug, self.profile_name = paper, profile
+        self.root = project_root()
+        self.file = load_paper(paper)
+        self.rehearsal = os.environ.get("UNLEARN_REHEARSE") == "1"
+        self.profile = self.file.profile(profile)
+        if self.rehearsal:
+            self.profile = rehearsed(self.profile)
+        self.out = self.root / out
+        self.cache = Cache(Path(os.environ.get("UNLEARN_CACHE") or self.root / "build" / "cache"))
+        self.clean_only = os.environ.get("UNLEARN_CLEAN") == "1"
+        self.commit, self.dirty = git_state(self.root)
+        if self.clean_only and self.dirty:
+            raise ConfigError("UNLEARN_CLEAN asks for a clean commit, but the tree has changes")
+        self.rows = Rows([])
+        self.verdicts: dict[str, Verdict] = {}
+        self.invariants: list[Invariant] = []
+        self.effects: dict[str, str] = {}
+        self._started, self._clock = now(), time.perf_counter()
+        self._data: dict[str, ImageData] = {}
+        self._fingerprints: dict[str, tuple[str, str]] = {}
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.profile.seeds
+
+    @cached_property
+    def skips(self) -> tuple[Skip, ...]:
+        """Experiments whose requirement the environment does not meet."""
+        return tuple(
+            Skip(experiment=name, reason=f"{e.requires.env} is not set: {e.requires.why}")
+            for name, e in self.profile.experiments.items()
+            if e.requires is not None and not os.environ.get(e.requires.env)
+        )
+
+    def experiments(self, prefix: str = "") -> list[str]:
+        """The experiments that run in this profile (those whose name begins with ``prefix``)."""
+        skipped = {s.experiment for s in self.skips}
+        return [n for n in self.profile.experiments if n.startswith(prefix) and n not in skipped]
+
+    def experiment(self, name: str) -> Experiment:
+        known = self.profile.experiments
+        if name not in known:
+            raise ConfigError(f"unknown experiment {name!r}; {did_you_mean(name, known)}")
+        return known[name]
+
+    def grid(self, name: str, *keys: str) -> list[list[Any]]:
+        """The values that an experiment loops over; exactly these keys, or it raises."""
+        grid = self.experiment(name).grid
+        if set(grid) != set(keys):
+            raise ConfigError(f"{name}: grid has {sorted(grid)}, the notebook reads {sorted(keys)}")
+        return [grid[k] for k in keys]
+
+    def data(self, name: str) -> ImageData:
+        """The data of an experiment; experiments with the same data share it."""
+        spec = self.experiment(name).data
+        key = digest(spec)
+        if key not in self._data:
+            self._data[key] = build(DATASETS, spec, "data set")
+        return self._data[key]
+
+    def fingerprints(self, name: str) -> tuple[str, str]:
+        """What identifies an experiment's training and test images."""
+        key = digest(self.experiment(name).data)
+        if key not in self._fingerprints:
+            data = self.data(name)
+            self._fingerprints[key] = data.train.fingerprint(), data.test.fingerprint()
+        return self._fingerprints[key]
+
+    def targets(self, name: str) -> list[Any]:
+        """What an experiment forgets, one after the other: classes, or sizes of random sets."""
+        ((kind, wanted),) = self.experiment(name).forget.items()
+        if wanted == "all":
+            return list(
+                getattr(self.data(name), {"class": "classes", "subclass": "subclasses"}[kind])
+            )
+        return wanted if isinstance(wanted, list) else [wanted]
+
+    def row(
+        self,
+        experiment: str,
+        method: str,
+        seed: int,
+        spec: Mapping[str, Any],
+        compute: Callable[[], tuple[Mapping[str, Estimate], Mapping[str, Any]]],
+        *,
+        sources: tuple[dict[str, str], ...],
+        device: torch.device,
+        variant: Mapping[str, Any] | None = None,
+    ) -> Row:
+        """One row, from the cache or from ``compute()``, which gives metrics and detail.
+
+        ``spec`` must hold everything that determines the result besides the names and the seed.
+        """
+        names = {
+            "experiment": experiment,
+            "method": method,
+            "seed": seed,
+            "variant": dict(variant or {}),
+        }
+        key = digest({"schema": SCHEMA, **names, "spec": dict(spec)})
+        with self.cache.lock("rows", key):
+            found = self.cache.read("rows", key)
+            row = Row.model_validate(found) if found else None
+            if row is None or (self.clean_only and row.provenance.dirty):
+                began = time.perf_counter()
+                metrics, detail = compute()
+                unknown = set(metrics) - set(METRICS)
+                if unknown:
+                    raise ConfigError(f"{experiment} / {method}: unknown metrics {sorted(unknown)}")
+                provenance = Provenance(
+                    commit=self.commit,
+                    dirty=self.dirty,
+                    date=now(),
+                    device=str(device),
+                    threads=torch.get_num_threads(),
+                    versions=environment(),
+                    sources=sources,
+                    seconds=time.perf_counter() - began,
+                )
+                row = Row(
+                    **names,
+                    key=key,
+                    spec=dict(spec),
+                    metrics={k: Value(**v._asdict()) for k, v in metrics.items()},
+                    detail=dict(detail),
+                    provenance=provenance,
+                )
+                self.cache.write("rows", key, row.model_dump(mode="json"))
+                log.info("%s / %s / seed %d: made", experiment, method, seed)
+        self.rows.add(row)
+        return row
+
+    def invariant(self, name: str, experiment: str, seed: int, holds: bool, detail: str) -> None:
+        """Record something that must be true; `finish` raises if one of them is not."""
+        self.invariants.append(
+            Invariant(name=name, experiment=experiment, seed=seed, holds=bool(holds), detail=detail)
+        )
+
+    def claim(self, key: str) -> Callable[[Rule], Rule]:
+        """Decorator: the rule ``(rows, seed) -> margin`` that judges the claim ``key``."""
+        if key not in self.file.claims:
+            raise ConfigError(f"unknown claim {key!r}; {did_you_mean(key, self.file.claims)}")
+
+        def judged(rule: Rule) -> Rule:
+            source = textwrap.dedent(inspect.getsource(rule))
+            tested = self.profile_name in self.file.claims[key].judged_at
+            seeds = self.seeds if tested else ()
+            self.verdicts[key] = judge(key, rule, self.rows, seeds, source)
+            return rule
+
+        return judged
+
+    def effect(self, key: str) -> Callable[[Callable[[Rows], str]], Callable[[Rows], str]]:
+        """Decorator: a function of the rows that says what the deviation ``key`` changes."""
+        deviation = self.file.deviations.get(key)
+        if deviation is None or not deviation.measured:
+            raise ConfigError(f"no deviation {key!r} is marked as measured")
+
+        def measured(function: Callable[[Rows], str]) -> Callable[[Rows], str]:
+            self.effects[key] = function(self.rows)
+            return function
+
+        return measured
+
+    def finish(self) -> Record:
+        """Write the record; every claim must have been judged and every invariant must hold.
+
+        Raises
+        ------
+        ConfigError
+            A claim or a measured deviation of the YAML was left out.
+        InvariantError
+            An invariant does not hold (the record is written first, so that it can be looked at).
+        """
+        left = set(self.file.claims) - set(self.verdicts)
+        left |= {k for k, d in self.file.deviations.items() if d.measured} - set(self.effects)
+        if left:
+            raise ConfigError(f"the notebook never judged or measured {sorted(left)}")
+        record = Record(
+            paper=self.slug,
+            profile=self.profile_name,
+            rehearsal=self.rehearsal,
+            config=source_hash(self.root, self.slug),
+            commit=self.commit,
+            dirty=self.dirty,
+            started=self._started,
+            finished=now(),
+            seconds=time.perf_counter() - self._clock,
+            environment=environment(),
+            seeds=self.seeds,
+            rows=tuple(self.rows),
+            verdicts=tuple(self.verdicts[k] for k in self.file.claims),
+            invariants=tuple(self.invariants),
+            effects=self.effects,
+            skips=self.skips,
+        )
+        record.write(self.out / f"{self.slug}.json")
+        broken = [i for i in self.invariants if not i.holds]
+        if broken:
+            raise InvariantError(
+                "; ".join(f"{i.experiment}, seed {i.seed}: {i.name} ({i.detail})" for i in broken)
+            )
+        return record
+
+
+def source_hash(root: Path, slug: str) -> str:
+    """A hash of the notebook and its YAML: a record with another one is older than its sources."""
+    files = (root / "notebooks" / f"{slug}.{suffix}" for suffix in ("ipynb", "yaml"))
+    return digest([f.read_text() for f in files])

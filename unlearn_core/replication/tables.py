@@ -1,0 +1,182 @@
+"""Tables for pages, made from records: HTML, with every seed's value in sight."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+from IPython.display import HTML
+
+from ..metrics import METRICS
+from .papers import PaperFile
+from .records import Record, Row, Verdict
+
+__all__ = [
+    "claims_table",
+    "deviations_table",
+    "invariants_table",
+    "number",
+    "results_table",
+    "seed_cell",
+    "table",
+    "targets_table",
+    "verdict_badge",
+    "verdicts_table",
+]
+
+ARROWS = {"higher": "↑", "lower": "↓", "retrained": "→ retrained", "none": ""}
+
+
+def number(value: float) -> str:
+    """Three significant digits, and at least one decimal for what is below 100."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) >= 1:
+        return f"{value:.1f}"
+    return f"{value:.3g}"
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = "", kind: str = ""
+) -> HTML:
+    """An HTML table; cells are HTML, the first one of a row is its heading."""
+    out = [f'<div class="unlearn-table {kind}"><table>']
+    if caption:
+        out.append(f"<caption>{html.escape(caption)}</caption>")
+    out.append("<thead><tr>" + "".join(f'<th scope="col">{h}</th>' for h in head) + "</tr></thead>")
+    out.append("<tbody>")
+    for first, *rest in rows:
+        cells = "".join(f"<td>{c}</td>" for c in rest)
+        out.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+    out.append("</tbody></table></div>")
+    return HTML("".join(out))
+
+
+def seed_cell(values: Sequence[float]) -> str:
+    """Every seed's value, in the order of the seeds; the mean above them if there are several."""
+    if not values:
+        return '<span class="muted">–</span>'
+    if len(values) == 1:
+        return f'{number(values[0])} <span class="muted">n = 1</span>'
+    seeds = " · ".join(number(v) for v in values)
+    mean = number(sum(values) / len(values))
+    return f'{mean}<br><span class="seeds">{seeds}</span>'
+
+
+def _heading(metric: str) -> str:
+    info = METRICS[metric]
+    unit = f", {info.unit}" if info.unit else ""
+    arrow = f' <span class="muted">{ARROWS[info.better]}</span>' if info.better != "none" else ""
+    return f"{html.escape(info.label)}{unit}{arrow}"
+
+
+def results_table(rows: Sequence[Row], metrics: Sequence[str], caption: str) -> HTML:
+    """One line a method and variant; the mean, and below it every seed's value."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.method, *sorted(row.variant.items())), []).append(row)
+    lines = []
+    for (method, *variant), members in groups.items():
+        label = html.escape(method)
+        if variant:
+            label += "<br>" + html.escape(", ".join(f"{k} = {v}" for k, v in variant))
+        cells = [
+            seed_cell([m.metrics[name].value for m in members if name in m.metrics])
+            for name in metrics
+        ]
+        lines.append([label, *cells])
+    return table(["Method", *map(_heading, metrics)], lines, caption=caption, kind="results")
+
+
+def claims_table(paper: PaperFile) -> HTML:
+    rows = [
+        [key, f"<b>{html.escape(c.title)}.</b> {html.escape(c.statement)}", html.escape(c.where)]
+        for key, c in paper.claims.items()
+    ]
+    return table(["", "Claim", "Where it comes from"], rows, kind="wide")
+
+
+def verdict_badge(verdict: Verdict) -> str:
+    kind = {"holds": "holds", "holds in part": "part", "fails": "fails"}.get(
+        verdict.verdict, "none"
+    )
+    sign = {"holds": "✓", "part": "◐", "fails": "✗", "none": "–"}[kind]
+    return f'<span class="verdict {kind}">{sign} {html.escape(verdict.text)}</span>'
+
+
+def verdicts_table(paper: PaperFile, verdicts: Iterable[Verdict]) -> HTML:
+    rows = []
+    for v in verdicts:
+        claim = paper.claims[v.claim]
+        margins = "<br>".join(f"seed {s}: {m:+.2f}" for s, m in v.margins.items()) or "–"
+        rule = ""
+        if v.rule:
+            rule = f"<details><summary>rule</summary><pre>{html.escape(v.rule)}</pre></details>"
+        rows.append(
+            [
+                v.claim,
+                verdict_badge(v),
+                html.escape(claim.title),
+                margins,
+                html.escape(claim.margin) + rule,
+            ]
+        )
+    head = ["", "Verdict", "Claim", "Margins (0 or more holds)", "What the margin is"]
+    return table(head, rows, kind="wide")
+
+
+def targets_table(paper: PaperFile) -> HTML:
+    """The paper's numbers, and others'; each kind in a column of its own."""
+    kinds = ("read", "read second-hand", "independent")
+    rows = []
+    for t in paper.targets:
+        spread = f" ± {number(t.spread)}" if t.spread is not None else ""
+        value = f"{number(t.value)}{spread}"
+        cells = [value if t.kind == k else "" for k in kinds]
+        rows.append(
+            [
+                html.escape(t.setting),
+                html.escape(t.method),
+                html.escape(t.metric),
+                *cells,
+                html.escape(t.source),
+            ]
+        )
+    head = [
+        "Setting",
+        "Method",
+        "Metric",
+        "The paper’s own",
+        "Read second-hand",
+        "Independent",
+        "Source",
+    ]
+    return table(head, rows, kind="wide")
+
+
+def deviations_table(paper: PaperFile, effects: dict[str, str]) -> HTML:
+    rows = []
+    for key, d in paper.deviations.items():
+        effect = effects.get(key, "not measured here")
+        cells = (f"<b>{html.escape(d.what)}</b>", d.paper, d.code, d.ours, effect)
+        rows.append([key, cells[0], *(html.escape(c) for c in cells[1:])])
+    head = ["", "What", "The paper says", "The authors’ code does", "We do", "Measured effect"]
+    return table(head, rows, kind="wide")
+
+
+def invariants_table(record: Record) -> HTML:
+    groups: dict[tuple[str, str], list] = {}
+    for i in record.invariants:
+        groups.setdefault((i.name, i.experiment), []).append(i)
+    rows = [
+        [
+            html.escape(name),
+            html.escape(experiment),
+            f"{sum(i.holds for i in items)} of {len(items)}",
+            html.escape(items[0].detail),
+        ]
+        for (name, experiment), items in groups.items()
+    ]
+    return table(["Invariant", "Experiment", "Seeds that hold", "First seed"], rows)
