@@ -296,6 +296,11 @@ class TestAugmentation:
         angle = torch.atan2((row - 20.0).abs(), column - 20.0).rad2deg()
         assert 10 < angle.max() < 15 + 2  # a pixel is 1.4 degrees wide out there
 
+    def test_no_image_can_be_augmented_too(self) -> None:
+        none = torch.tensor([], dtype=torch.long)
+        x, y = image_set(augment=("flip",)).__getitems__(none)
+        assert (x.shape, y.shape) == ((0, 3, 4, 4), (0,))
+
     def test_labels_stay(self) -> None:
         data = image_set(augment=("crop", "flip", "rotate"))
         assert torch.equal(everything(data)[1], data.labels)
@@ -490,6 +495,16 @@ class TestCifar100:
             label = data.train.labels[CIFAR100.index(name)]
             assert name in CIFAR20[data.classes[label]]
 
+    def test_the_hub_s_misspelt_class_is_a_crab(self, hub: Path) -> None:
+        """Fails if class 26 keeps the hub's name, "cra": it would be in no superclass."""
+        names = [*CIFAR100[:26], "cra", *CIFAR100[27:]]
+        for stem in ("train", "test"):
+            file = hub / f"uoft-cs/cifar100/cifar100/{stem}-00000-of-00001.parquet"
+            write_parquet(file, colours(100), range(100), names, "img", "fine_label")
+        data = cifar100(coarse=True)
+        assert data.subclasses == CIFAR100
+        assert data.subclasses[26] == "crab"
+
     def test_the_map_has_20_superclasses_of_5_distinct_classes(self) -> None:
         assert len(CIFAR20) == 20
         assert {len(names) for names in CIFAR20.values()} == {5}
@@ -626,6 +641,12 @@ class TestImageFolder:
         before = image_folder(str(folder)).sources[0].sha256
         Image.fromarray(np.zeros((6, 9, 3), np.uint8)).save(folder / "ann" / "4.png")
         assert image_folder(str(folder)).sources[0].sha256 != before
+
+    def test_the_path_may_name_a_variable(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("FACES", str(folder.parent))
+        assert len(image_folder("$FACES/faces").train) == 12
 
     def test_a_missing_folder_is_named_without_its_path(self, tmp_path: Path) -> None:
         with pytest.raises(MissingSourceError, match="'nowhere' is no folder") as caught:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from unlearn_core.data import ForgetSplit, WithheldDataError, forget_random
+from unlearn_core.data import ForgetSplit, ImageData, WithheldDataError, forget_random
 from unlearn_core.methods import METHODS, SSD, ContractError, Method, Retrain, check_method
 from unlearn_core.models import Recipe
 from unlearn_core.seeding import generator
@@ -52,10 +52,21 @@ def test_so_does_resetting_the_head(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"unsir"}))
 def test_so_does_every_method_on_a_given_model_and_a_random_split(
-    name: str, recipe: Recipe, tiny_data: Any
+    name: str, recipe: Recipe, tiny_data: ImageData
 ) -> None:
     split = forget_random(tiny_data, count=8)
-    check_method(make(METHODS[name], recipe), recipe.fit(tiny_data.train, 0), split)
+    model = recipe.fit(tiny_data.train, 0, device=torch.device("cpu"))
+    check_method(make(METHODS[name], recipe), model, split)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_works_where_the_model_is(
+    name: str, recipe: Recipe, tiny_split: ForgetSplit
+) -> None:
+    """Fails if a tensor is made on the CPU that meets one on the GPU."""
+    unlearned = make(METHODS[name], recipe)(recipe.build(0).cuda(), tiny_split)
+    assert all(p.is_cuda and p.isfinite().all() for p in unlearned.parameters())
 
 
 @dataclass(frozen=True)

@@ -370,7 +370,7 @@ class TestSSD:
         assert not unlearned.head.weight.requires_grad
 
     def test_buffers_stay(self, recipe: Recipe, tiny_data: ImageData) -> None:
-        model = recipe.fit(tiny_data.train, 0)
+        model = recipe.fit(tiny_data.train, 0, device=torch.device("cpu"))
         unlearned = SSD(alpha=0.5)(model, forget_class(tiny_data, 0))
         for a, b in zip(unlearned.buffers(), model.buffers(), strict=True):
             assert torch.equal(a, b)

@@ -132,6 +132,21 @@ class TestEntropyAttack:
         confident, unsure = torch.eye(3).repeat(20, 1), torch.eye(3).repeat(20, 1) / 9
         assert fit_entropy_attack(confident, unsure).C == 2
 
+    @pytest.mark.parametrize(
+        ("options", "suffix"),
+        [({}, "multinomial"), ({"C": 1.0}, "C1"), ({"C": 2.0}, "multinomial")],
+    )
+    def test_the_share_lies_below_the_boundary_of_its_c(
+        self, golden: Golden, options: dict[str, float], suffix: str
+    ) -> None:
+        """Fails if C is not passed on: the goldens' forget set has nothing between the two."""
+        case = golden("ssd/mia_entropy")
+        forget = torch.zeros(2000, 6)
+        forget[:, 0] = torch.linspace(0, 6, 2000)
+        members = entropy(forget) < case[f"boundary_{suffix}"]
+        found = entropy_attack(case["logits_retain"], case["logits_test"], forget, **options)
+        assert found.value == pytest.approx(100 * members.double().mean().item(), abs=0.1)
+
     def test_a_model_that_knows_its_members_gives_the_forget_set_away(self) -> None:
         confident, unsure = 9 * torch.eye(3).repeat(20, 1), torch.eye(3).repeat(20, 1) / 9
         assert entropy_attack(confident, unsure, confident).value == 100
@@ -225,7 +240,7 @@ class TestGap:
 
 @pytest.fixture(scope="module")
 def trained(recipe: Recipe, tiny_data: ImageData) -> nn.Module:
-    return recipe.fit(tiny_data.train, 0)
+    return recipe.fit(tiny_data.train, 0, device=torch.device("cpu"))
 
 
 class TestEvaluateClassifier:
@@ -274,7 +289,7 @@ class TestEvaluateClassifier:
 
     def test_the_oracle_s_gap_to_itself_is_0(self, recipe: Recipe, tiny_split: ForgetSplit) -> None:
         """Fails if evaluation draws: the same model would get two values."""
-        retrained = recipe.fit(tiny_split.retain, 0)
+        retrained = recipe.fit(tiny_split.retain, 0, device=torch.device("cpu"))
         a, b = (evaluate_classifier(retrained, tiny_split, recipe.build(9)) for _ in range(2))
         assert a == b
         assert gap_to_retrained(a, b).value == 0
@@ -283,7 +298,9 @@ class TestEvaluateClassifier:
         self, recipe: Recipe, tiny_split: ForgetSplit
     ) -> None:
         config = replace(recipe.train, epochs=6)
-        retrained = replace(recipe, train=config).fit(tiny_split.retain, 0)
+        retrained = replace(recipe, train=config).fit(
+            tiny_split.retain, 0, device=torch.device("cpu")
+        )
         found = evaluate_classifier(retrained, tiny_split, recipe.build(9))
         assert found["forget_accuracy"].value == found["test_forget_accuracy"].value == 0
 

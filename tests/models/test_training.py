@@ -207,10 +207,11 @@ class TestSteps:
         assert plain.weight.tolist() == [[-0.5] * 3]
 
     def test_the_clipped_gradient_is_the_accumulated_one(self) -> None:
-        """Fails if every half is clipped by itself: two halves of 1 would make 1, not 0.5."""
-        config = TrainConfig(1, 1.0, clip=0.5, accumulate=2)
-        model = train(linear(1), forever(problem(2, 1, 1)), slope_one, config)
-        assert model.weight.item() == pytest.approx(0, abs=1e-5)
+        """Fails if what has come in is clipped before the rest: 1 - 1.5 is not 2 - 1.5."""
+        batches = [torch.full((1, 1), slope, dtype=torch.float64) for slope in (4.0, -3.0)]
+        config = TrainConfig(1, 1.0, clip=1.0, accumulate=2)
+        model = train(linear(1), forever(batches), lambda m, x: m(x).sum(), config)
+        assert model.weight.item() == pytest.approx(0.5 - 0.5)
 
     @pytest.mark.parametrize("max_steps", [1, 3, 4, 100])
     def test_max_steps(self, max_steps: int) -> None:
@@ -260,6 +261,14 @@ class TestErrors:
         assert same(model, first_step)
         assert model.weight.grad is None
         assert not model.training
+
+    def test_a_half_accumulated_gradient_is_not_left_behind(self) -> None:
+        batches = problem(2, 1)
+        batches[1][1].fill_(math.nan)
+        model = linear()
+        with pytest.raises(TrainingError):
+            train(model, forever(batches), squared_error, TrainConfig(1, 0.1, accumulate=2))
+        assert model.weight.grad is None
 
     def test_infinity_counts_too(self) -> None:
         with pytest.raises(TrainingError, match="the loss is inf at step 1"):
@@ -330,6 +339,16 @@ class TestSeeds:
 
     def test_the_seed_is_what_the_model_draws_from(self, tiny_split: ForgetSplit) -> None:
         assert not same(self.fit(tiny_split, 0), self.fit(tiny_split, 1))
+
+    def test_every_epoch_draws_anew(self) -> None:
+        drawn = []
+
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            drawn.append(torch.rand(1).item())
+            return squared_error(model, batch)
+
+        train(linear(), forever(problem(2, 1)), loss, TrainConfig(3, 0.1))
+        assert len(set(drawn)) == 6
 
     def test_the_batches_have_their_own(self, tiny_split: ForgetSplit) -> None:
         assert not same(self.fit(tiny_split, 0), self.fit(tiny_split, 0, batch_seed=1))
@@ -404,16 +423,15 @@ class TestCheckpoint:
     ) -> None:
         """Fails if the file is written in place: half a checkpoint can't be resumed from."""
         file = tmp_path / "run.pt"
-        save, written = torch.save, []
+        save = torch.save
 
-        def killed_at_the_second(state: dict, where: Path) -> None:
-            if written:
+        def killed_after_epoch_2(state: dict, where: Path) -> None:
+            if state["epoch"] == 2:
                 Path(where).write_bytes(b"half")
                 raise Stop
-            written.append(where)
             save(state, where)
 
-        monkeypatch.setattr(torch, "save", killed_at_the_second)
+        monkeypatch.setattr(torch, "save", killed_after_epoch_2)
         with pytest.raises(Stop):
             self.run(tiny_split, 0, file)
         assert torch.load(file, weights_only=True)["epoch"] == 1
@@ -448,16 +466,36 @@ class TestRecipe:
     def test_fit_trains_a_model_built_from_the_seed(
         self, recipe: Recipe, tiny_split: ForgetSplit
     ) -> None:
-        a, b, c = (recipe.fit(tiny_split.retain, seed) for seed in (0, 0, 1))
+        a, b, c = (
+            recipe.fit(tiny_split.retain, seed, device=torch.device("cpu")) for seed in (0, 0, 1)
+        )
         assert same(a, b)
         assert not same(a, c)
         assert not same(a, recipe.build(0))
+
+    def test_the_order_of_the_batches_has_a_seed_of_its_own(
+        self, recipe: Recipe, tiny_split: ForgetSplit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails if every model sees the same order, or the order shares the initialiser's stream."""
+        seeds = []
+
+        def spy(data: object, config: TrainConfig, seed: int) -> object:
+            seeds.append(seed)
+            return shuffled_epochs(data, config, seed)
+
+        monkeypatch.setattr("unlearn_core.models.training.shuffled_epochs", spy)
+        for seed in (0, 1):
+            recipe.fit(tiny_split.forget, seed)
+        assert len({0, 1, *seeds}) == 4
 
     def test_fit_learns(self, recipe: Recipe, tiny_data: ImageData) -> None:
         batch = tiny_data.train.__getitems__(range(len(tiny_data.train)))
         before, after = (
             recipe.task.loss(model.train(), batch).item()
-            for model in (recipe.build(0), recipe.fit(tiny_data.train, 0))
+            for model in (
+                recipe.build(0),
+                recipe.fit(tiny_data.train, 0, device=torch.device("cpu")),
+            )
         )
         assert after < 0.95 * before
 

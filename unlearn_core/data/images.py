@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,7 +51,10 @@ class FolderPixels:
             with Image.open(file) as image:
                 return np.asarray(image.convert("RGB").resize((self.size, self.size)))
 
-        return torch.from_numpy(np.stack([read(f) for f in self.files[index.numpy()]]))
+        images = np.empty((len(index), self.size, self.size, 3), np.uint8)
+        for row, file in enumerate(self.files[index.numpy()]):
+            images[row] = read(file)
+        return torch.from_numpy(images)
 
     def select(self, index: Tensor) -> FolderPixels:
         return FolderPixels([Path(f) for f in self.files[index.numpy()]], self.size)
@@ -99,7 +103,7 @@ class ImageSet(Dataset):
         """A whole batch at once: ``x`` (B, C, H, W) float32, normalised; ``y`` (B,) int64."""
         index = torch.as_tensor(indices)
         x = self.pixels[index].permute(0, 3, 1, 2)
-        if self.augment:
+        if self.augment and len(x):
             x = torch.stack([self._augmented(image) for image in x])
         shape = (1, -1, 1, 1)
         x = (x.float() / 255 - torch.tensor(self.mean).view(shape)) / torch.tensor(self.std).view(
@@ -156,7 +160,8 @@ class ImageSet(Dataset):
         if isinstance(self.pixels, FolderPixels):
             files = [Path(f) for f in self.pixels.files]
             for file in files:
-                digest.update(f"{file.parent.name}/{file.name}:{file.stat().st_size}".encode())
+                digest.update(f"{file.parent.name}/{file.name}\0".encode())
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
             digest.update(str(self.pixels.size).encode())
         else:
             digest.update(repr(tuple(self.pixels.shape)).encode())
@@ -347,10 +352,10 @@ def _read_parquet(
     files = sorted(source.path.glob(f"**/{stem}-*.parquet"))
     if not files:
         raise MissingSourceError(f"{source.id}: no file {stem}-*.parquet in the {source.kind}")
-    table = pq.read_table(files, columns=[image, label])
-    missing = {image, label} - set(table.column_names)
+    missing = {image, label} - set(pq.read_schema(files[0]).names)
     if missing:
         raise MissingSourceError(f"{source.id}: no column {sorted(missing)} in {stem}")
+    table = pq.read_table(files, columns=[image, label])
     info = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"][label]
     labels = table[label].to_numpy()
     keep = _first_per_class(labels, per_class)
@@ -406,6 +411,7 @@ def cifar100(
 ) -> ImageData:
     """CIFAR-100; with ``coarse`` the task "CIFAR-20": its 20 superclasses, 100 sub-classes."""
     source, train, test, names = _cifar("uoft-cs/cifar100", "fine_label", per_class, test_per_class)
+    names = tuple("crab" if n == "cra" else n for n in names)  # the hub misspells class 26
     data = ImageData(train, test, names, names, (source,))
     if not coarse:
         return data
@@ -492,10 +498,11 @@ def image_folder(
     """A folder with one sub-folder of images a class, for data that only its user may hold.
 
     A share ``test_fraction`` of each class (in a seeded order) is held out as the test set.
+    ``path`` may name environment variables (``$UNLEARN_PINS``).
     """
     from torchvision.datasets import ImageFolder
 
-    root = Path(path).expanduser()
+    root = Path(os.path.expandvars(path)).expanduser()
     if not root.is_dir():
         raise MissingSourceError(f"{root.name!r} is no folder; give one sub-folder a class")
     folder = ImageFolder(str(root))

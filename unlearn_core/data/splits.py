@@ -149,8 +149,8 @@ def forget_indices(data: ImageData, forget: Tensor, retain: Tensor | None = None
     ``retain``, where given, is checked against them: together they must be the training set.
     """
     total = len(data.train)
-    forget = torch.as_tensor(forget)
-    chosen = [forget] if retain is None else [forget, torch.as_tensor(retain)]
+    forget = torch.as_tensor(forget, dtype=torch.long)
+    chosen = [forget] if retain is None else [forget, torch.as_tensor(retain, dtype=torch.long)]
     for positions in chosen:
         if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < total:
             raise SplitError(f"an index lies outside the training set of {total}")

@@ -117,7 +117,7 @@ def _add_per_sample(
         for name, g in squares(weights, tuple(t[start : start + chunk] for t in batch)).items():
             if not torch.isfinite(g).all():
                 raise TrainingError(f"SSD importances: the gradient of {name} is not finite")
-            total[name] += g.square_().sum(0)
+            total[name] += g.square().sum(0)
     return n
 
 

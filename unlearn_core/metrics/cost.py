@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,7 +41,10 @@ def measure(device: torch.device) -> Iterator[Cost]:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     else:
-        # "5" resets the high-water mark; where the kernel doesn't allow it, no memory is given.
+        # Freed memory that the allocator keeps would hide what the block takes. Then "5" resets
+        # the high-water mark; where the kernel doesn't allow it, no memory is given.
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
         before = _resident("VmRSS:")

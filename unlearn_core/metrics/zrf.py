@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 from .catalogue import Estimate
@@ -12,7 +15,7 @@ __all__ = ["jensen_shannon", "zrf", "zrf_as_published"]
 def jensen_shannon(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     """Jensen-Shannon divergence of two softmax outputs (n, classes), in nats: (n,) float64."""
     log_p, log_q = (x.double().log_softmax(dim=1) for x in (p_logits, q_logits))
-    log_m = (log_p.exp() + log_q.exp()).log() - log_p.new_tensor(2.0).log()
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     kl_p = (log_p.exp() * (log_p - log_m)).sum(dim=1)
     kl_q = (log_q.exp() * (log_q - log_m)).sum(dim=1)
     return (kl_p + kl_q) / 2

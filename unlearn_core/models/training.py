@@ -77,6 +77,14 @@ class TrainConfig:
             raise ValueError("milestones belong to the multistep schedule, which needs them")
         if self.optimizer not in ("sgd", "adam", "adamw"):
             raise ValueError(f"unknown optimizer {self.optimizer!r}; known: sgd, adam, adamw")
+        if self.schedule not in ("constant", "multistep", "cosine"):
+            raise ValueError(
+                f"unknown schedule {self.schedule!r}; known: constant, multistep, cosine"
+            )
+        if self.precision not in ("no", "fp16", "bf16"):
+            raise ValueError(f"unknown precision {self.precision!r}; known: no, fp16, bf16")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, not {self.max_steps}")
         if self.momentum and self.optimizer != "sgd":
             raise ValueError("momentum belongs to sgd")
 
@@ -184,11 +192,21 @@ def train(
         first, step = state["epoch"], state["step"]
         began -= state["seconds"]
     total = min(config.epochs * per_epoch // config.accumulate, config.max_steps or math.inf)
+    if total == 0:
+        raise TrainingError(
+            f"{name}: {per_epoch} batches an epoch make no step of {config.accumulate}"
+        )
     model.train()
     optimizer.zero_grad()
+    if first:  # go on in the middle of an accumulation
+        accelerator.step = first * per_epoch
+        for p, g in zip(parameters, state["gradients"], strict=True):
+            p.grad = g
     try:
         with tqdm(total=total, initial=step, desc=name, disable=not progress) as bar:
             for epoch in range(first, config.epochs):
+                if step >= total:
+                    break  # max_steps: no more epochs, each of which would start its workers
                 with seeded(seed, "train", epoch):
                     for i, batch in enumerate(batches(epoch)):
                         if step >= total:
@@ -216,6 +234,7 @@ def train(
                     state = {
                         "epoch": epoch + 1,
                         "step": step,
+                        "gradients": [p.grad for p in parameters],
                         "seconds": time.perf_counter() - began,
                     }
                     _save_checkpoint(checkpoint, model, optimizer, state)

@@ -94,6 +94,8 @@ class Cache:
     ) -> None:
         """Write an entry; ``save`` puts its files into the folder that it is given.
 
+        The caller holds the key's lock.
+
         Raises
         ------
         OSError
@@ -101,6 +103,8 @@ class Cache:
         """
         folder = self._folder(kind, key)
         folder.parent.mkdir(parents=True, exist_ok=True)
+        for litter in folder.parent.glob(f".{key[:12]}-*"):  # of a run that was killed here
+            shutil.rmtree(litter, ignore_errors=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{key[:12]}-", dir=folder.parent))
         try:
             if save is not None:

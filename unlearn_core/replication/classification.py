@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -27,7 +30,7 @@ from ..metrics import (
 from ..models import MODELS, Recipe, TrainConfig, default_device, predict
 from ..registry import build, describe
 from ..seeding import derive_seed
-from .cache import digest
+from .cache import CacheWarning, digest
 from .records import Row
 from .run import Replication
 
@@ -39,6 +42,24 @@ ORIGINAL = "Original"
 
 def _train_config(spec: Mapping[str, Any]) -> TrainConfig:
     return build({"train": TrainConfig}, {"use": "train", **spec}, "training configuration")
+
+
+def _progress(checkpoint: Path) -> dict[str, float]:
+    """Seconds and steps of a training that was interrupted; a damaged checkpoint is removed."""
+    none = {"seconds": 0.0, "step": 0}
+    if not checkpoint.exists():
+        return none
+    try:
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        return {k: state[k] for k in none}
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, UnpicklingError) as error:
+        warnings.warn(
+            f"the checkpoint {checkpoint.name[:12]} is damaged ({error}); its training starts again",
+            CacheWarning,
+            stacklevel=2,
+        )
+        checkpoint.unlink()
+        return none
 
 
 class ClassificationTrial:
@@ -83,18 +104,16 @@ class ClassificationTrial:
         checkpoint = self.run.cache.checkpoint(key)
 
         def fit() -> tuple[nn.Module, dict[str, Any]]:
-            before = 0.0
-            if checkpoint.exists():
-                before = torch.load(checkpoint, weights_only=True, map_location="cpu")["seconds"]
+            before = _progress(checkpoint)
             with self.costs() as costs:
                 name = f"{self.name}, seed {seed}"
                 model = self.recipe.fit(
                     data, seed, device=self.device, name=name, checkpoint=checkpoint
                 )
             return model, {
-                "seconds": before + costs.cost.seconds,
+                "seconds": before["seconds"] + costs.cost.seconds,
                 "peak_memory": costs.cost.peak_memory,
-                "optimizer_steps": costs.optimizer_steps,
+                "optimizer_steps": before["step"] + costs.optimizer_steps,
             }
 
         model, meta = self.run.cache.model(key, lambda: self.recipe.build(seed), fit)
@@ -204,6 +223,8 @@ class ClassificationTrial:
             value["gap"] == 0,
             f"{value['gap']}",
         )
+        if self.recipe.train.max_steps is not None:
+            return  # a few steps teach nothing: the rest is true of a model that was trained
         (kind,) = self.experiment.forget
         if kind == "class":
             self.run.invariant(

@@ -124,16 +124,18 @@ def strips(
     run: Replication, prefix: str, metrics: Sequence[str], *, caption: str, alt: str
 ) -> Shown | None:
     """A dot plot of every method and seed, one panel a metric, for the first such experiment."""
-    shown = None
-    for name in run.experiments(prefix)[:1]:
-        rows = [r for r in run.rows.where(name) if r.variant["forget"] == run.targets(name)[0]]
-        height = 0.32 * len({r.method for r in rows}) + 1.1
-        with figure(caption, alt, size=(8.4, height), columns=len(metrics)) as (axes, shown):
-            for i, (ax, metric) in enumerate(zip(axes, metrics, strict=True)):
-                strip(ax, rows, metric)
-                ax.set_title(METRICS[metric].label, fontsize=10)
-                if i:
-                    ax.set_yticklabels([])
+    names = run.experiments(prefix)
+    if not names:
+        return None
+    first = run.targets(names[0])[0]
+    rows = [r for r in run.rows.where(names[0]) if r.variant["forget"] == first]
+    height = 0.32 * len({r.method for r in rows}) + 1.1
+    with figure(caption, alt, size=(8.4, height), columns=len(metrics)) as (axes, shown):
+        for i, (ax, metric) in enumerate(zip(axes, metrics, strict=True)):
+            strip(ax, rows, metric)
+            ax.set_title(METRICS[metric].label, fontsize=10)
+            if i:
+                ax.set_yticklabels([])
     return shown
 
 

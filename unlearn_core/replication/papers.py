@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..methods import METHODS
+from ..models import TrainConfig
 from ..registry import ConfigError, did_you_mean
 
 __all__ = [
@@ -111,6 +114,17 @@ class Experiment(Model):
         return self
 
 
+class Rehearsal(Model):
+    """What a rehearsal of a profile shrinks, beside ending every training after two steps."""
+
+    seeds: tuple[int, ...] = ()
+    targets: int | None = Field(None, description="how many of the things that a list names")
+    train: dict[str, Any] = Field({}, description="merged into every experiment's training")
+    models: dict[str, dict[str, Any]] = Field({}, description='by what "use" names')
+    methods: dict[str, dict[str, Any]] = Field({}, description='by what "use" names')
+    grid: dict[str, list[Any]] = {}
+
+
 class Profile(Model):
     """One size of the same code path."""
 
@@ -121,7 +135,7 @@ class Profile(Model):
     hardware: str
     seeds: tuple[int, ...] = Field(min_length=1)
     experiments: dict[str, Experiment]
-    rehearsal: dict[str, Any] = {}
+    rehearsal: Rehearsal = Rehearsal()
 
 
 class Notes(Model):
@@ -186,35 +200,36 @@ def load_paper(slug: str) -> PaperFile:
         raise ConfigError(f"notebooks/{file.name}: " + "; ".join(lines)) from error
 
 
-def _merged(base: Any, over: Any) -> Any:
-    if isinstance(base, dict) and isinstance(over, dict):
-        return base | {k: _merged(base.get(k), v) for k, v in over.items()}
-    return over
+#: Optimizer steps of a training in a rehearsal: the second one meets the first one's state.
+REHEARSAL_STEPS = 2
 
 
 def _few_steps(value: Any) -> Any:
-    """Every training configuration (a mapping with "epochs") stops after two steps."""
+    """Every training configuration, the default one of a method too, ends after two steps."""
+    if isinstance(value, TrainConfig):
+        value = dataclasses.asdict(value)
     if not isinstance(value, dict):
         return value
-    short = {"max_steps": 2} if "epochs" in value else {}
+    if value.get("use") in METHODS:
+        defaults = {f.name: f.default for f in dataclasses.fields(METHODS[value["use"]])}
+        value = {k: v for k, v in defaults.items() if isinstance(v, TrainConfig)} | value
+    short = {"max_steps": REHEARSAL_STEPS} if "epochs" in value else {}
     return {k: _few_steps(v) for k, v in value.items()} | short
 
 
 def rehearsed(profile: Profile) -> Profile:
     """The same profile for a few steps: its ``rehearsal`` overrides, and two steps a training."""
-    plain = profile.model_dump(exclude={"rehearsal"}, exclude_none=True)
-    over = profile.rehearsal
-    for name, experiment in plain["experiments"].items():
-        if "every experiment" in over:
-            wanted = over["every experiment"]
-            methods = {
-                k: v for k, v in wanted.get("methods", {}).items() if k in experiment["methods"]
-            }
-            models = wanted.get("model", {}).get(experiment["model"]["use"], {})
-            grid = {k: v for k, v in wanted.get("grid", {}).items() if k in experiment["grid"]}
-            wanted = {"methods": methods, "model": models, "grid": grid}
-            plain["experiments"][name] = _merged(experiment, wanted)
-    if "seeds" in over:
-        plain["seeds"] = over["seeds"]
+    over, plain = profile.rehearsal, profile.model_dump()
+    plain["seeds"] = over.seeds or profile.seeds
+    for experiment in plain["experiments"].values():
+        experiment["train"] |= over.train
+        experiment["model"] |= over.models.get(experiment["model"]["use"], {})
+        for method in experiment["methods"].values():
+            method |= over.methods.get(method["use"], {})
+        experiment["grid"] |= {k: v for k, v in over.grid.items() if k in experiment["grid"]}
+        experiment["forget"] = {
+            kind: wanted[: over.targets] if isinstance(wanted, list) else wanted
+            for kind, wanted in experiment["forget"].items()
+        }
     plain["experiments"] = _few_steps(plain["experiments"])
     return Profile.model_validate(plain)

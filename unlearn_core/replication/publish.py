@@ -29,8 +29,8 @@ _PATH = re.compile(
 
 
 def machine_paths(text: str) -> list[str]:
-    """Absolute paths of some machine in a text that is to be published."""
-    return sorted(set(_PATH.findall(text)))
+    """Absolute paths of some machine in a text (JSON, so line ends may be escaped)."""
+    return sorted(set(_PATH.findall(re.sub(r"\\[nrt]", " ", text))))
 
 
 def check_publishable(notebook: Path, record: Path) -> None:

@@ -159,8 +159,10 @@ class Record(Model):
             variant = ";".join(f"{k}={v}" for k, v in row.variant.items())
             for name, m in row.metrics.items():
                 writer.writerow(
-                    (self.paper, self.profile, row.experiment, row.method, row.seed, variant, name)
-                    + (m.value, m.n, m.stderr, row.provenance.commit, row.provenance.date)
+                    [
+                        *(self.paper, self.profile, row.experiment, row.method, row.seed, variant),
+                        *(name, m.value, m.n, m.stderr, row.provenance.commit, row.provenance.date),
+                    ]
                 )
         return out.getvalue()
 

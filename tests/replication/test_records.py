@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from unlearn_core.replication.records import (
+    SCHEMA,
+    MissingRowError,
+    Record,
+    Row,
+    Rows,
+    Verdict,
+    environment,
+    git_state,
+)
+
+MakeRow = Callable[..., Row]
+MakeRecord = Callable[..., Record]
+
+
+class TestJson:
+    def test_round_trip(self, make_record: MakeRecord, tmp_path: Path) -> None:
+        """Fails where JSON changes a value: seeds as keys become strings, tuples lists."""
+        record = make_record()
+        file = tmp_path / "deep" / "tiny.json"
+        record.write(file)
+        back = Record.read(file)
+        assert back == record
+        assert back.verdicts[0].margins == {0: 1.0, 1: -0.5}
+        assert back.rows[1].variant == {"forget": "ring", "alpha": 5}
+        assert [f.name for f in file.parent.iterdir()] == ["tiny.json"]
+
+    def test_numbers_keep_every_digit(self, make_record: MakeRecord, tmp_path: Path) -> None:
+        value = 0.1 + 0.2
+        record = make_record()
+        metrics = {"zrf": record.rows[0].metrics["zrf"].model_copy(update={"value": value})}
+        row = record.rows[0].model_copy(update={"metrics": metrics})
+        record.model_copy(update={"rows": (row,)}).write(tmp_path / "r.json")
+        assert Record.read(tmp_path / "r.json").rows[0].metrics["zrf"].value == value
+
+    @pytest.mark.parametrize("version", [SCHEMA + 1, SCHEMA - 1, None])
+    def test_another_schema_is_refused(
+        self, make_record: MakeRecord, tmp_path: Path, version: int | None
+    ) -> None:
+        """Fails where an old file is read with the new layout: its numbers would be misread."""
+        file = tmp_path / "tiny.json"
+        make_record().write(file)
+        data = json.loads(file.read_text())
+        data["schema_version"] = version
+        file.write_text(json.dumps(data))
+        with pytest.raises(ValueError, match=rf"tiny\.json: schema {version}, .* reads {SCHEMA}"):
+            Record.read(file)
+
+    @pytest.mark.parametrize("change", [{"extra": 1}, {"seeds": "many"}, {"rows": [{}]}])
+    def test_unknown_keys_and_wrong_types_are_refused(
+        self, make_record: MakeRecord, tmp_path: Path, change: dict[str, Any]
+    ) -> None:
+        file = tmp_path / "tiny.json"
+        file.write_text(json.dumps(json.loads(make_record().model_dump_json()) | change))
+        with pytest.raises(ValidationError):
+            Record.read(file)
+
+    def test_a_failed_write_leaves_the_old_record(
+        self, make_record: MakeRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where a record is written in place: a kill leaves half a file."""
+        file = tmp_path / "tiny.json"
+        make_record().write(file)
+
+        def full(path: Path, text: str) -> None:
+            with path.open("w") as handle:
+                handle.write(text[:10])
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            make_record(paper="other").write(file)
+        assert Record.read(file).paper == "tiny"
+
+
+class TestCsv:
+    def test_one_line_a_metric(self, make_record: MakeRecord) -> None:
+        lines = list(csv.DictReader(io.StringIO(make_record().to_csv())))
+        assert len(lines) == 3
+        assert lines[0] == {
+            "paper": "tiny",
+            "profile": "ci",
+            "experiment": "full_class",
+            "method": "SSD",
+            "seed": "0",
+            "variant": "",
+            "metric": "forget_accuracy",
+            "value": "12.5",
+            "n": "10",
+            "stderr": "0.5",
+            "commit": "c0ffee",
+            "date": "2025-01-01T00:00:00+00:00",
+        }
+        assert [line["metric"] for line in lines] == ["forget_accuracy", "zrf", "forget_accuracy"]
+        assert lines[2]["variant"] == "forget=ring;alpha=5"
+        assert lines[2]["seed"] == "1"
+
+    def test_commas_in_names_are_quoted(self, make_record: MakeRecord, make_row: MakeRow) -> None:
+        record = make_record(rows=(make_row(method="SSD, known importances", zrf=1.0),))
+        (line,) = csv.DictReader(io.StringIO(record.to_csv()))
+        assert line["method"] == "SSD, known importances"
+        assert line["value"] == "1.0"
+
+
+class TestVerdict:
+    @pytest.mark.parametrize(
+        ("verdict", "margins", "text"),
+        [
+            ("holds", {0: 1.0}, "holds"),
+            ("holds in part", {0: 1.0, 1: -1.0, 2: 0.0}, "holds in 2 of 3 seeds"),
+            ("fails", {0: -1.0}, "fails"),
+            ("not tested at this scale", {}, "not tested at this scale"),
+        ],
+    )
+    def test_text(self, verdict: str, margins: dict[int, float], text: str) -> None:
+        assert Verdict(claim="C1", verdict=verdict, margins=margins).text == text
+
+
+class TestRows:
+    @pytest.fixture
+    def rows(self, make_row: MakeRow) -> Rows:
+        return Rows(
+            [
+                make_row("a", "SSD", 0, {"forget": "cat"}, zrf=1.0),
+                make_row("a", "SSD", 1, {"forget": "cat"}, zrf=2.0),
+                make_row("a", "SSD", 0, {"forget": "dog"}, zrf=3.0),
+                make_row("a", "SSD", 0, {"forget": "cat", "alpha": 5}, zrf=4.0),
+                make_row("a", "Retrain", 0, {"forget": "cat"}, zrf=5.0),
+                make_row("b", "SSD", 0, {"forget": "cat"}, zrf=6.0),
+            ]
+        )
+
+    def test_every_name_tells_rows_apart(self, rows: Rows) -> None:
+        """Fails where a name is left out of the lookup: one row would hide another."""
+        assert len(rows) == 6
+        assert rows.value("a", "SSD", "zrf", 0, forget="cat") == 1
+        assert rows.value("a", "SSD", "zrf", 1, forget="cat") == 2
+        assert rows.value("a", "SSD", "zrf", 0, forget="dog") == 3
+        assert rows.value("a", "SSD", "zrf", 0, alpha=5, forget="cat") == 4
+        assert rows.value("a", "Retrain", "zrf", 0, forget="cat") == 5
+        assert rows.value("b", "SSD", "zrf", 0, forget="cat") == 6
+
+    @pytest.mark.parametrize(
+        "missing",
+        [
+            ("c", "SSD", 0, {"forget": "cat"}),
+            ("a", "SSd", 0, {"forget": "cat"}),
+            ("a", "SSD", 2, {"forget": "cat"}),
+            ("a", "SSD", 0, {}),
+            ("a", "SSD", 0, {"forget": "cat", "alpha": 6}),
+        ],
+    )
+    def test_a_missing_row_is_named(
+        self, rows: Rows, missing: tuple[str, str, int, dict[str, Any]]
+    ) -> None:
+        experiment, method, seed, variant = missing
+        with pytest.raises(MissingRowError, match=rf"no row {experiment} / {method} / seed {seed}"):
+            rows.row(experiment, method, seed, **variant)
+
+    def test_a_missing_metric_is_named(self, rows: Rows) -> None:
+        with pytest.raises(MissingRowError, match=r"a / SSD has no metric 'gap'"):
+            rows.value("a", "SSD", "gap", 0, forget="cat")
+
+    def test_where_keeps_the_order(self, rows: Rows) -> None:
+        assert [r.metrics["zrf"].value for r in rows.where("a", "SSD")] == [1, 2, 3, 4]
+        assert [r.method for r in rows.where("a")] == ["SSD"] * 4 + ["Retrain"]
+        assert rows.where("c") == []
+
+    def test_a_row_added_again_replaces_the_first(self, rows: Rows, make_row: MakeRow) -> None:
+        rows.add(make_row("b", "SSD", 0, {"forget": "cat"}, zrf=7.0))
+        assert len(rows) == 6
+        assert rows.value("b", "SSD", "zrf", 0, forget="cat") == 7
+
+
+class TestGitState:
+    def test_clean_and_dirty(self, tmp_path: Path) -> None:
+        """Fails where only tracked changes count: a new, uncommitted module makes a row too."""
+
+        def git(*args: str) -> str:
+            who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+            done = subprocess.run(
+                ["git", "-C", str(tmp_path), *who, *args],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            return done.stdout.strip()
+
+        git("init", "--quiet")
+        (tmp_path / "a.py").write_text("1")
+        git("add", "a.py")
+        git("commit", "--quiet", "--no-verify", "-m", "one")
+        head = git("rev-parse", "HEAD")
+        assert git_state(tmp_path) == (head, False)
+        (tmp_path / "a.py").write_text("2")
+        assert git_state(tmp_path) == (head, True)
+        git("checkout", "--quiet", "a.py")
+        assert git_state(tmp_path) == (head, False)
+        (tmp_path / "new.py").write_text("3")
+        assert git_state(tmp_path) == (head, True)
+
+    def test_without_git_nothing_is_clean(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+        assert git_state(tmp_path) == (None, True)
+
+
+def test_environment_names_no_path() -> None:
+    words = environment()
+    assert {"python", "torch", "system", "cpu", "accelerator"} <= set(words)
+    assert all(value and "/home" not in value and "/root" not in value for value in words.values())

@@ -1,0 +1,230 @@
+"""The `paper` profile can't run here: it is rehearsed, on a made-up hub with the real layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors import safe_open
+
+from unlearn_core.data import cifar10, cifar100, image_folder
+from unlearn_core.data.images import CIFAR20
+from unlearn_core.models import MODELS
+from unlearn_core.registry import build
+from unlearn_core.replication.papers import load_paper
+from unlearn_core.replication.publish import check_publishable, machine_paths
+from unlearn_core.replication.records import Record
+from unlearn_core.replication.rehearsal import HUB, USER, build_hub
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A built hub, in the environment."""
+    made = build_hub(tmp_path_factory.mktemp("hub"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in made.items():
+            patch.setenv(name, value)
+        yield made
+
+
+def features(file: Path) -> dict[str, Any]:
+    return json.loads(pq.read_schema(file).metadata[b"huggingface"])["info"]["features"]
+
+
+class TestHub:
+    def test_has_every_id_of_every_profile(self, variables: dict[str, str]) -> None:
+        for id in HUB:
+            assert (Path(variables["UNLEARN_HUB"]) / id).is_dir()
+        for name in USER:
+            assert Path(variables[name]).is_dir()
+
+    def test_cifar10_has_the_schema_of_the_real_one(self, variables: dict[str, str]) -> None:
+        folder = Path(variables["UNLEARN_HUB"]) / "uoft-cs/cifar10/plain_text"
+        made = folder / "train-00000-of-00001.parquet"
+        schema = pq.read_schema(made)
+        assert schema.names == ["img", "label"]
+        assert str(schema.field("img").type) == "struct<bytes: binary, path: string>"
+        assert str(schema.field("label").type) == "int64"
+        assert features(made)["img"] == {"_type": "Image"}
+        real = ROOT.parent / "shared/data/hub/uoft-cs/cifar10" / made.name
+        if real.exists():
+            assert features(made) == features(real)
+            assert schema.remove_metadata() == pq.read_schema(real).remove_metadata()
+
+    def test_cifar100_is_spelt_as_on_the_hub(self, variables: dict[str, str]) -> None:
+        """Fails where the made-up names are nicer than the real ones: the hub's class 26 is
+        "cra", so that a lookup of the superclasses' members, crab among them, would end there."""
+        folder = Path(variables["UNLEARN_HUB"]) / "uoft-cs/cifar100/cifar100"
+        made = features(folder / "test-00000-of-00001.parquet")
+        assert list(made) == ["img", "fine_label", "coarse_label"]
+        assert made["fine_label"]["names"][25:28] == ["couch", "cra", "crocodile"]
+        assert made["coarse_label"]["names"] == list(CIFAR20)
+
+    def test_the_loaders_read_it(self, variables: dict[str, str]) -> None:
+        """Fails where the two labels of the made-up CIFAR-100 contradict each other, too."""
+        small, fine, coarse = cifar10(), cifar100(), cifar100(coarse=True)
+        assert len(small.train) == 160, "83 random images must leave some"
+        assert small.train.pixels.shape[1:] == (32, 32, 3)
+        assert fine.classes[26] == "crab"
+        assert coarse.classes == tuple(CIFAR20)
+        assert [s.kind for s in (*small.sources, *fine.sources)] == ["hub-folder"] * 2
+        folder = Path(variables["UNLEARN_HUB"]) / "uoft-cs/cifar100/cifar100"
+        table = pq.read_table(folder / "train-00000-of-00001.parquet")
+        assert coarse.train.labels.tolist() == table["coarse_label"].to_pylist()
+
+    def test_pins(self, variables: dict[str, str]) -> None:
+        data = image_folder("$UNLEARN_PINS")
+        wanted = load_paper("ssd").profile("paper").experiments["full_class_pins_resnet18"]
+        assert len(data.classes) > max(wanted.forget["class"])
+        assert (len(data.train), len(data.test)) == (4 * 41, 41)
+
+    def test_vit_is_stored_as_a_classifier_and_read_as_an_encoder(
+        self, variables: dict[str, str]
+    ) -> None:
+        """Fails where the weights are not the file's: transformers only warns of missing ones."""
+        folder = Path(variables["UNLEARN_HUB"]) / "google/vit-base-patch16-224"
+        config = json.loads((folder / "config.json").read_text())
+        assert config["architectures"] == ["ViTForImageClassification"]
+        assert (config["image_size"], config["patch_size"]) == (224, 16)
+        model = build(MODELS, {"use": "vit"}, "model", classes=3).build(0)
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            names = [name for name in file.keys() if name.startswith("vit.")]  # noqa: SIM118
+            stored = [file.get_tensor(name) for name in names]
+        # transformers renames on the way, so tensors are known by what is in them.
+        read = [p for n, p in model.encoder.named_parameters() if not n.startswith("pooler.")]
+        assert len(read) == len(stored) > 30
+        for tensor in stored:
+            assert any(torch.equal(tensor, p) for p in read)
+
+    def test_is_the_same_every_time(self, variables: dict[str, str], tmp_path: Path) -> None:
+        def contents(root: Path) -> dict[str, bytes]:
+            files = (f for f in root.rglob("*") if f.is_file())
+            return {f.relative_to(root).as_posix(): f.read_bytes() for f in files}
+
+        again = build_hub(tmp_path / "hub")
+        for name in ("UNLEARN_HUB", *USER):
+            assert contents(Path(again[name])) == contents(Path(variables[name]))
+
+    def test_it_empties_its_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "hub" / "hub").mkdir(parents=True)
+        (tmp_path / "hub" / "hub" / "old").touch()
+        build_hub(tmp_path / "hub")
+        assert not (tmp_path / "hub" / "hub" / "old").exists()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with the real notebooks and package, in which the rehearsal was run."""
+    root = tmp_path_factory.mktemp("rehearsal")
+    for name in ("notebooks", "unlearn_core", "book"):
+        (root / name).symlink_to(ROOT / name)
+    (root / "real-cache").mkdir()
+    environment = os.environ | {
+        "UNLEARN_ROOT": str(root),
+        "PYTHONPATH": str(ROOT),
+        "UNLEARN_CACHE": str(root / "real-cache"),
+    }
+    for name in ("UNLEARN_HUB", "UNLEARN_CLEAN", *USER):
+        environment.pop(name, None)
+    code = (
+        "import sys; from unlearn_core.replication.rehearsal import rehearse; "
+        "from unlearn_core.replication.runner import summary; "
+        "made = rehearse(['ssd']); print(summary(made)); "
+        "sys.exit([o.state for o in made] != ['ran'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root
+
+
+@pytest.fixture
+def record(root: Path) -> Record:
+    return Record.read(root / "build" / "rehearsal" / "ssd.json")
+
+
+class TestSSD:
+    def test_it_is_a_rehearsal(self, record: Record, root: Path) -> None:
+        assert record.rehearsal
+        assert record.profile == "paper"
+        with pytest.raises(Exception, match="a rehearsal is not published"):
+            check_publishable(
+                root / "build" / "rehearsal" / "ssd.ipynb",
+                root / "build" / "rehearsal" / "ssd.json",
+            )
+
+    def test_every_method_of_every_experiment_ran(self, record: Record) -> None:
+        """Fails where an experiment is skipped: then its path, ViT or Pins, has never run."""
+        assert record.skips == ()
+        ran = {(row.experiment, row.method) for row in record.rows}
+        for name, experiment in load_paper("ssd").profile("paper").experiments.items():
+            assert (name, "Original") in ran
+            for label in experiment.methods:
+                if name.startswith("every_class"):
+                    label = "SSD, known importances"
+                assert (name, label) in ran
+        assert any("vit" in name for name, _ in ran)
+        assert any("pins" in name for name, _ in ran)
+
+    def test_data_came_from_the_made_up_hub(self, record: Record) -> None:
+        kinds = {(s["id"], s["kind"]) for row in record.rows for s in row.provenance.sources}
+        assert kinds == {
+            ("uoft-cs/cifar10", "hub-folder"),
+            ("uoft-cs/cifar100", "hub-folder"),
+            ("unlearn_pins", "user"),
+        }
+
+    def test_no_training_took_more_than_two_steps(self, record: Record) -> None:
+        steps = {
+            (row.method, row.metrics["optimizer_steps"].value)
+            for row in record.rows
+            if "optimizer_steps" in row.metrics
+        }
+        # UNSIR makes its noise by steps of its own (2), and trains twice.
+        assert steps == {
+            ("Retrain", 2),
+            ("Retrain (head reset)", 2),
+            ("Fine-tune", 2),
+            ("Bad teacher", 1),  # an epoch is one batch
+            ("Amnesiac", 2),
+            ("UNSIR", 6),
+            ("SSD", 0),
+            ("SSD, known importances", 0),
+            ("Random selection", 0),
+            ("Absolute importance", 0),
+        }
+
+    def test_every_claim_was_judged(self, record: Record) -> None:
+        for verdict in record.verdicts:
+            assert list(verdict.margins) == [1], verdict.claim
+
+    def test_invariants_hold(self, record: Record) -> None:
+        assert all(i.holds for i in record.invariants)
+        checked = {i.experiment for i in record.invariants}
+        assert checked == set(load_paper("ssd").profile("paper").experiments)
+
+    def test_the_real_cache_was_not_touched(self, root: Path, record: Record) -> None:
+        """Fails where made-up rows get among the real ones."""
+        assert not list((root / "real-cache").iterdir())
+        assert (root / "build" / "rehearsal" / "cache" / "rows").is_dir()
+
+    def test_the_page_says_that_it_is_one(self, root: Path, record: Record) -> None:
+        text = (root / "build" / "rehearsal" / "ssd.ipynb").read_text()
+        assert "This is a rehearsal: a few steps on made-up data." in text
+        assert '"output_type": "error"' not in text
+
+    def test_the_page_names_no_path_of_this_machine(self, root: Path, record: Record) -> None:
+        """Fails where a library's warning or progress bar gets into a page: after days of
+        computing, the `paper` chapter could not be published."""
+        assert machine_paths((root / "build" / "rehearsal" / "ssd.ipynb").read_text()) == []

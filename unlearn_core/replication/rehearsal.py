@@ -1,0 +1,138 @@
+"""The rehearsal: every `paper` notebook runs to its end, for a few steps, on a made-up hub.
+
+The hub has the real ids, schemas, file layouts and model classes; pixels and weights are random.
+It shows that the path from the hub's files to the record runs. Its numbers mean nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..data.images import CIFAR20
+from ..seeding import seeded
+from .papers import project_root
+from .runner import Outcome, reproduce, run_folder
+
+__all__ = ["HUB", "USER", "build_hub", "rehearse"]
+
+CIFAR10 = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+# As the hub has them: in alphabetical order, and class 26 misspelt.
+CIFAR100 = tuple(
+    "cra" if name == "crab" else name for name in sorted(sum(CIFAR20.values(), start=()))
+)
+
+
+def _png(rng: np.random.Generator) -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def _parquet(
+    file: Path, labels: Mapping[str, Sequence[int]], names: Mapping[str, Sequence[str]]
+) -> None:
+    """Images with labels in the layout of the hub's parquet files, ``huggingface`` schema included."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rng = np.random.default_rng(0)
+    n = len(next(iter(labels.values())))
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = [{"bytes": _png(rng), "path": f"{i}.png"} for i in range(n)]
+    columns = {"img": pa.array(cells, image)}
+    columns |= {k: pa.array(v, pa.int64()) for k, v in labels.items()}
+    features = {"img": {"_type": "Image"}}
+    features |= {k: {"names": list(v), "_type": "ClassLabel"} for k, v in names.items()}
+    schema = json.dumps({"info": {"features": features}})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns).replace_schema_metadata({"huggingface": schema}), file)
+
+
+def cifar10(folder: Path) -> None:
+    for stem, n in (("train", 16), ("test", 2)):  # 83 of 160 images can be forgotten
+        labels = {"label": [*range(10)] * n}
+        file = folder / "plain_text" / f"{stem}-00000-of-00001.parquet"
+        _parquet(file, labels, {"label": CIFAR10})
+
+
+def cifar100(folder: Path) -> None:
+    coarse = {name: i for i, names in enumerate(CIFAR20.values()) for name in names}
+    coarse["cra"] = coarse["crab"]
+    for stem, n in (("train", 2), ("test", 1)):
+        fine = [*range(100)] * n
+        labels = {"fine_label": fine, "coarse_label": [coarse[CIFAR100[i]] for i in fine]}
+        file = folder / "cifar100" / f"{stem}-00000-of-00001.parquet"
+        _parquet(file, labels, {"fine_label": CIFAR100, "coarse_label": list(CIFAR20)})
+
+
+def vit(folder: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    # As on the hub: the weights of a classifier of 1000 classes, of which the encoder is read.
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=224,
+        patch_size=16,
+        num_labels=1000,
+    )
+    with seeded(0, "rehearsal"):
+        ViTForImageClassification(config).save_pretrained(folder)
+
+
+def pins(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(41):  # the profile forgets identities by their number, up to 40
+        identity = folder / f"pins_identity_{i:02}"
+        identity.mkdir(parents=True)
+        for n in range(5):
+            (identity / f"{n}.png").write_bytes(_png(rng))
+
+
+Builder = Callable[[Path], None]
+
+#: id on the hub -> what builds its folder; a paper that needs another id adds a line.
+HUB: dict[str, Builder] = {
+    "uoft-cs/cifar10": cifar10,
+    "uoft-cs/cifar100": cifar100,
+    "google/vit-base-patch16-224": vit,
+}
+#: Environment variable -> what builds the folder that only a reader can supply.
+USER: dict[str, Builder] = {"UNLEARN_PINS": pins}
+
+
+def build_hub(folder: Path) -> dict[str, str]:
+    """Build the hub, and what a reader supplies, in ``folder`` (emptied first).
+
+    Returns the environment variables that make a run use them.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    for id, build in HUB.items():
+        build(folder / "hub" / id)
+    for variable, build in USER.items():
+        build(folder / "user" / variable.lower())
+    user = {variable: str((folder / "user" / variable.lower()).resolve()) for variable in USER}
+    # Nothing may be taken from the real hub where the made-up one lacks it.
+    return {"UNLEARN_HUB": str((folder / "hub").resolve()), "HF_HUB_OFFLINE": "1", **user}
+
+
+def rehearse(papers: Sequence[str], *, jobs: int = 1) -> list[Outcome]:
+    """Rehearse the `paper` profile of these papers (of all where none is named)."""
+    folder = project_root() / run_folder("paper", rehearsal=True)
+    # A row from an earlier rehearsal would prove nothing of the code as it is now.
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+    variables = build_hub(folder / "hub") | {"UNLEARN_CACHE": str(folder / "cache")}
+    return reproduce("paper", papers, jobs=jobs, rehearsal=True, variables=variables)
