@@ -506,6 +506,8 @@ def test_notebooks_hold_no_outputs() -> None:
 
 #: A folder of somebody's machine. System folders (/usr, /proc, /etc, ...) may be named.
 MACHINE_PATH = re.compile(r"(?<![\w./:>~$})-])/(?:home|root|Users|work)/[\w.-]+")
+#: What tests the scan of published files has to make such paths up.
+MADE_UP = {"tests/replication/test_publish.py"}
 
 
 def test_machine_paths_are_recognised() -> None:
@@ -518,8 +520,8 @@ def test_machine_paths_are_recognised() -> None:
 def test_no_file_names_a_path_of_some_machine() -> None:
     found = []
     for file in our_files():
-        content = file.read_bytes()
-        if b"\0" not in content:
+        name, content = file.relative_to(ROOT).as_posix(), file.read_bytes()
+        if name not in MADE_UP and b"\0" not in content:
             paths = MACHINE_PATH.findall(content.decode(errors="replace"))
-            found += [f"{file.relative_to(ROOT)}: {path}" for path in paths]
+            found += [f"{name}: {path}" for path in paths]
     assert found == []

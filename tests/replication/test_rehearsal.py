@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import safe_open
+from torch import nn
 
 from unlearn_core.data import cifar10, cifar100, image_folder
 from unlearn_core.data.images import CIFAR20
-from unlearn_core.models import MODELS
+from unlearn_core.models import MODELS, TrainConfig, train
 from unlearn_core.registry import build
 from unlearn_core.replication.papers import load_paper
 from unlearn_core.replication.publish import check_publishable, machine_paths
@@ -120,6 +121,19 @@ class TestHub:
         (tmp_path / "hub" / "hub" / "old").touch()
         build_hub(tmp_path / "hub")
         assert not (tmp_path / "hub" / "hub" / "old").exists()
+
+
+def test_a_training_of_few_steps_starts_no_more_epochs() -> None:
+    """Fails where each of 200 epochs still starts its loader and its workers, for nothing."""
+    epochs = []
+
+    def batches(epoch: int) -> list[torch.Tensor]:
+        epochs.append(epoch)
+        return [torch.ones(1, 2)] * 3
+
+    config = TrainConfig(epochs=200, lr=0.1, max_steps=2)
+    train(nn.Linear(2, 1), batches, lambda model, x: model(x).sum(), config)
+    assert epochs == [0, 0]  # once to count its batches
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from .run import Replication
 __all__ = [
     "claims",
     "deviations",
+    "first",
     "notes",
     "opening",
     "provenance",
@@ -137,6 +138,12 @@ def strips(
             if i:
                 ax.set_yticklabels([])
     return shown
+
+
+def first(run: Replication, prefix: str, draw: Callable[[str], Shown]) -> Shown | None:
+    """``draw(name)`` of the first experiment whose name begins with ``prefix``, if it has one."""
+    names = run.experiments(prefix)
+    return draw(names[0]) if names else None
 
 
 def targets(run: Replication) -> Markdown:

@@ -27,7 +27,7 @@ from ..metrics import METRICS
 from ..registry import ConfigError
 from . import tables
 from .papers import PaperFile, known_papers, load_paper, project_root
-from .records import Record, Verdict
+from .records import Record
 from .run import source_hash
 
 __all__ = ["Chapter", "assemble", "build_book"]
@@ -95,18 +95,6 @@ def scale_sentence(edition: Edition) -> str:
     return f"{r.profile} size, {seeds}, {hardware}, {r.finished[:10]}"
 
 
-def badge(key: str, title: str, verdict: Verdict) -> str:
-    kind = {"holds": "holds", "holds in part": "part", "fails": "fails"}.get(
-        verdict.verdict, "none"
-    )
-    sign = {"holds": "✓", "part": "◐", "fails": "✗", "none": "–"}[kind]
-    text = html.escape(f"{key}, {title}: {verdict.text}", quote=True)
-    return (
-        f'<span class="verdict {kind}" title="{text}"><span aria-hidden="true">{key} {sign}</span>'
-        f'<span class="visually-hidden">{text}</span></span>'
-    )
-
-
 def matrix(chapters: list[Chapter]) -> str:
     """The front page's table: which claims of which paper hold, at what scale, how sure."""
     rows = []
@@ -114,7 +102,7 @@ def matrix(chapters: list[Chapter]) -> str:
         p, r = c.file.paper, c.shown.record
         verdicts = {v.claim: v for v in r.verdicts}
         badges = " ".join(
-            badge(k, claim.title, verdicts[k])
+            tables.verdict_badge(verdicts[k], claim.title)
             for k, claim in c.file.claims.items()
             if k in verdicts
         )
@@ -200,12 +188,10 @@ def skips(chapters: list[Chapter]) -> str:
             if name not in made:
                 reason = f"not run yet; it is meant for {profile.hardware}"
                 rows.append([f"{c.slug}, {name}", "the whole profile", html.escape(reason)])
-            elif name in made:
-                continue
-            for key, e in profile.experiments.items():
-                if e.requires is not None:
-                    why = f"needs {e.requires.env}: {e.requires.why}"
-                    rows.append([f"{c.slug}, {name}", html.escape(key), html.escape(why)])
+                for key, e in profile.experiments.items():
+                    if e.requires is not None:
+                        why = html.escape(f"needs {e.requires.env}: {e.requires.why}")
+                        rows.append([f"{c.slug}, {name}", html.escape(key), why])
     if not rows:
         return "<p>Nothing was skipped.</p>"
     return tables.table(["Notebook", "What", "Why"], rows, kind="wide").data
@@ -240,7 +226,7 @@ def needs_table() -> str:
     rows = []
     for cls in METHODS.values():
         cells = ["●" if need in cls.needs else "" for need in NEEDS]
-        draws = cls.draws if isinstance(cls.draws, bool) else "depends"
+        draws = cls.draws if isinstance(cls.draws, bool) else "if it shuffles"
         rows.append(
             [f"<code>{cls.__name__}</code>", *cells, {True: "yes", False: "no"}.get(draws, draws)]
         )

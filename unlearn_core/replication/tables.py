@@ -24,6 +24,14 @@ __all__ = [
     "verdicts_table",
 ]
 
+#: Verdict -> (CSS class, sign).
+MARKS = {
+    "holds": ("holds", "✓"),
+    "holds in part": ("part", "◐"),
+    "fails": ("fails", "✗"),
+    "not tested at this scale": ("none", "–"),
+}
+
 ARROWS = {"higher": "↑", "lower": "↓", "retrained": "→ retrained", "none": ""}
 
 
@@ -98,12 +106,17 @@ def claims_table(paper: PaperFile) -> HTML:
     return table(["", "Claim", "Where it comes from"], rows, kind="wide")
 
 
-def verdict_badge(verdict: Verdict) -> str:
-    kind = {"holds": "holds", "holds in part": "part", "fails": "fails"}.get(
-        verdict.verdict, "none"
+def verdict_badge(verdict: Verdict, title: str = "") -> str:
+    """A verdict in words, or, with the claim's title, short: its key and a sign."""
+    kind, sign = MARKS[verdict.verdict]
+    if not title:
+        return f'<span class="verdict {kind}">{sign} {html.escape(verdict.text)}</span>'
+    words = html.escape(f"{verdict.claim}, {title}: {verdict.text}", quote=True)
+    return (
+        f'<span class="verdict {kind}" title="{words}">'
+        f'<span aria-hidden="true">{verdict.claim} {sign}</span>'
+        f'<span class="visually-hidden">{words}</span></span>'
     )
-    sign = {"holds": "✓", "part": "◐", "fails": "✗", "none": "–"}[kind]
-    return f'<span class="verdict {kind}">{sign} {html.escape(verdict.text)}</span>'
 
 
 def verdicts_table(paper: PaperFile, verdicts: Iterable[Verdict]) -> HTML:
