@@ -472,7 +472,7 @@ def fashion_cifar(
     """Fashion-MNIST and CIFAR-10 as one problem of 20 classes, 32x32 RGB.
 
     With ``coarse``: ten superclasses of two related classes each (`FASHION_CIFAR_GROUPS`).
-    Twenty classes matter to SSD: nothing can be selected once alpha reaches |D|/|D_f|.
+    Twenty classes matter to SSD: nothing can be selected once alpha reaches ``|D| / |D_f|``.
     """
     fashion, cifar = (load(per_class, test_per_class) for load in (fashion_mnist, cifar10))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -28,6 +30,7 @@ def batches(
         batch_size=batch_size,
         shuffle=shuffle,
         generator=generator or torch.Generator().manual_seed(0),
-        num_workers=workers,
+        # More workers than cores only wait for each other, and PyTorch warns of it.
+        num_workers=min(workers, os.cpu_count() or 1),
         collate_fn=getattr(dataset, "collate", default_collate),
     )

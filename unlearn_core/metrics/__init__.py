@@ -2,11 +2,11 @@
 
 from .catalogue import METRICS, VERSION, Estimate, Metric, share
 from .classification import (
+    accuracies_on_test,
     accuracy,
     changed_weights,
     evaluate_classifier,
     gap_to_retrained,
-    test_accuracies,
 )
 from .cost import Cost, measure
 from .membership import entropy, entropy_attack, fit_entropy_attack
@@ -28,7 +28,7 @@ __all__ = [
     "jensen_shannon",
     "measure",
     "share",
-    "test_accuracies",
+    "accuracies_on_test",
     "zrf",
     "zrf_as_published",
 ]

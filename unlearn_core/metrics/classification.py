@@ -18,7 +18,7 @@ __all__ = [
     "changed_weights",
     "evaluate_classifier",
     "gap_to_retrained",
-    "test_accuracies",
+    "accuracies_on_test",
 ]
 
 
@@ -52,10 +52,10 @@ def evaluate_classifier(
         "entropy_mia": entropy_attack(retain.logits, test.logits, forget.logits),
         "zrf": zrf(forget.logits, predict(random_model, split.forget).logits),
     }
-    return out | test_accuracies(test, split)
+    return out | accuracies_on_test(test, split)
 
 
-def test_accuracies(test: Outputs, split: ForgetSplit) -> dict[str, Estimate]:
+def accuracies_on_test(test: Outputs, split: ForgetSplit) -> dict[str, Estimate]:
     """Accuracy on the test set and, where the request names a class, on its two sides.
 
     ``test`` are the outputs on ``split.test``, from which both sides are cut.

@@ -14,6 +14,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
+from ..data import Source, resolve
 from ..seeding import seeded
 
 __all__ = [
@@ -118,6 +119,10 @@ class ModelSpec:
     def make(self) -> nn.Module:
         raise NotImplementedError
 
+    def sources(self) -> tuple[Source, ...]:
+        """Where pretrained weights come from; they determine the model as the spec does."""
+        return ()
+
     def build(self, seed: int) -> nn.Module:
         """A freshly initialised model in evaluation mode, on the CPU."""
         with seeded(seed, "init"):
@@ -152,12 +157,14 @@ class ViT(ModelSpec):
 
     id: str = "google/vit-base-patch16-224"
 
+    def sources(self) -> tuple[Source, ...]:
+        patterns = ("config.json", "*.safetensors")
+        return (resolve(self.id, repo_type="model", patterns=patterns),)
+
     def make(self) -> nn.Module:
         from transformers import ViTModel
 
-        from ..data import resolve
-
-        source = resolve(self.id, repo_type="model", patterns=("config.json", "*.safetensors"))
+        (source,) = self.sources()
         encoder = ViTModel.from_pretrained(source.path, use_safetensors=True)
         return ViTClassifier(self.classes, encoder)
 

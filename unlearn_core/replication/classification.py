@@ -21,11 +21,11 @@ from ..metrics import (
     VERSION,
     Cost,
     Estimate,
+    accuracies_on_test,
     changed_weights,
     evaluate_classifier,
     gap_to_retrained,
     measure,
-    test_accuracies,
 )
 from ..models import MODELS, Recipe, TrainConfig, default_device, predict
 from ..registry import build, describe
@@ -98,9 +98,15 @@ class ClassificationTrial:
         """What ZRF compares with: the same architecture, freshly initialised."""
         return self.recipe.build(derive_seed(self.seed, "zrf")).to(self.device)
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What determines a trained model besides its data and seed."""
+        weights = [s.sha256 for s in self.recipe.model.sources()]
+        return {"recipe": describe(self.recipe), **({"weights": weights} if weights else {})}
+
     def fit(self, data: ImageSet, seed: int) -> tuple[nn.Module, dict[str, Any]]:
         """A model of the recipe through the cache, and what its training cost."""
-        key = digest({"recipe": describe(self.recipe), "data": data.fingerprint(), "seed": seed})
+        key = digest({**self.identity, "data": data.fingerprint(), "seed": seed})
         checkpoint = self.run.cache.checkpoint(key)
 
         def fit() -> tuple[nn.Module, dict[str, Any]]:
@@ -129,7 +135,7 @@ class ClassificationTrial:
         """A row of this trial; ``spec`` adds to what the trial itself determines."""
         index = self.split.forget.index.contiguous().numpy()
         own = {
-            "recipe": describe(self.recipe),
+            **self.identity,
             "train": self.fingerprints[0],
             "test": self.fingerprints[1],
             "forget": hashlib.sha256(index).hexdigest(),
@@ -141,7 +147,7 @@ class ClassificationTrial:
             self.seed,
             {**own, **spec},
             compute,
-            sources=tuple(s.record() for s in self.data.sources),
+            sources=tuple(s.record() for s in (*self.data.sources, *self.recipe.model.sources())),
             device=self.device,
             variant={"forget": self.target, **variant},
         )
@@ -152,7 +158,7 @@ class ClassificationTrial:
 
     def sides(self, model: nn.Module) -> dict[str, Estimate]:
         """Test accuracies alone, for sweeps; the training set is not looked at."""
-        return test_accuracies(predict(model, self.split.test), self.split)
+        return accuracies_on_test(predict(model, self.split.test), self.split)
 
     def measure_original(self, *, sides_only: bool = False) -> Row:
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:

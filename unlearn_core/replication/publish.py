@@ -98,7 +98,12 @@ def publish(profile: str, papers: Sequence[str] = (), *, jobs: int = 1) -> list[
                 outcomes.append(Outcome(slug, "failed", 0.0, log))
                 continue
             notebook, record = made / f"{slug}.ipynb", made / f"{slug}.json"
-            check_publishable(notebook, record)
+            try:
+                check_publishable(notebook, record)
+            except ConfigError as error:  # the other papers are still published
+                log.write_text(f"{log.read_text()}\nnot published: {error}\n")
+                outcomes.append(Outcome(slug, "failed", 0.0, log))
+                continue
             target = root / "book" / "published" / profile
             target.mkdir(parents=True, exist_ok=True)
             for file in (notebook, record):

@@ -266,7 +266,7 @@ def chapter_notebook(chapter: Chapter, edition: Edition) -> dict[str, Any]:
     book["metadata"].pop("papermill", None)
     stem = f"../downloads/{r.profile}-{'published' if edition.published else 'own'}/{chapter.slug}"
     lines = [
-        f"**{edition.label.capitalize()}**: {scale_sentence(edition)}; commit "
+        f"**Profile {edition.label}**: {scale_sentence(edition)}; commit "
         f"`{(r.commit or 'none')[:10]}`{' **with uncommitted changes**' if r.dirty else ''}."
     ]
     if edition is chapter.shown and chapter.stale:

@@ -130,11 +130,10 @@ def reproduce(
     folder = run_folder(profile, rehearsal)
     (root / folder).mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **(variables or {}), "UNLEARN_ROOT": str(root)}
-    if rehearsal:
-        environment["UNLEARN_REHEARSE"] = "1"
+    environment["UNLEARN_REHEARSE"] = "1" if rehearsal else "0"
     if not launch:
         threads = str(max(1, (os.cpu_count() or 1) // jobs))
-        environment |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} | environment
         # Threads that wait by spinning slow each other down five-fold when cores are shared.
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

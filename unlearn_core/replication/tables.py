@@ -81,15 +81,24 @@ def _heading(metric: str) -> str:
 
 
 def results_table(rows: Sequence[Row], metrics: Sequence[str], caption: str) -> HTML:
-    """One line a method and variant; the mean, and below it every seed's value."""
-    groups: dict[tuple, list[Row]] = {}
+    """One line a method and variant; the mean, and below it every seed's value.
+
+    What does not vary between the rows is left out of the labels.
+    """
+    varied = [
+        key
+        for key in dict.fromkeys(k for row in rows for k in row.variant)
+        if len({str(row.variant.get(key)) for row in rows}) > 1
+    ]
+    groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.method, *sorted(row.variant.items())), []).append(row)
+        label = html.escape(row.method)
+        own = [f"{k} = {row.variant[k]}" for k in varied if k in row.variant]
+        if own:
+            label += "<br>" + html.escape(", ".join(own))
+        groups.setdefault(label, []).append(row)
     lines = []
-    for (method, *variant), members in groups.items():
-        label = html.escape(method)
-        if variant:
-            label += "<br>" + html.escape(", ".join(f"{k} = {v}" for k, v in variant))
+    for label, members in groups.items():
         cells = [
             seed_cell([m.metrics[name].value for m in members if name in m.metrics])
             for name in metrics
@@ -170,13 +179,18 @@ def targets_table(paper: PaperFile) -> HTML:
 
 
 def deviations_table(paper: PaperFile, effects: dict[str, str]) -> HTML:
-    rows = []
+    """A block a deviation: its name, then who says or does what."""
+    out = ['<div class="unlearn-table deviations"><table>']
     for key, d in paper.deviations.items():
-        effect = effects.get(key, "not measured here")
-        cells = (f"<b>{html.escape(d.what)}</b>", d.paper, d.code, d.ours, effect)
-        rows.append([key, cells[0], *(html.escape(c) for c in cells[1:])])
-    head = ["", "What", "The paper says", "The authors’ code does", "We do", "Measured effect"]
-    return table(head, rows, kind="wide")
+        title = html.escape(f"{key}. {d.what}")
+        out.append(f'<tbody><tr><th scope="rowgroup" colspan="2">{title}</th></tr>')
+        lines = {"Paper": d.paper, "Authors’ code": d.code, "Here": d.ours}
+        lines["Measured effect"] = effects.get(key, "not measured")
+        for label, text in lines.items():
+            out.append(f'<tr><th scope="row">{label}</th><td>{html.escape(text)}</td></tr>')
+        out.append("</tbody>")
+    out.append("</table></div>")
+    return HTML("".join(out))
 
 
 def invariants_table(record: Record) -> HTML:
@@ -192,4 +206,5 @@ def invariants_table(record: Record) -> HTML:
         ]
         for (name, experiment), items in groups.items()
     ]
-    return table(["Invariant", "Experiment", "Seeds that hold", "First seed"], rows)
+    head = ["Invariant", "Experiment", "Times it holds", "First"]
+    return table(head, rows, kind="wide")
