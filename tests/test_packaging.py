@@ -369,7 +369,7 @@ def test_readme_example_runs_and_forgets(capsys: pytest.CaptureFixture) -> None:
     exec(compile(code, "README.md", "exec"), names)
     assert len(capsys.readouterr().out.splitlines()) == 2
     before, after = (
-        names["test_accuracies"](names["predict"](m, names["data"].test), names["split"])
+        names["accuracies_on_test"](names["predict"](m, names["data"].test), names["split"])
         for m in (names["model"], names["unlearned"])
     )
     assert before["test_forget_accuracy"].value > 50
