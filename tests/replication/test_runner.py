@@ -175,6 +175,13 @@ class TestOutOfDate:
         monkeypatch.setenv("UNLEARN_CLEAN", "1")
         assert out_of_date("tiny", "ci")
 
+    def test_data_that_the_reader_supplies_later(
+        self, made: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where an experiment that was skipped stays so when its data are there."""
+        monkeypatch.setenv("UNLEARN_PINS", "/somewhere")
+        assert out_of_date("tiny", "ci")
+
 
 class TestReproduce:
     def test_runs_what_is_out_of_date_and_only_that(self, project: Any, fake: Fake) -> None:

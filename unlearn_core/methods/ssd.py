@@ -189,7 +189,10 @@ class SSD(Method):
         self, model: nn.Module, split: ForgetSplit, seed: int = 0
     ) -> tuple[Importances, Importances]:
         """The importances on the forget set and on the whole training set."""
-        by_class = split.retain.subset(torch.argsort(split.retain.subclasses, stable=True))
+        # Class by class, as the authors build it: sub-class by sub-class if one is forgotten.
+        one = len(split.forget.subclasses.unique()) == 1
+        classes = split.retain.subclasses if one else split.retain.labels
+        by_class = split.retain.subset(torch.argsort(classes, stable=True))
         imp_f = self.importance_of(model, split.forget, split, seed)
         return imp_f, self.importance_of(model, by_class + split.forget, split, seed)
 

@@ -127,14 +127,16 @@ class Cache:
         key: str,
         build: Callable[[], nn.Module],
         fit: Callable[[], tuple[nn.Module, dict[str, Any]]],
+        acceptable: Callable[[dict[str, Any]], bool] = lambda meta: True,
     ) -> tuple[nn.Module, dict[str, Any]]:
         """The model ``key``: loaded into ``build()``, or made by ``fit()`` and kept.
 
-        Returns the model and what ``fit`` said of it.
+        A model whose ``meta`` is not ``acceptable`` is made again. Returns the model and what
+        ``fit`` said of it.
         """
         with self.lock("models", key):
             meta = self.read("models", key)
-            if meta is not None:
+            if meta is not None and acceptable(meta):
                 model = build()
                 load_model(model, self._folder("models", key) / "model.safetensors")
                 return model.eval(), meta

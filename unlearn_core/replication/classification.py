@@ -17,6 +17,7 @@ from torch import nn
 
 from ..data import ForgetSplit, ImageSet, make_split
 from ..methods import METHODS, Method, Retrain
+from ..methods.baselines.retrain import retrain_seed
 from ..metrics import (
     VERSION,
     Cost,
@@ -31,7 +32,7 @@ from ..models import MODELS, Recipe, TrainConfig, default_device, predict
 from ..registry import build, describe
 from ..seeding import derive_seed
 from .cache import CacheWarning, digest
-from .records import Row
+from .records import Row, Value, now
 from .run import Replication
 
 __all__ = ["ORIGINAL", "ClassificationTrial"]
@@ -65,8 +66,9 @@ def _progress(checkpoint: Path) -> dict[str, float]:
 class ClassificationTrial:
     """One experiment, forget request and seed; the original model is made when it is needed.
 
-    ``target`` is one of ``run.targets(experiment)``. ``seed`` fixes the training of the original, the draw of a random forget set, the retrained
-    model and the method's own randomness (through `derive_seed`, so that none are correlated).
+    ``target`` is one of ``run.targets(experiment)``. ``seed`` fixes the training of the original,
+    the draw of a random forget set, the retrained model and the method's own randomness, each
+    through a seed of its own (`derive_seed`), so that the retrained model starts elsewhere.
     """
 
     def __init__(self, run: Replication, experiment: str, seed: int, target: Any) -> None:
@@ -105,7 +107,10 @@ class ClassificationTrial:
         return {"recipe": describe(self.recipe), **({"weights": weights} if weights else {})}
 
     def fit(self, data: ImageSet, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-        """A model of the recipe through the cache, and what its training cost."""
+        """A model of the recipe through the cache, and where it comes from: its cost included.
+
+        Where rows must come from clean commits, so must the models behind them.
+        """
         key = digest({**self.identity, "data": data.fingerprint(), "seed": seed})
         checkpoint = self.run.cache.checkpoint(key)
 
@@ -120,9 +125,17 @@ class ClassificationTrial:
                 "seconds": before["seconds"] + costs.cost.seconds,
                 "peak_memory": costs.cost.peak_memory,
                 "optimizer_steps": before["step"] + costs.optimizer_steps,
+                "commit": self.run.commit,
+                "dirty": self.run.dirty,
+                "date": now(),
+                "device": str(self.device),
+                "threads": torch.get_num_threads(),
             }
 
-        model, meta = self.run.cache.model(key, lambda: self.recipe.build(seed), fit)
+        def acceptable(meta: dict[str, Any]) -> bool:
+            return not (self.run.clean_only and meta["dirty"])
+
+        model, meta = self.run.cache.model(key, lambda: self.recipe.build(seed), fit, acceptable)
         return model.to(self.device), meta
 
     def row(
@@ -164,7 +177,8 @@ class ClassificationTrial:
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
             if sides_only:
                 return self.sides(self.original), {}
-            return evaluate_classifier(self.original, self.split, self.random_model), {}
+            metrics = evaluate_classifier(self.original, self.split, self.random_model)
+            return metrics, {"model": self.fit(self.data.train, self.seed)[1]}
 
         return self.row(ORIGINAL, {"method": None, "sides_only": sides_only}, compute)
 
@@ -178,28 +192,32 @@ class ClassificationTrial:
         retrained = self.measure_method(oracle) if oracle and label != oracle else None
 
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
-            model, cost = self.unlearn(method)
-            metrics = evaluate_classifier(model, self.split, self.random_model) | cost
-            reference = retrained.metrics if retrained else metrics if label == oracle else None
-            if reference is not None:
-                metrics["gap"] = gap_to_retrained(metrics, reference)
-            return metrics, {}
+            model, cost, detail = self.unlearn(method)
+            return evaluate_classifier(model, self.split, self.random_model) | cost, detail
 
         row = self.row(label, {"method": describe(method)}, compute)
+        if oracle is not None:
+            # Derived from two rows, so it is in neither of their keys: worked out every time.
+            reference = (retrained or row).metrics
+            gap = Value(**gap_to_retrained(row.metrics, reference)._asdict())
+            row = row.model_copy(update={"metrics": {**row.metrics, "gap": gap}})
+            self.run.rows.add(row)
         if label == oracle:
             self.check_oracle(row)
         return row
 
-    def unlearn(self, method: Method) -> tuple[nn.Module, dict[str, Estimate]]:
-        """The unlearned model and its cost. A fully retrained one is shared through the cache."""
+    def unlearn(
+        self, method: Method
+    ) -> tuple[nn.Module, dict[str, Estimate], dict[str, dict[str, Any]]]:
+        """The unlearned model, its cost, and where a model comes from that the cache shares."""
         if isinstance(method, Retrain) and method.mode == "full":
-            model, meta = self.fit(self.split.retain, self.seed)
+            model, meta = self.fit(self.split.retain, retrain_seed(self.seed))
             costs = Costs(Cost(meta["seconds"], meta["peak_memory"]), meta["optimizer_steps"])
-        else:
-            original = self.original  # trained outside the measured block
-            with self.costs() as costs:
-                model = method(original, self.split, self.seed)
-        return model, costs.metrics(self.original, model)
+            return model, costs.metrics(self.original, model), {"model": meta}
+        original = self.original  # trained outside the measured block
+        with self.costs() as costs:
+            model = method(original, self.split, self.seed)
+        return model, costs.metrics(self.original, model), {}
 
     @contextlib.contextmanager
     def costs(self) -> Iterator[Costs]:

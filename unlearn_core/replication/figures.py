@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import html
 import io
 import re
@@ -91,8 +92,11 @@ def figure(
         fig.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    # The page may give each series colour another shade (the dark mode does).
+    for i, colour in enumerate(COLOURS, 1):
+        svg = svg.replace(colour.lower(), f"var(--unlearn-{i}, {colour})")
     # Ids are unique on a page only if they carry something of this figure.
-    tag = f"f{abs(hash_of(caption)):x}"
+    tag = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
     svg = re.sub(r'id="', f'id="{tag}-', svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{tag}-", svg)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"', r"\1\2", svg, count=1)
@@ -102,14 +106,6 @@ def figure(
         f'<figure class="unlearn-figure" style="max-width:{size[0] * 96:.0f}px">{svg}'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
-
-
-def hash_of(text: str) -> int:
-    """A small stable hash (``hash`` differs between processes)."""
-    value = 0
-    for char in text.encode():
-        value = (value * 131 + char) % (1 << 32)
-    return value
 
 
 def seed_dots(

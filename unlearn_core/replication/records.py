@@ -80,6 +80,11 @@ class Row(Model):
     detail: dict[str, Any] = {}
     provenance: Provenance
 
+    @property
+    def seconds_spent(self) -> float:
+        """Making the row, and training the model that it took from the cache, if it names one."""
+        return self.provenance.seconds + self.detail.get("model", {}).get("seconds", 0.0)
+
 
 class Verdict(Model):
     """A claim's verdict: arithmetic over the seeds' margins (a margin of 0 or more holds)."""

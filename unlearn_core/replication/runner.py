@@ -88,7 +88,12 @@ def fingerprint(paper: str, profile: str, rehearsal: bool) -> str:
     files += [root / "book" / "references.bib"]
     files += sorted((root / "unlearn_core").rglob("*.py"))
     contents = [[f.relative_to(root).as_posix(), f.read_text()] for f in files]
-    return digest([profile, rehearsal, os.environ.get("UNLEARN_CLEAN", ""), contents])
+    # What the reader supplies (a hub, a folder of images) lifts skips.
+    elsewhere = ("UNLEARN_CACHE", "UNLEARN_ROOT", "UNLEARN_REQUIRE_BROWSER")
+    variables = {
+        k: v for k, v in os.environ.items() if k.startswith("UNLEARN_") and k not in elsewhere
+    }
+    return digest([profile, rehearsal, variables, contents])
 
 
 def out_of_date(paper: str, profile: str, rehearsal: bool = False) -> bool:
@@ -130,7 +135,9 @@ def reproduce(
     folder = run_folder(profile, rehearsal)
     (root / folder).mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **(variables or {}), "UNLEARN_ROOT": str(root)}
-    environment["UNLEARN_REHEARSE"] = "1" if rehearsal else "0"
+    environment.pop("UNLEARN_REHEARSE", None)
+    if rehearsal:
+        environment["UNLEARN_REHEARSE"] = "1"
     if not launch:
         threads = str(max(1, (os.cpu_count() or 1) // jobs))
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} | environment

@@ -3,7 +3,8 @@
 The SSD authors' own "retrain" (``src/forget_full_class_strategies.py``) resets only what has
 ``reset_parameters`` among the network's *direct* children, which in their ResNet-18 and ViT is
 the last linear layer, and trains on at a learning rate of 0.01: the backbone keeps what it
-learned from the forget set. ``mode="head_reset"`` is that, for comparing with their column.
+learned from the forget set. ``mode="head_reset"`` is that, for comparing with their column; it
+trains without augmentation, as all of their unlearning methods do.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ from ...models import Recipe, shuffled_epochs, train
 from ...seeding import derive_seed, seeded
 from ..base import Method
 
-__all__ = ["Retrain"]
+__all__ = ["Retrain", "retrain_seed"]
+
+
+def retrain_seed(seed: int) -> int:
+    """The seed of the full retraining: a model made from ``seed`` has another initialisation."""
+    return derive_seed(seed, "retrain")
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,12 @@ class Retrain(Method):
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         device = next(model.parameters()).device
         if self.mode == "full":
-            return self.recipe.fit(split.retain, seed, device=device, name="retrain")
+            own = retrain_seed(seed)
+            return self.recipe.fit(split.retain, own, device=device, name="retrain")
         with seeded(seed, "head_reset"):
             for child in model.children():
                 if hasattr(child, "reset_parameters"):
                     child.reset_parameters()
-        config = replace(self.recipe.train, lr=self.head_reset_lr)
+        config = replace(self.recipe.train, lr=self.head_reset_lr, augment=())
         epochs = shuffled_epochs(split.retain, config, derive_seed(seed, "head_reset"))
         return train(model, epochs, split.task.loss, config, seed=seed, name="retrain (head reset)")

@@ -4,7 +4,9 @@ r"""UNSIR (Tarun, Chundawat, Mandal and Kankanhalli, TNNLS 2023), as the SSD pap
 :math:`-\mathrm{CE}(f(n), c_f) + 0.1\,\mathrm{mean}_b\sum n_b^2` over a batch of 32 images, by
 Adam. (2) Impair: one epoch on copies of that batch, labelled :math:`c_f`, mixed with the first
 images of every retained class. (3) Repair: one epoch on those images alone.
-(``src/forget_full_class_strategies.py``; the noise is made in evaluation mode.)
+(``src/forget_full_class_strategies.py``.) Two things differ from there: the noise is made in
+evaluation mode, so that it leaves BatchNorm's statistics alone, and "every retained class" means
+every sub-class where there are any.
 """
 
 from __future__ import annotations
