@@ -73,6 +73,7 @@ TINY: dict[str, Any] = {
             "statement": "It works.",
             "where": "page 1",
             "margin": "points",
+            "explanation": "Nothing.",
             "judged_at": ["ci"],
         }
     },

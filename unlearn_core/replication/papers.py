@@ -74,6 +74,7 @@ class Claim(Model):
     statement: str
     where: str = Field(description="where the paper says it, or where it follows from")
     margin: str = Field(description="what the margin measures, with its unit")
+    explanation: str = Field(description="what might explain a failure; shown beside one")
     judged_at: tuple[str, ...]
 
 

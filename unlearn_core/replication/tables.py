@@ -134,8 +134,10 @@ def verdicts_table(paper: PaperFile, verdicts: Iterable[Verdict]) -> HTML:
         claim = paper.claims[v.claim]
         margins = "<br>".join(f"seed {s}: {m:+.2f}" for s, m in v.margins.items()) or "–"
         rule = ""
+        if v.verdict in ("fails", "holds in part"):
+            rule += f"<p><b>What might explain it.</b> {html.escape(claim.explanation)}</p>"
         if v.rule:
-            rule = f"<details><summary>rule</summary><pre>{html.escape(v.rule)}</pre></details>"
+            rule += f"<details><summary>rule</summary><pre>{html.escape(v.rule)}</pre></details>"
         rows.append(
             [
                 v.claim,
