@@ -1,0 +1,181 @@
+"""One run of what `make reproduce` runs, and the pages that it leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+from bs4 import BeautifulSoup
+
+from unlearn_core.replication.papers import load_paper
+from unlearn_core.replication.records import Record, Row
+
+ROOT = Path(__file__).resolve().parents[2]
+SLUGS = sorted(file.stem for file in (ROOT / "notebooks").glob("*.yaml"))
+
+#: Seconds. `ci` has 75 s a modality of a notebook; a shared machine gets a multiple of that.
+LIMIT = 20 * 60
+
+
+@dataclass(frozen=True)
+class Edition:
+    """An executed notebook with its record, and the page that must show it."""
+
+    slug: str
+    page: str
+    notebook: Path
+    published: bool
+
+    @cached_property
+    def record(self) -> Record:
+        return Record.read(self.notebook.with_suffix(".json"))
+
+    @property
+    def label(self) -> str:
+        whose = "published run" if self.published else "your own run"
+        return f"{self.record.profile}, {whose}"
+
+
+def editions_of(slug: str) -> list[Edition]:
+    """What was run of a paper; the first is the one that its chapter must show.
+
+    The largest published profile comes first, and what was run here comes after what was published.
+    """
+    found: list[Edition] = []
+    for whose, folder in (("published", ROOT / "book" / "published"), ("own", ROOT / "build")):
+        for profile in ("paper", "laptop", "ci"):
+            notebook = folder / profile / f"{slug}.ipynb"
+            if notebook.exists() and notebook.with_suffix(".json").exists():
+                page = f"runs/{slug}_{profile}_{whose}.html" if found else f"papers/{slug}.html"
+                found.append(Edition(slug, page, notebook, whose == "published"))
+    return found
+
+
+@dataclass(frozen=True)
+class Site:
+    """The rendered book, and what the run printed."""
+
+    html: Path
+    output: str
+
+    @cached_property
+    def pages(self) -> dict[str, BeautifulSoup]:
+        """Every page by its path; the theme's own fragments are not pages."""
+        files = {f.relative_to(self.html).as_posix(): f for f in sorted(self.html.rglob("*.html"))}
+        return {
+            name: BeautifulSoup(file.read_text(), "html.parser")
+            for name, file in files.items()
+            if not name.startswith("_")
+        }
+
+    @cached_property
+    def editions(self) -> dict[str, list[Edition]]:
+        return {slug: editions_of(slug) for slug in SLUGS}
+
+    @property
+    def all_editions(self) -> list[Edition]:
+        return [edition for found in self.editions.values() for edition in found]
+
+
+Reproduce = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def run_reproduce() -> Reproduce:
+    """``run_reproduce("--no-book")``: runs the command of `make reproduce`; returns its output.
+
+    Of this project's variables only the cache's place is handed on: profile ci needs no hub, and
+    nothing from the network.
+    """
+
+    def run(*options: str) -> str:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("UNLEARN_")}
+        if cache := os.environ.get("UNLEARN_CACHE"):
+            environment["UNLEARN_CACHE"] = cache
+        environment["HF_HUB_OFFLINE"] = "1"
+        command = [sys.executable, "-m", "unlearn_core.replication", "reproduce"]
+        command += ["--profile", "ci", *options]
+        with subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that its children end with it
+        ) as process:
+            try:
+                output, _ = process.communicate(timeout=LIMIT)
+            except BaseException as error:
+                os.killpg(process.pid, signal.SIGKILL)
+                if not isinstance(error, subprocess.TimeoutExpired):
+                    raise
+                pytest.fail(f"no end after {LIMIT} s:\n{process.communicate()[0]}", pytrace=False)
+        if process.returncode:
+            what = f"{' '.join(command[1:])} ended with {process.returncode}"
+            pytest.fail(f"{what}:\n{output}", pytrace=False)
+        return output
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def site(run_reproduce: Reproduce) -> Site:
+    """Profile ci of every paper, run if it is out of date, and the book rendered."""
+    output = run_reproduce()
+    return Site(ROOT / "build" / "site" / "_build" / "html", output)
+
+
+@pytest.fixture(autouse=True)
+def _this_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the tests are started, they look at the notebooks beside them."""
+    monkeypatch.setenv("UNLEARN_ROOT", str(ROOT))
+
+
+@pytest.fixture
+def missing_rows() -> Callable[[Record], list[str]]:
+    """``missing_rows(record)``: what its profile in the YAML names and the record has no row of."""
+
+    def rows_of(record: Record, experiment: str, method: str | None = None) -> list[Row]:
+        """Rows of a method and of its variants, which are called "SSD, known importances"."""
+        return [
+            row
+            for row in record.rows
+            if row.experiment == experiment
+            and (method is None or row.method == method or row.method.startswith(f"{method}, "))
+        ]
+
+    def missing(record: Record) -> list[str]:
+        out = []
+        profile = load_paper(record.paper).profile(record.profile)
+        skipped = {skip.experiment for skip in record.skips}
+        for name, experiment in profile.experiments.items():
+            if name in skipped:
+                continue
+            ((_, wanted),) = experiment.forget.items()
+            if wanted == "all":
+                wanted = list({str(r.variant["forget"]): None for r in rows_of(record, name)})
+                if len(wanted) < 2:
+                    out.append(f"{name}: all targets")
+            for seed in profile.seeds:
+                for method in experiment.methods:
+                    found = {
+                        str(r.variant.get("forget"))
+                        for r in rows_of(record, name, method)
+                        if r.seed == seed
+                    }
+                    lost = [t for t in map(str, wanted) if t not in found]
+                    out += [f"{name} / {method} / seed {seed} / {t}" for t in lost]
+                for key, values in experiment.grid.items():
+                    have = [r.variant.get(key) for r in rows_of(record, name) if r.seed == seed]
+                    out += [f"{name} / {key} = {v} / seed {seed}" for v in values if v not in have]
+        return out
+
+    return missing
