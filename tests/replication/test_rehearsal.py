@@ -196,6 +196,7 @@ class TestSSD:
         assert kinds == {
             ("uoft-cs/cifar10", "hub-folder"),
             ("uoft-cs/cifar100", "hub-folder"),
+            ("google/vit-base-patch16-224", "hub-folder"),
             ("unlearn_pins", "user"),
         }
 
