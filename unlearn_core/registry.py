@@ -8,7 +8,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["ConfigError", "build", "describe", "did_you_mean"]
+__all__ = ["ADDED", "ConfigError", "build", "describe", "did_you_mean"]
+
+#: Metadata of a field that came later: `describe` leaves it out while it has its default, so
+#: that what was described before keeps its identity, and its cached results.
+ADDED = {"added": True}
 
 
 class ConfigError(ValueError):
@@ -66,7 +70,11 @@ def describe(value: Any) -> Any:
     class that changes its behaviour raises its ``version``, which is part of the description.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {
+            f.name: describe(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not (f.metadata.get("added") and getattr(value, f.name) == f.default)
+        }
         version = getattr(value, "version", None)
         return {"is": type(value).__name__, **({"version": version} if version else {}), **fields}
     if isinstance(value, Mapping):

@@ -12,7 +12,7 @@ from .images import (
     image_folder,
     shapes,
 )
-from .loading import batches
+from .loading import Consecutive, batches
 from .sources import MissingSourceError, Source, resolve
 from .splits import (
     ForgetSplit,
@@ -29,6 +29,7 @@ from .tasks import Classification
 __all__ = [
     "DATASETS",
     "Classification",
+    "Consecutive",
     "ForgetSplit",
     "ImageData",
     "ImageSet",

@@ -196,6 +196,27 @@ class ImageData:
     classes: tuple[str, ...]
     subclasses: tuple[str, ...]
     sources: tuple[Source, ...] = field(default=())
+    validation: ImageSet | None = None
+
+    def hold_out(self, per_class: int | None) -> ImageData:
+        """Take the last ``per_class`` training images of every class for validation (None: as is).
+
+        They are in neither the training nor the test set: for early stopping and for choosing
+        hyper-parameters.
+        """
+        if per_class is None:
+            return self
+        smallest = int(self.train.labels.bincount(minlength=len(self.classes)).min())
+        if not 0 < per_class < smallest:
+            raise ValueError(
+                f"cannot hold out {per_class} of the {smallest} training images of a class"
+            )
+        held = torch.zeros(len(self.train), dtype=torch.bool)
+        for label in range(len(self.classes)):
+            held[(self.train.labels == label).nonzero()[-per_class:, 0]] = True
+        # Positions count from 0 again: they are those of the training set that is left.
+        train = replace(self.train.subset((~held).nonzero()[:, 0]), index=None)
+        return replace(self, train=train, validation=self.train.subset(held.nonzero()[:, 0]))
 
     def superclassed(self, groups: dict[str, tuple[str, ...]]) -> ImageData:
         """The same images with the classes grouped: the old classes become sub-classes."""
@@ -212,6 +233,12 @@ class ImageData:
                 self.train, labels=coarse[self.train.labels], subclasses=self.train.labels
             ),
             test=replace(self.test, labels=coarse[self.test.labels], subclasses=self.test.labels),
+            validation=self.validation
+            and replace(
+                self.validation,
+                labels=coarse[self.validation.labels],
+                subclasses=self.validation.labels,
+            ),
             classes=tuple(groups),
             subclasses=self.classes,
         )
@@ -297,11 +324,13 @@ def shapes(
     noise: float = 0.25,
     coarse: bool = False,
     seed: int = 0,
+    validation_per_class: int | None = None,
 ) -> ImageData:
     """Drawn images whose classes have sub-classes: ten shapes, each in up to four fills.
 
     ``10 * fills`` classes ("striped ring"), or with ``coarse`` the ten shapes as classes and the
-    fills as their sub-classes. Position, size, brightness and pixel noise vary.
+    fills as their sub-classes. Position, size, brightness and pixel noise vary. Of the training
+    images of a class the last ``validation_per_class`` are held out.
     """
     if not 1 <= fills <= len(_FILLS):
         raise ValueError(f"fills must lie in 1..{len(_FILLS)}, not {fills}")
@@ -325,7 +354,7 @@ def shapes(
     digest = hashlib.sha256(train.pixels.numpy()).hexdigest()
     data = ImageData(
         train, test, classes, classes, (Source("unlearn-core/shapes", "embedded", digest),)
-    )
+    ).hold_out(validation_per_class)
     if not coarse:
         return data
     return data.superclassed({s: tuple(f"{f} {s}" for f in list(_FILLS)[:fills]) for s in _SHAPES})
@@ -375,10 +404,17 @@ def _cifar(
     return source, *out, names
 
 
-def cifar10(per_class: int | None = None, test_per_class: int | None = None) -> ImageData:
-    """CIFAR-10, 32x32 RGB; ``per_class`` keeps that many images of each class."""
+def cifar10(
+    per_class: int | None = None,
+    test_per_class: int | None = None,
+    validation_per_class: int | None = None,
+) -> ImageData:
+    """CIFAR-10, 32x32 RGB; ``per_class`` keeps that many images of each class.
+
+    Of these, the last ``validation_per_class`` are held out.
+    """
     source, train, test, names = _cifar("uoft-cs/cifar10", "label", per_class, test_per_class)
-    return ImageData(train, test, names, names, (source,))
+    return ImageData(train, test, names, names, (source,)).hold_out(validation_per_class)
 
 
 # Superclasses of CIFAR-100 (Krizhevsky, 2009, section 3), in the order of their coarse labels.

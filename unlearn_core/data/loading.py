@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-__all__ = ["batches"]
+__all__ = ["Consecutive", "batches"]
+
+
+class Consecutive:
+    """Loaders one after the other, as one epoch."""
+
+    def __init__(self, *loaders: DataLoader) -> None:
+        self.loaders = loaders
+
+    def __len__(self) -> int:
+        return sum(map(len, self.loaders))
+
+    def __iter__(self) -> Iterator[Any]:
+        for loader in self.loaders:
+            yield from loader
 
 
 def batches(

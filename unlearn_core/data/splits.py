@@ -59,6 +59,7 @@ class ForgetSplit:
     forget, retain : the two parts of the training set, disjoint and complete
     test : the whole test set
     test_forget, test_retain : its two sides, for a request that names a (sub-)class; else None
+    validation : held-out images, where the data has some: for early stopping; never withheld
     """
 
     name: str
@@ -68,6 +69,7 @@ class ForgetSplit:
     test: ImageSet
     test_forget: ImageSet | None = None
     test_retain: ImageSet | None = None
+    validation: ImageSet | None = None
 
     def only(self, needs: frozenset[str], method: str) -> ForgetSplit:
         """The view that a method gets: what it does not declare raises when it is touched."""
@@ -98,6 +100,7 @@ def _cut(
         data.train.subset(forget.nonzero()[:, 0]),
         data.train.subset((~forget).nonzero()[:, 0]),
         data.test,
+        validation=data.validation,
         **sides,
     )
 

@@ -24,10 +24,13 @@ class Classification:
         x, y = batch
         return torch.nn.functional.cross_entropy(model(x), y)
 
-    def relabel(self, data: ImageSet, generator: torch.Generator) -> ImageSet:
-        """Give every image a wrong label, uniform over the other classes.
+    def relabel(
+        self, data: ImageSet, generator: torch.Generator, *, wrong: bool = True
+    ) -> ImageSet:
+        """Give every image a random label: uniform over the other classes, or over all of them.
 
         Called once, the labels are drawn once; called before each epoch, they are redrawn.
         """
-        shift = torch.randint(1, self.classes, data.labels.shape, generator=generator)
+        lowest = 1 if wrong else 0
+        shift = torch.randint(lowest, self.classes, data.labels.shape, generator=generator)
         return data.with_labels((data.labels + shift) % self.classes)

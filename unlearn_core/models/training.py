@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 
 from ..data import Classification
 from ..data import batches as make_batches
+from ..registry import ADDED
 from ..seeding import derive_seed, generator, seeded
 from .classifiers import ModelSpec
 
@@ -47,6 +49,8 @@ class TrainConfig:
     clip : largest gradient norm (2-norm over all parameters); None for no clipping
     accumulate : batches per optimizer step
     max_steps : stop after this many optimizer steps (rehearsals); None for all epochs
+    patience : early stopping: end after this many epochs below the best validation score, and
+        keep the best epoch's weights (of equals the last); None for no early stopping
     """
 
     epochs: int
@@ -65,6 +69,7 @@ class TrainConfig:
     precision: Literal["no", "fp16", "bf16"] = "no"
     workers: int = 0
     max_steps: int | None = None
+    patience: int | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         for name in ("milestones", "augment"):
@@ -85,6 +90,8 @@ class TrainConfig:
             raise ValueError(f"unknown precision {self.precision!r}; known: no, fp16, bf16")
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, not {self.max_steps}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1, not {self.patience}")
         if self.momentum and self.optimizer != "sgd":
             raise ValueError("momentum belongs to sgd")
 
@@ -148,6 +155,7 @@ def train(
     seed: int = 0,
     name: str = "train",
     after_step: Callable[[nn.Module, int], None] | None = None,
+    validate: Callable[[nn.Module], float] | None = None,
     checkpoint: Path | None = None,
     progress: bool = False,
 ) -> nn.Module:
@@ -160,13 +168,18 @@ def train(
     seed : of what the model itself draws (dropout, augmentation)
     name : who is training, for errors and the progress bar
     after_step : called with the model and the number of optimizer steps taken
+    validate : the score that early stopping goes by, higher is better; with ``patience`` only
     checkpoint : a file; written after each epoch, resumed from, and removed at the end
 
     Raises
     ------
     TrainingError
         The loss is not finite (names ``name`` and the step), or an epoch has no batch.
+    ValueError
+        ``patience`` without ``validate``, or the other way round.
     """
+    if (config.patience is None) != (validate is None):
+        raise ValueError(f"{name}: early stopping needs both patience and validation data")
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from tqdm.auto import tqdm
@@ -185,12 +198,14 @@ def train(
     if per_epoch == 0:
         raise TrainingError(f"{name}: an epoch has no batch")
     first, step, began = 0, 0, time.perf_counter()
+    best: dict[str, Any] = {"score": -math.inf, "below": 0, "model": None}
     if checkpoint is not None and checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, step = state["epoch"], state["step"]
         began -= state["seconds"]
+        best = state["best"]
     total = min(config.epochs * per_epoch // config.accumulate, config.max_steps or math.inf)
     if total == 0:
         raise TrainingError(
@@ -207,6 +222,8 @@ def train(
             for epoch in range(first, config.epochs):
                 if step >= total:
                     break  # max_steps: no more epochs, each of which would start its workers
+                if config.patience is not None and best["below"] >= config.patience:
+                    break
                 with seeded(seed, "train", epoch):
                     for i, batch in enumerate(batches(epoch)):
                         if step >= total:
@@ -230,14 +247,25 @@ def train(
                             bar.update()
                             if after_step is not None:
                                 after_step(model, step)
+                if validate is not None:
+                    score = validate(model.eval())
+                    model.train()
+                    if score >= best["score"]:
+                        kept = copy.deepcopy(model.state_dict())
+                        best = {"score": score, "below": 0, "model": kept}
+                    else:
+                        best["below"] += 1
                 if checkpoint is not None:
                     state = {
                         "epoch": epoch + 1,
                         "step": step,
                         "gradients": [p.grad for p in parameters],
                         "seconds": time.perf_counter() - began,
+                        "best": best,
                     }
                     _save_checkpoint(checkpoint, model, optimizer, state)
+        if best["model"] is not None:
+            model.load_state_dict(best["model"])
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
         return model
@@ -278,12 +306,16 @@ class Recipe:
         data: Dataset,
         seed: int,
         *,
+        validation: Dataset | None = None,
         device: torch.device | None = None,
         name: str = "base model",
         checkpoint: Path | None = None,
         progress: bool = False,
     ) -> nn.Module:
         model = self.build(seed).to(device or default_device())
+        if self.train.patience is not None and validation is None:
+            raise TrainingError(f"{name}: early stopping needs validation data")
+        stop_by = self.train.patience is not None
         return train(
             model,
             shuffled_epochs(data, self.train, derive_seed(seed, "fit")),
@@ -291,6 +323,16 @@ class Recipe:
             self.train,
             seed=seed,
             name=name,
+            validate=(lambda trained: _accuracy(trained, validation)) if stop_by else None,
             checkpoint=checkpoint,
             progress=progress,
         )
+
+
+def _accuracy(model: nn.Module, data: Dataset) -> float:
+    """Share of right answers of a model in evaluation mode."""
+    device, right = device_of(model), 0
+    with torch.no_grad():
+        for x, y in make_batches(data, 256):
+            right += int((model(x.to(device)).argmax(dim=1).cpu() == y).sum())
+    return right / len(data)

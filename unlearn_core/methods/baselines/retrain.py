@@ -53,7 +53,9 @@ class Retrain(Method):
         device = next(model.parameters()).device
         if self.mode == "full":
             own = retrain_seed(seed)
-            return self.recipe.fit(split.retain, own, device=device, name="retrain")
+            return self.recipe.fit(
+                split.retain, own, validation=split.validation, device=device, name="retrain"
+            )
         with seeded(seed, "head_reset"):
             for child in model.children():
                 if hasattr(child, "reset_parameters"):
