@@ -21,10 +21,10 @@ methods = {
     "SSD, alpha 10": SSD(alpha=10),  # |D|/|D_f| is 10: hardly anything can be selected
     "SSD, alpha 5": SSD(alpha=5),
 }
-found = {"original": evaluate_classifier(original, split, fresh)}
+found = {"original": evaluate_classifier(original, split, random_model=fresh)}
 for name, method in methods.items():
     unlearned = method(original, split, seed=0)  # a new model; `original` stays as it is
-    found[name] = evaluate_classifier(unlearned, split, fresh)
+    found[name] = evaluate_classifier(unlearned, split, random_model=fresh)
 
 print(f"{'':14}{'retain':>9}{'forget':>9}{'gap':>9}")
 for name, metrics in found.items():

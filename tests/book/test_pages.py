@@ -501,7 +501,7 @@ def test_the_front_page_says_what_holds_and_how_sure(site: Any, slug: str) -> No
     assert f"{record.profile} size, {n} seed{'s' if n > 1 else ''}," in text
     assert record.finished[:10] in text
     assert f"make reproduce PROFILE={record.profile} PAPERS={slug}" in text
-    stale = record.config != source_hash(ROOT, slug)
+    stale = record.config != source_hash(slug)
     assert ("older than its sources" in text) == stale
     assert edition.published or not stale, "what was run here a moment ago is called old"
 

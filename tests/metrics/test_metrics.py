@@ -249,7 +249,7 @@ class TestEvaluateClassifier:
     ) -> None:
         """Fails if two sides are swapped, or a side's rows are not looked up by image."""
         random_model = recipe.build(9)
-        found = evaluate_classifier(trained, tiny_split, random_model)
+        found = evaluate_classifier(trained, tiny_split, random_model=random_model)
         for name, part in (
             ("retain_accuracy", tiny_split.retain),
             ("forget_accuracy", tiny_split.forget),
@@ -273,7 +273,7 @@ class TestEvaluateClassifier:
         order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
         data = replace(tiny_data, test=tiny_data.test.subset(order))
         split = forget_class(data, 5)
-        found = evaluate_classifier(trained, split, recipe.build(9))
+        found = evaluate_classifier(trained, split, random_model=recipe.build(9))
         for side in ("test_retain", "test_forget"):
             out = predict(trained, getattr(split, side))
             assert found[f"{side}_accuracy"] == accuracy(out.logits, out.labels)
@@ -290,7 +290,7 @@ class TestEvaluateClassifier:
     def test_the_oracle_s_gap_to_itself_is_0(self, recipe: Recipe, tiny_split: ForgetSplit) -> None:
         """Fails if evaluation draws: the same model would get two values."""
         retrained = recipe.fit(tiny_split.retain, 0, device=torch.device("cpu"))
-        a, b = (evaluate_classifier(retrained, tiny_split, recipe.build(9)) for _ in range(2))
+        a, b = (evaluate_classifier(retrained, tiny_split, random_model=recipe.build(9)) for _ in range(2))
         assert a == b
         assert gap_to_retrained(a, b).value == 0
 
@@ -301,13 +301,13 @@ class TestEvaluateClassifier:
         retrained = replace(recipe, train=config).fit(
             tiny_split.retain, 0, device=torch.device("cpu")
         )
-        found = evaluate_classifier(retrained, tiny_split, recipe.build(9))
+        found = evaluate_classifier(retrained, tiny_split, random_model=recipe.build(9))
         assert found["forget_accuracy"].value == found["test_forget_accuracy"].value == 0
 
     def test_every_metric_is_in_the_table(
         self, recipe: Recipe, trained: nn.Module, tiny_split: ForgetSplit
     ) -> None:
-        found = evaluate_classifier(trained, tiny_split, recipe.build(9))
+        found = evaluate_classifier(trained, tiny_split, random_model=recipe.build(9))
         assert found.keys() <= METRICS.keys()
         for metric in METRICS.values():
             assert metric.better in ("higher", "lower", "retrained", "none")

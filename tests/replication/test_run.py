@@ -232,7 +232,7 @@ class TestExperiments:
         assert run.data("full_class") is run.data("every")
         assert run.data("full_class") is not run.data("sub_class")
         assert run.fingerprints("full_class") == run.fingerprints("every")
-        assert len({*run.fingerprints("full_class"), *run.fingerprints("sub_class")}) == 4
+        assert len({*run.fingerprints("full_class")[:2], *run.fingerprints("sub_class")[:2]}) == 4
 
     def test_the_grid_is_read_whole(self, run: Replication) -> None:
         """Fails where a value in the YAML is silently never run."""

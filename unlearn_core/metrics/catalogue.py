@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["METRICS", "Estimate", "Metric", "VERSION", "share"]
+__all__ = ["METRICS", "Estimate", "Metric", "VERSION", "mean", "share"]
 
 
 class Estimate(NamedTuple):
@@ -25,6 +25,15 @@ def share(hits: Tensor) -> Estimate:
         raise ValueError("a share of nothing")
     p = hits.double().mean().item()
     return Estimate(100 * p, n, 100 * (p * (1 - p) / n) ** 0.5)
+
+
+def mean(values: Tensor) -> Estimate:
+    """The mean of ``values`` (n,), with its standard error."""
+    n = len(values)
+    if n == 0:
+        raise ValueError("a mean of nothing")
+    error = values.double().std().item() / n**0.5 if n > 1 else None
+    return Estimate(values.double().mean().item(), n, error)
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,53 @@ METRICS: dict[str, Metric] = {
         "points",
         "lower",
         "Mean absolute difference to the retrained model of the same seed, over retain, forget "
-        "and test accuracy and the entropy MIA.",
+        "and test accuracy and the membership attack that the experiment measures (entropy, "
+        "confidence or shadow MIA). With the confidence MIA it is the SalUn paper's average gap.",
+    ),
+    "confidence_mia": Metric(
+        "MIA efficacy",
+        "%",
+        "retrained",
+        "An RBF support vector machine (C = 3, gamma = 1) on the probability of the true class, "
+        "fitted on as many retain images (members) as there are test images (non-members); the "
+        "share of the forget set that it calls non-members. High means forgotten, so its "
+        "direction is the opposite of the entropy MIA's.",
+    ),
+    "shadow_mia": Metric(
+        "Shadow MIA",
+        "%",
+        "retrained",
+        "An attack network fitted on the outputs of shadow models, which know who was in their "
+        "training; the share of the forget set that it calls members.",
+    ),
+    "forget_loss": Metric(
+        "Forget loss", "nats", "retrained", "Mean cross-entropy on the forget set."
+    ),
+    "relearned_accuracy": Metric(
+        "Relearned accuracy",
+        "%",
+        "retrained",
+        "Accuracy on the rest of the forget set after ten steps of training on a few of its "
+        "images: what was only hidden comes back faster than what was never learned.",
+    ),
+    "gradient_norm": Metric(
+        "Gradient norm", "", "lower", "Mean 2-norm of the loss gradient of a single training image."
+    ),
+    "gradient_norm_99": Metric(
+        "Gradient norm, 99th percentile", "", "lower", "99th percentile of these norms."
+    ),
+    "overlap_initial": Metric(
+        "Overlap with the start",
+        "%",
+        "none",
+        "Share of the chosen forget set that is in the random set of the same seed: the start of "
+        "a 0/1 search; chance is the share of the training set that is forgotten.",
+    ),
+    "binary_weights": Metric(
+        "Binary weights", "%", "none", "Share of the selection weights that ended at 0 or 1."
+    ),
+    "selected_loss": Metric(
+        "Loss of the set before", "nats", "none", "The original's mean loss on the chosen set."
     ),
     "seconds": Metric(
         "Time",

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ..data import ForgetSplit
 from ..models import Outputs, predict
-from .catalogue import Estimate, share
-from .membership import entropy_attack
+from .catalogue import Estimate, mean, share
+from .membership import confidence_attack, entropy_attack
+from .shadow import ShadowAttack
 from .zrf import zrf
 
 __all__ = [
@@ -39,19 +40,35 @@ def changed_weights(before: nn.Module, after: nn.Module) -> Estimate:
 
 
 def evaluate_classifier(
-    model: nn.Module, split: ForgetSplit, random_model: nn.Module
+    model: nn.Module,
+    split: ForgetSplit,
+    *,
+    random_model: nn.Module | None = None,
+    shadow: ShadowAttack | None = None,
 ) -> dict[str, Estimate]:
-    """Every quality metric of a classifier on a split, from one forward pass over each part.
+    """The quality metrics of a classifier on a split, from one forward pass over each part.
 
-    ``random_model``, freshly initialised, is what ZRF compares with.
+    Which membership attack is measured depends on what is given: with ``random_model``, freshly
+    initialised, the entropy attack and ZRF, which compares with that model (the SSD paper's
+    metrics); with ``shadow``, a fitted attack, that one (IAU's); else the confidence attack
+    (SalUn's). The latter two come with the mean loss on the forget set.
     """
     retain, forget, test = (predict(model, d) for d in (split.retain, split.forget, split.test))
     out = {
         "retain_accuracy": accuracy(retain.logits, retain.labels),
         "forget_accuracy": accuracy(forget.logits, forget.labels),
-        "entropy_mia": entropy_attack(retain.logits, test.logits, forget.logits),
-        "zrf": zrf(forget.logits, predict(random_model, split.forget).logits),
     }
+    if random_model is not None:
+        out["entropy_mia"] = entropy_attack(retain.logits, test.logits, forget.logits)
+        out["zrf"] = zrf(forget.logits, predict(random_model, split.forget).logits)
+        return out | accuracies_on_test(test, split)
+    losses = nn.functional.cross_entropy(forget.logits.double(), forget.labels, reduction="none")
+    out["forget_loss"] = mean(losses)
+    if shadow is not None:
+        out["shadow_mia"] = shadow.member_rate(forget.logits, forget.labels)
+    else:
+        pairs = ((o.logits, o.labels) for o in (retain, test, forget))
+        out["confidence_mia"] = confidence_attack(*pairs)
     return out | accuracies_on_test(test, split)
 
 
@@ -69,7 +86,11 @@ def accuracies_on_test(test: Outputs, split: ForgetSplit) -> dict[str, Estimate]
 
 
 def gap_to_retrained(values: Mapping[str, Estimate], retrained: Mapping[str, Estimate]) -> Estimate:
-    """Mean absolute difference to the retrained model, in points, over four metrics."""
-    names = ("retain_accuracy", "forget_accuracy", "test_accuracy", "entropy_mia")
+    """Mean absolute difference to the retrained model, in points, over four metrics.
+
+    These are the retain, forget and test accuracies and the membership attack that was measured.
+    """
+    attack = next(n for n in ("entropy_mia", "confidence_mia", "shadow_mia") if n in values)
+    names = ("retain_accuracy", "forget_accuracy", "test_accuracy", attack)
     gaps = [abs(values[n].value - retrained[n].value) for n in names]
     return Estimate(sum(gaps) / len(gaps))

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from .catalogue import Estimate, share
 
-__all__ = ["entropy", "entropy_attack", "fit_entropy_attack"]
+__all__ = [
+    "attack_features",
+    "confidence_attack",
+    "entropy",
+    "entropy_attack",
+    "fit_entropy_attack",
+    "svc_attack",
+]
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -39,3 +46,54 @@ def entropy_attack(retain: Tensor, test: Tensor, forget: Tensor, C: float = 2.0)
     """
     attack = fit_entropy_attack(retain, test, C)
     return share(torch.from_numpy(attack.predict(entropy(forget)[:, None].numpy()) == 1))
+
+
+def attack_features(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    r"""What an attack can see of outputs: each (n, 1), but "prob" (n, classes); float64.
+
+    With the softmax p of ``logits`` (n, classes) and ``labels`` y (n,): "correctness", whether y
+    is the most probable class; "confidence", :math:`p_y`; "entropy"; "modified_entropy",
+    :math:`-(1-p_y)\ln p_y - \sum_{c\ne y} p_c\ln(1-p_c)` (Song and Mittal, 2021, for which the
+    SalUn authors' code computes something else); "prob", p itself.
+    """
+    y = labels[:, None]
+    log_p = logits.double().log_softmax(dim=1)
+    p = log_p.exp()
+    others = p * (1 - p).clamp(min=1e-30).log()  # a probability of 1 has a finite entropy
+    own = (1 - p.gather(1, y)) * log_p.gather(1, y)
+    return {
+        "correctness": (p.argmax(dim=1, keepdim=True) == y).double(),
+        "confidence": p.gather(1, y),
+        "entropy": entropy(logits)[:, None],
+        "modified_entropy": -own - others.scatter(1, y, 0.0).sum(dim=1, keepdim=True),
+        "prob": p,
+    }
+
+
+def svc_attack(members: Tensor, non_members: Tensor, target: Tensor) -> Tensor:
+    """Which of ``target`` a support vector machine takes for non-members: (n,) bool.
+
+    All three are features (n, features). As the SalUn authors' ``evaluation/SVC_MIA.py``: RBF
+    kernel, C = 3, gamma = 1 / features.
+    """
+    from sklearn.svm import SVC
+
+    x = torch.cat([members, non_members]).numpy()
+    y = [1] * len(members) + [0] * len(non_members)
+    attack = SVC(C=3, gamma="auto", kernel="rbf").fit(x, y)
+    return torch.from_numpy(attack.predict(target.numpy()) == 0)
+
+
+Labelled = tuple[Tensor, Tensor]
+
+
+def confidence_attack(members: Labelled, non_members: Labelled, forget: Labelled) -> Estimate:
+    """MIA efficacy: the share of the forget set that an attack calls *non*-members, in per cent.
+
+    The attack is `svc_attack` on the probability of the true class, fitted on retain and test
+    images. Each argument is a pair of logits (n, classes) and labels (n,); of the members as
+    many are used, the first ones, as there are non-members (SalUn authors' ``SVC_MIA.py``).
+    """
+    n = len(non_members[1])
+    pairs = ((members[0][:n], members[1][:n]), non_members, forget)
+    return share(svc_attack(*(attack_features(*pair)["confidence"] for pair in pairs)))

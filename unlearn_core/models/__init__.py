@@ -1,6 +1,6 @@
 """Building, training and running models."""
 
-from .classifiers import MODELS, ModelSpec, ResNet18, SmallCNN, ViT
+from .classifiers import MODELS, LeNet, ModelSpec, ResNet18, SmallCNN, ViT
 from .inference import Outputs, predict
 from .training import (
     Recipe,
@@ -15,6 +15,7 @@ from .training import (
 
 __all__ = [
     "MODELS",
+    "LeNet",
     "ModelSpec",
     "Outputs",
     "Recipe",

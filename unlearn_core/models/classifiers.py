@@ -1,6 +1,6 @@
 """Image classifiers, described by small frozen specs that can be hashed, cached and rebuilt.
 
-A spec (`ResNet18`, `SmallCNN`, `ViT`) is plain data; ``spec.build(seed)`` makes a freshly
+A spec (`ResNet18`, `SmallCNN`, `LeNet`, `ViT`) is plain data; ``spec.build(seed)`` makes a freshly
 initialised network that maps a normalised batch ``(B, C, H, W)`` to logits ``(B, classes)``.
 The networks save and load with ``save_pretrained`` / ``from_pretrained`` (safetensors).
 """
@@ -18,6 +18,8 @@ from ..data import Source, resolve
 from ..seeding import seeded
 
 __all__ = [
+    "LeNet",
+    "LeNetClassifier",
     "MODELS",
     "ModelSpec",
     "ResNet18",
@@ -92,6 +94,35 @@ class SmallCNNClassifier(
         return self.head(self.blocks(x).mean(dim=(2, 3)))
 
 
+class LeNetClassifier(
+    nn.Module, PyTorchModelHubMixin, library_name="unlearn-core", tags=["image-classification"]
+):
+    """LeNet-5 with ReLU and max-pooling: convolutions of 6 and 16, linear layers of 120 and 84.
+
+    The network ``CNN`` of the IAU authors' ``train_model.py``: 5x5 convolutions without padding,
+    no BatchNorm, no dropout. ``size`` is the images' height and width in pixels.
+    """
+
+    def __init__(self, classes: int, channels: int = 3, size: int = 32) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 6, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+        side = ((size - 4) // 2 - 4) // 2
+        self.hidden = nn.Sequential(
+            nn.Linear(16 * side**2, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()
+        )
+        self.head = nn.Linear(84, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden(self.features(x).flatten(1)))
+
+
 class ViTClassifier(nn.Module):
     """A pretrained ViT with a linear head on the CLS token, images resized to its input size.
 
@@ -152,6 +183,21 @@ class SmallCNN(ModelSpec):
 
 
 @dataclass(frozen=True)
+class LeNet(ModelSpec):
+    """LeNet-5 for square images of ``size`` pixels, at least 16; 62,006 parameters as it is."""
+
+    channels: int = 3
+    size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.size < 16:
+            raise ValueError(f"LeNet needs images of at least 16 pixels, not {self.size}")
+
+    def make(self) -> nn.Module:
+        return LeNetClassifier(self.classes, self.channels, self.size)
+
+
+@dataclass(frozen=True)
 class ViT(ModelSpec):
     """A ViT from the hub, pretrained, with a new linear head."""
 
@@ -169,4 +215,9 @@ class ViT(ModelSpec):
         return ViTClassifier(self.classes, encoder)
 
 
-MODELS: dict[str, type[ModelSpec]] = {"resnet18": ResNet18, "small_cnn": SmallCNN, "vit": ViT}
+MODELS: dict[str, type[ModelSpec]] = {
+    "resnet18": ResNet18,
+    "small_cnn": SmallCNN,
+    "lenet": LeNet,
+    "vit": ViT,
+}

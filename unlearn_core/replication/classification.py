@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,30 +16,38 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data import ForgetSplit, ImageSet, make_split
+from ..data import Classification, ForgetSplit, ImageSet, forget_indices, make_split
 from ..methods import METHODS, Method, Retrain
 from ..methods.baselines.retrain import retrain_seed
+from ..methods.iau import GradientRestriction
+from ..methods.worst_case import SELECTORS, example_losses
 from ..metrics import (
     VERSION,
     Cost,
     Estimate,
+    ShadowAttack,
     accuracies_on_test,
     changed_weights,
     evaluate_classifier,
     gap_to_retrained,
+    mean,
     measure,
+    relearned_accuracy,
 )
 from ..models import MODELS, Recipe, TrainConfig, default_device, predict
-from ..registry import build, describe
+from ..registry import ConfigError, build, describe
 from ..seeding import derive_seed
 from .cache import CacheWarning, digest
 from .records import Row, Value, now
 from .run import Replication
 
-__all__ = ["ORIGINAL", "ClassificationTrial"]
+__all__ = ["ORIGINAL", "ClassificationTrial", "choose", "trials"]
 
 #: The method column's word for the model before unlearning.
 ORIGINAL = "Original"
+
+#: What a model can be trained for, by the name in a profile's ``task``.
+TASKS = {"classification": Classification, "gradient_restriction": GradientRestriction}
 
 
 def _train_config(spec: Mapping[str, Any]) -> TrainConfig:
@@ -66,7 +75,8 @@ def _progress(checkpoint: Path) -> dict[str, float]:
 class ClassificationTrial:
     """One experiment, forget request and seed; the original model is made when it is needed.
 
-    ``target`` is one of ``run.targets(experiment)``. ``seed`` fixes the training of the original,
+    ``target`` is one of ``run.targets(experiment)``: a class, a size, or the name of a rule that
+    chooses the forget set by the original model. ``seed`` fixes the training of the original,
     the draw of a random forget set, the retrained model and the method's own randomness, each
     through a seed of its own (`derive_seed`), so that the retrained model starts elsewhere.
     """
@@ -75,25 +85,85 @@ class ClassificationTrial:
         self.run, self.name, self.seed, self.target = run, experiment, seed, target
         self.experiment = run.experiment(experiment)
         self.data = run.data(experiment)
-        (kind,) = self.experiment.forget
-        self.split = make_split(self.data, {kind: target}, seed)
-        spec = build(MODELS, self.experiment.model, "model", classes=len(self.data.classes))
-        self.recipe = Recipe(spec, self.split.task, _train_config(self.experiment.train))
+        classes = len(self.data.classes)
+        spec = build(MODELS, self.experiment.model, "model", classes=classes)
+        task = build(TASKS, self.experiment.task, "task", classes=classes)
+        self.recipe = Recipe(spec, task, _train_config(self.experiment.train))
         self.device = default_device()
-        self.check_split(self.split)
+
+    @cached_property
+    def split(self) -> ForgetSplit:
+        (kind,) = self.experiment.forget
+        if kind == "chosen":
+            chosen = self.chosen.detail["index"]
+            split = forget_indices(self.data, torch.tensor(chosen))
+        else:
+            split = make_split(self.data, {kind: self.target}, self.seed)
+        if self.experiment.judged_on == "validation":
+            if self.data.validation is None:
+                raise ConfigError(f"{self.name} is judged on validation data, but has none")
+            split = replace(split, test=self.data.validation, test_forget=None, test_retain=None)
+        self.check_split(split)
+        return split
+
+    @cached_property
+    def chosen(self) -> Row:
+        """The forget set that the original model chose: positions in the training set."""
+        rule = self.select_rule()
+        budget = round(rule.pop("fraction") * len(self.data.train))
+        selector = build(SELECTORS, rule, "selection rule")
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            original, task = self.original, Classification(len(self.data.classes))
+            with self.costs() as costs:
+                selection = selector.select(
+                    original, self.data.train, task, budget, self.seed, self.recipe
+                )
+            losses = example_losses(original, self.data.train)[selection.index]
+            metrics = {"selected_loss": mean(losses), "seconds": Estimate(costs.cost.seconds)}
+            if selection.log:
+                last = selection.log[-1]
+                metrics["overlap_initial"] = Estimate(100 * last["overlap_initial"], budget)
+                metrics["binary_weights"] = Estimate(100 * last["binary_share"], budget)
+            return metrics, {"index": selection.index.tolist(), "log": [*selection.log]}
+
+        return self._row("Selection", {"select": describe(selector), "budget": budget}, compute)
+
+    def select_rule(self) -> dict[str, Any]:
+        """The rule that ``target`` names, its trainings built."""
+        spec = self.experiment.select[self.target]
+        return {k: _train_config(v) if isinstance(v, dict) else v for k, v in spec.items()}
 
     @cached_property
     def methods(self) -> dict[str, Method]:
-        """The experiment's methods under the names that the chapter gives them."""
-        out = {}
+        """The experiment's methods under the names that the chapter gives them.
+
+        Where the experiment is tuned, with the hyper-parameters that the search chose.
+        """
+        out: dict[str, Method] = {}
+        chosen = choose(self.run, self.experiment.tuned) if self.experiment.tuned else {}
         for label, spec in self.experiment.methods.items():
             nested = {k: _train_config(v) if isinstance(v, dict) else v for k, v in spec.items()}
-            out[label] = build(METHODS, nested, "method", recipe=self.recipe)
+            if "method" in spec:  # a method about another one, which it names
+                nested["method"] = out[spec["method"]]
+            method = build(METHODS, nested, "method", recipe=self.recipe)
+            out[label] = changed(method, chosen.get(label, {}))
         return out
 
     @cached_property
     def original(self) -> nn.Module:
         return self.fit(self.data.train, self.seed)[0]
+
+    @cached_property
+    def shadow(self) -> ShadowAttack:
+        """The attack of this experiment, fitted once in a run: no seed changes it."""
+        key = digest([self.name, self.experiment.shadow])
+        if key not in self.run.shared:
+            recipe = replace(self.recipe, train=replace(self.recipe.train, patience=None))
+            self.run.shared[key] = ShadowAttack.fit(
+                self.data.train, recipe, device=self.device, **self.experiment.shadow
+            )
+        return self.run.shared[key]
 
     @cached_property
     def random_model(self) -> nn.Module:
@@ -111,7 +181,9 @@ class ClassificationTrial:
 
         Where rows must come from clean commits, so must the models behind them.
         """
-        key = digest({**self.identity, "data": data.fingerprint(), "seed": seed})
+        held = self.data.validation if self.recipe.train.patience is not None else None
+        validated = {} if held is None else {"validation": self.fingerprints[2]}
+        key = digest({**self.identity, "data": data.fingerprint(), "seed": seed, **validated})
         checkpoint = self.run.cache.checkpoint(key)
 
         def fit() -> tuple[nn.Module, dict[str, Any]]:
@@ -119,7 +191,12 @@ class ClassificationTrial:
             with self.costs() as costs:
                 name = f"{self.name}, seed {seed}"
                 model = self.recipe.fit(
-                    data, seed, device=self.device, name=name, checkpoint=checkpoint
+                    data,
+                    seed,
+                    validation=held,
+                    device=self.device,
+                    name=name,
+                    checkpoint=checkpoint,
                 )
             return model, {
                 "seconds": before["seconds"] + costs.cost.seconds,
@@ -147,11 +224,27 @@ class ClassificationTrial:
     ) -> Row:
         """A row of this trial; ``spec`` adds to what the trial itself determines."""
         index = self.split.forget.index.contiguous().numpy()
+        own: dict[str, Any] = {"forget": hashlib.sha256(index).hexdigest()}
+        e = self.experiment
+        if e.attack != "entropy":
+            own |= {"attack": e.attack, **({"shadow": e.shadow} if e.attack == "shadow" else {})}
+        if e.relearn is not None:
+            own["relearn"] = e.relearn
+        return self._row(label, {**own, **spec}, compute, **variant)
+
+    def _row(
+        self,
+        label: str,
+        spec: Mapping[str, Any],
+        compute: Callable[[], tuple[Mapping[str, Estimate], Mapping[str, Any]]],
+        **variant: Any,
+    ) -> Row:
+        validated = self.recipe.train.patience is not None
         own = {
             **self.identity,
             "train": self.fingerprints[0],
-            "test": self.fingerprints[1],
-            "forget": hashlib.sha256(index).hexdigest(),
+            "test": self.fingerprints[2 if self.experiment.judged_on == "validation" else 1],
+            **({"validation": self.fingerprints[2]} if validated else {}),
             "metrics": VERSION,
         }
         return self.run.row(
@@ -166,7 +259,7 @@ class ClassificationTrial:
         )
 
     @cached_property
-    def fingerprints(self) -> tuple[str, str]:
+    def fingerprints(self) -> tuple[str, str, str | None]:
         return self.run.fingerprints(self.name)
 
     def sides(self, model: nn.Module) -> dict[str, Estimate]:
@@ -177,34 +270,53 @@ class ClassificationTrial:
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
             if sides_only:
                 return self.sides(self.original), {}
-            metrics = evaluate_classifier(self.original, self.split, self.random_model)
-            return metrics, {"model": self.fit(self.data.train, self.seed)[1]}
+            return self.evaluate(self.original), {"model": self.fit(self.data.train, self.seed)[1]}
 
-        return self.row(ORIGINAL, {"method": None, "sides_only": sides_only}, compute)
+        row = self.row(ORIGINAL, {"method": None, "sides_only": sides_only}, compute)
+        oracle = self.experiment.oracle
+        return row if sides_only or oracle is None else self.with_gap(row, oracle)
 
-    def measure_method(self, label: str) -> Row:
+    def measure_method(self, label: str, **changes: Any) -> Row:
         """Unlearn with the method of that name, and measure what it did and what it cost.
 
-        The gap compares with the experiment's oracle, which is measured first.
+        ``changes`` are hyper-parameters to change for this row. The gap compares with the
+        experiment's oracle, which is measured first.
         """
-        method = self.methods[label]
+        method = changed(self.methods[label], changes)
         oracle = self.experiment.oracle
-        retrained = self.measure_method(oracle) if oracle and label != oracle else None
 
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
             model, cost, detail = self.unlearn(method)
-            return evaluate_classifier(model, self.split, self.random_model) | cost, detail
+            return self.evaluate(model) | cost, detail
 
-        row = self.row(label, {"method": describe(method)}, compute)
+        row = self.row(label, {"method": describe(method)}, compute, **changes)
         if oracle is not None:
-            # Derived from two rows, so it is in neither of their keys: worked out every time.
-            reference = (retrained or row).metrics
-            gap = Value(**gap_to_retrained(row.metrics, reference)._asdict())
-            row = row.model_copy(update={"metrics": {**row.metrics, "gap": gap}})
-            self.run.rows.add(row)
+            row = self.with_gap(row, oracle)
         if label == oracle:
             self.check_oracle(row)
         return row
+
+    def with_gap(self, row: Row, oracle: str) -> Row:
+        """The row with its gap to the oracle, in the place of the one without."""
+        reference = row if row.method == oracle else self.measure_method(oracle)
+        # Derived from two rows, so it is in neither of their keys: worked out every time.
+        gap = Value(**gap_to_retrained(row.metrics, reference.metrics)._asdict())
+        row = row.model_copy(update={"metrics": {**row.metrics, "gap": gap}})
+        self.run.rows.add(row)
+        return row
+
+    def evaluate(self, model: nn.Module) -> dict[str, Estimate]:
+        """The metrics that the experiment asks for."""
+        e = self.experiment
+        if e.attack == "entropy":
+            out = evaluate_classifier(model, self.split, random_model=self.random_model)
+        else:
+            shadow = self.shadow if e.attack == "shadow" else None
+            out = evaluate_classifier(model, self.split, shadow=shadow)
+        if e.relearn is not None:
+            probe = relearned_accuracy(model, self.split, self.seed, **e.relearn)
+            out["relearned_accuracy"] = probe
+        return out
 
     def unlearn(
         self, method: Method
@@ -270,6 +382,51 @@ class ClassificationTrial:
                 abs(forget.value - test.value) <= 4 * noise + 1e-9,
                 f"{forget.value:.1f} % and {test.value:.1f} %, sigma {noise:.1f} points",
             )
+
+
+def trials(run: Replication, prefix: str) -> Iterator[ClassificationTrial]:
+    """Every experiment whose name begins with ``prefix``, on each of its seeds and targets."""
+    for name in run.experiments(prefix):
+        for seed in run.seeds_of(name):
+            for target in run.targets(name):
+                yield ClassificationTrial(run, name, seed, target)
+
+
+def changed(method: Method, changes: Mapping[str, Any]) -> Method:
+    """The method with other hyper-parameters, its own or, failing that, those of its training."""
+    for name, value in changes.items():
+        own = {f.name for f in fields(method)}
+        if name in own:
+            method = replace(method, **{name: value})
+        elif "train" in own and name in {f.name for f in fields(TrainConfig)}:
+            method = replace(method, train=replace(method.train, **{name: value}))
+        else:
+            raise ConfigError(f"{type(method).__name__} has no hyper-parameter {name!r}")
+    return method
+
+
+def choose(run: Replication, tuning: str) -> dict[str, dict[str, Any]]:
+    """The hyper-parameters that an experiment's search chooses: method -> name -> value.
+
+    Every value is tried on every seed and target of that experiment; the one with the smallest
+    mean gap to the retrained model wins, the earlier one of equals.
+    """
+    if tuning not in run.shared:
+        search = run.experiment(tuning).search
+        gaps: dict[str, dict[tuple, float]] = {label: {} for label in search}
+        for seed in run.seeds_of(tuning):
+            for target in run.targets(tuning):
+                trial = ClassificationTrial(run, tuning, seed, target)
+                for label, grid in search.items():
+                    for values in itertools.product(*grid.values()):
+                        row = trial.measure_method(label, **dict(zip(grid, values, strict=True)))
+                        gap = row.metrics["gap"].value
+                        gaps[label][values] = gaps[label].get(values, 0.0) + gap
+        run.shared[tuning] = {
+            label: dict(zip(search[label], min(sums, key=sums.get), strict=True))
+            for label, sums in gaps.items()
+        }
+    return run.shared[tuning]
 
 
 @dataclass

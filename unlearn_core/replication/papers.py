@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..methods import METHODS
+from ..methods.worst_case import SELECTORS
 from ..models import TrainConfig
 from ..registry import ConfigError, did_you_mean
 
@@ -107,11 +108,32 @@ class Experiment(Model):
     oracle: str | None = None
     grid: dict[str, list[Any]] = {}
     requires: Requirement | None = None
+    seeds: tuple[int, ...] = Field((), description="instead of the profile's")
+    task: dict[str, Any] = Field({"use": "classification"}, description="what is trained for")
+    attack: Literal["entropy", "confidence", "shadow"] = Field(
+        "entropy", description="the membership attack that is measured and that the gap reads"
+    )
+    shadow: dict[str, Any] = Field({}, description="arguments of the shadow-model attack")
+    relearn: dict[str, Any] | None = Field(None, description="arguments of the relearning probe")
+    select: dict[str, dict[str, Any]] = Field(
+        {}, description="how the forget sets that 'chosen' names are chosen"
+    )
+    search: dict[str, dict[str, list[Any]]] = Field(
+        {}, description="method -> hyper-parameter -> values to choose from"
+    )
+    tuned: str | None = Field(None, description="the experiment whose search chooses")
+    judged_on: Literal["test", "validation"] = "test"
 
     @model_validator(mode="after")
     def _oracle_is_a_method(self) -> Experiment:
         if self.oracle is not None and self.oracle not in self.methods:
             raise ValueError(f"the oracle {self.oracle!r} is not among the methods")
+        unknown = set(self.search) - set(self.methods)
+        if unknown:
+            raise ValueError(f"a search for unknown methods {sorted(unknown)}")
+        chosen = self.forget.get("chosen", [])
+        if set(chosen) - set(self.select):
+            raise ValueError(f"forget chooses {chosen}, select knows {sorted(self.select)}")
         return self
 
 
@@ -137,6 +159,17 @@ class Profile(Model):
     seeds: tuple[int, ...] = Field(min_length=1)
     experiments: dict[str, Experiment]
     rehearsal: Rehearsal = Rehearsal()
+
+    @model_validator(mode="after")
+    def _tuning_exists(self) -> Profile:
+        for name, experiment in self.experiments.items():
+            tuning = self.experiments.get(experiment.tuned) if experiment.tuned else None
+            if experiment.tuned and (tuning is None or not tuning.search or not tuning.oracle):
+                raise ValueError(
+                    f"{name} is tuned by {experiment.tuned!r}, which is no experiment here with a "
+                    "search and an oracle"
+                )
+        return self
 
 
 class Notes(Model):
@@ -183,6 +216,38 @@ def known_papers() -> list[str]:
     return sorted(f.stem for f in folder.glob("*.yaml") if f.with_suffix(".ipynb").exists())
 
 
+def paper_sources(slug: str) -> list[Path]:
+    """The notebook, its YAML and the shared experiments that it includes."""
+    folder = project_root() / "notebooks"
+    plain = yaml.safe_load((folder / f"{slug}.yaml").read_text())
+    shared = {name: None for p in plain["profiles"].values() for name in p.get("include", {})}
+    own = [folder / f"{slug}.{suffix}" for suffix in ("ipynb", "yaml")]
+    return own + [folder / "shared" / f"{name}.yaml" for name in shared]
+
+
+def _experiments(profile: str, plain: dict[str, Any]) -> dict[str, Any]:
+    """A profile's experiments: those it includes from ``notebooks/shared``, then its own.
+
+    An experiment that is ``like`` an earlier one takes from it what it does not say itself.
+    """
+    known: dict[str, Any] = {}
+    for file, names in plain.pop("include", {}).items():
+        path = project_root() / "notebooks" / "shared" / f"{file}.yaml"
+        if not path.exists():
+            raise ConfigError(f"{profile} includes {file!r}, but there is no {path.name}")
+        shared = yaml.safe_load(path.read_text()).get(profile, {})
+        for name in names:
+            if name not in shared:
+                raise ConfigError(f"shared/{path.name}, {profile}: {did_you_mean(name, shared)}")
+            known[name] = shared[name]
+    for name, own in plain["experiments"].items():
+        like = own.pop("like", None)
+        if like is not None and like not in known:
+            raise ConfigError(f"{name} is like {like!r}; {did_you_mean(like, known)}")
+        known[name] = {**known.get(like, {}), **own}
+    return known
+
+
 def load_paper(slug: str) -> PaperFile:
     """Read and validate ``notebooks/<slug>.yaml``.
 
@@ -195,7 +260,10 @@ def load_paper(slug: str) -> PaperFile:
         raise ConfigError(f"unknown paper {slug!r}; {did_you_mean(slug, known_papers())}")
     file = project_root() / "notebooks" / f"{slug}.yaml"
     try:
-        return PaperFile.model_validate(yaml.safe_load(file.read_text()))
+        plain = yaml.safe_load(file.read_text())
+        for name, profile in plain["profiles"].items():
+            profile["experiments"] = _experiments(name, profile)
+        return PaperFile.model_validate(plain)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"notebooks/{file.name}: " + "; ".join(lines)) from error
@@ -211,8 +279,9 @@ def _few_steps(value: Any) -> Any:
         value = dataclasses.asdict(value)
     if not isinstance(value, dict):
         return value
-    if value.get("use") in METHODS:
-        defaults = {f.name: f.default for f in dataclasses.fields(METHODS[value["use"]])}
+    table = {**METHODS, **SELECTORS}
+    if value.get("use") in table:
+        defaults = {f.name: f.default for f in dataclasses.fields(table[value["use"]])}
         value = {k: v for k, v in defaults.items() if isinstance(v, TrainConfig)} | value
     short = {"max_steps": REHEARSAL_STEPS} if "epochs" in value else {}
     return {k: _few_steps(v) for k, v in value.items()} | short
@@ -228,6 +297,12 @@ def rehearsed(profile: Profile) -> Profile:
         for method in experiment["methods"].values():
             method |= over.methods.get(method["use"], {})
         experiment["grid"] |= {k: v for k, v in over.grid.items() if k in experiment["grid"]}
+        for selector in experiment["select"].values():
+            selector |= over.methods.get(selector["use"], {})
+        experiment["search"] = {
+            method: {k: values[:1] for k, values in search.items()}
+            for method, search in experiment["search"].items()
+        }
         experiment["forget"] = {
             kind: wanted[: over.targets] if isinstance(wanted, list) else wanted
             for kind, wanted in experiment["forget"].items()

@@ -192,12 +192,25 @@ class Rows:
         self._rows[self._name(row.experiment, row.method, row.seed, row.variant)] = row
 
     def row(self, experiment: str, method: str, seed: int, **variant: Any) -> Row:
-        try:
-            return self._rows[self._name(experiment, method, seed, variant)]
-        except KeyError:
-            raise MissingRowError(
-                f"no row {experiment} / {method} / seed {seed} / {variant}"
-            ) from None
+        """The row whose variant is ``variant``, or else the only one whose variant has it.
+
+        Raises
+        ------
+        MissingRowError
+            There is no such row, or several.
+        """
+        exact = self._rows.get(self._name(experiment, method, seed, variant))
+        if exact is not None:
+            return exact
+        found = [
+            r
+            for r in self.where(experiment, method)
+            if r.seed == seed and variant.items() <= r.variant.items()
+        ]
+        if len(found) != 1:
+            count = "several rows" if found else "no row"
+            raise MissingRowError(f"{count} {experiment} / {method} / seed {seed} / {variant}")
+        return found[0]
 
     def value(self, experiment: str, method: str, metric: str, seed: int, **variant: Any) -> float:
         """A metric's value in one row.

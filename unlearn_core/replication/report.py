@@ -62,7 +62,7 @@ class Chapter:
     @property
     def stale(self) -> bool:
         """Was the notebook or its YAML changed after the run that the chapter shows?"""
-        return self.shown.record.config != source_hash(project_root(), self.slug)
+        return self.shown.record.config != source_hash(self.slug)
 
 
 def _edition(folder: Path, slug: str, published: bool) -> Edition | None:
@@ -143,7 +143,7 @@ def status(chapters: list[Chapter]) -> str:
         for e in (c.shown, *c.others):
             r = e.record
             minutes = sum(x.seconds_spent for x in r.rows) / 60
-            state = "yes" if r.config == source_hash(project_root(), c.slug) else "no"
+            state = "yes" if r.config == source_hash(c.slug) else "no"
             broken = sum(not i.holds for i in r.invariants)
             rows.append(
                 [

@@ -20,7 +20,7 @@ from ..metrics import METRICS, Estimate
 from ..registry import ConfigError, build, did_you_mean
 from .cache import Cache, digest
 from .claims import Rule, judge
-from .papers import Experiment, load_paper, project_root, rehearsed
+from .papers import Experiment, load_paper, paper_sources, project_root, rehearsed
 from .records import (
     SCHEMA,
     Invariant,
@@ -80,12 +80,17 @@ class Replication:
         self.invariants: list[Invariant] = []
         self.effects: dict[str, str] = {}
         self._started, self._clock = now(), time.perf_counter()
+        self.shared: dict[str, Any] = {}  # what trials make once for all of them
         self._data: dict[str, ImageData] = {}
-        self._fingerprints: dict[str, tuple[str, str]] = {}
+        self._fingerprints: dict[str, tuple[str, str, str | None]] = {}
 
     @property
     def seeds(self) -> tuple[int, ...]:
         return self.profile.seeds
+
+    def seeds_of(self, experiment: str) -> tuple[int, ...]:
+        """The seeds of one experiment: its own where it names some, else the profile's."""
+        return self.experiment(experiment).seeds or self.seeds
 
     @cached_property
     def skips(self) -> tuple[Skip, ...]:
@@ -97,9 +102,10 @@ class Replication:
         )
 
     def experiments(self, prefix: str = "") -> list[str]:
-        """The experiments that run in this profile (those whose name begins with ``prefix``)."""
-        skipped = {s.experiment for s in self.skips}
-        return [n for n in self.profile.experiments if n.startswith(prefix) and n not in skipped]
+        """The experiments that run in this profile: the one of that name, or those that begin so."""
+        known, skipped = self.profile.experiments, {s.experiment for s in self.skips}
+        wanted = [prefix] if prefix in known else [n for n in known if n.startswith(prefix)]
+        return [n for n in wanted if n not in skipped]
 
     def experiment(self, name: str) -> Experiment:
         known = self.profile.experiments
@@ -122,12 +128,13 @@ class Replication:
             self._data[key] = build(DATASETS, spec, "data set")
         return self._data[key]
 
-    def fingerprints(self, name: str) -> tuple[str, str]:
-        """What identifies an experiment's training and test images."""
+    def fingerprints(self, name: str) -> tuple[str, str, str | None]:
+        """What identifies an experiment's training, test and (if any) validation images."""
         key = digest(self.experiment(name).data)
         if key not in self._fingerprints:
             data = self.data(name)
-            self._fingerprints[key] = data.train.fingerprint(), data.test.fingerprint()
+            held = data.validation.fingerprint() if data.validation is not None else None
+            self._fingerprints[key] = data.train.fingerprint(), data.test.fingerprint(), held
         return self._fingerprints[key]
 
     def targets(self, name: str) -> list[Any]:
@@ -208,16 +215,19 @@ class Replication:
         if found not in self.invariants:
             self.invariants.append(found)
 
-    def claim(self, key: str) -> Callable[[Rule], Rule]:
-        """Decorator: the rule ``(rows, seed) -> margin`` that judges the claim ``key``."""
+    def claim(self, key: str, seeds: tuple[int, ...] | None = None) -> Callable[[Rule], Rule]:
+        """Decorator: the rule ``(rows, seed) -> margin`` that judges the claim ``key``.
+
+        It is asked for every seed of the profile, or for ``seeds``.
+        """
         if key not in self.file.claims:
             raise ConfigError(f"unknown claim {key!r}; {did_you_mean(key, self.file.claims)}")
 
         def judged(rule: Rule) -> Rule:
             source = textwrap.dedent(inspect.getsource(rule))
             tested = self.profile_name in self.file.claims[key].judged_at
-            seeds = self.seeds if tested else ()
-            self.verdicts[key] = judge(key, rule, self.rows, seeds, source)
+            asked = (self.seeds if seeds is None else seeds) if tested else ()
+            self.verdicts[key] = judge(key, rule, self.rows, asked, source)
             return rule
 
         return judged
@@ -252,7 +262,7 @@ class Replication:
             paper=self.slug,
             profile=self.profile_name,
             rehearsal=self.rehearsal,
-            config=source_hash(self.root, self.slug),
+            config=source_hash(self.slug),
             commit=self.commit,
             dirty=self.dirty,
             started=self._started,
@@ -275,7 +285,6 @@ class Replication:
         return record
 
 
-def source_hash(root: Path, slug: str) -> str:
-    """A hash of the notebook and its YAML: a record with another one is older than its sources."""
-    files = (root / "notebooks" / f"{slug}.{suffix}" for suffix in ("ipynb", "yaml"))
-    return digest([f.read_text() for f in files])
+def source_hash(slug: str) -> str:
+    """A hash of what makes a notebook: a record with another one is older than its sources."""
+    return digest([f.read_text() for f in paper_sources(slug)])

@@ -1,0 +1,167 @@
+"""Shadow-model membership inference, and per-sample gradient norms (the IAU paper's measures)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.utils.data import Dataset
+
+from ..data import ImageSet, batches
+from ..models import Recipe, TrainConfig, device_of, predict, shuffled_epochs, to, train
+from ..seeding import derive_seed, generator, seeded
+from .catalogue import Estimate, share
+
+__all__ = ["ATTACK_TRAINING", "ShadowAttack", "attack_features", "attack_network", "gradient_norms"]
+
+#: How the IAU authors train the attack network (``train_mia.py``).
+ATTACK_TRAINING = TrainConfig(epochs=50, lr=0.01, batch_size=8192, optimizer="adam")
+
+
+def attack_features(logits: Tensor, labels: Tensor) -> Tensor:
+    """What the attack sees of a prediction: softmax minus one-hot label, then the label itself.
+
+    ``logits`` (n, classes) and ``labels`` (n,) give (n, 2 * classes).
+    """
+    one_hot = nn.functional.one_hot(labels, logits.shape[1]).to(logits)
+    return torch.cat([logits.softmax(dim=1) - one_hot, one_hot], dim=1)
+
+
+def attack_network(classes: int) -> nn.Sequential:
+    """Features (n, 2 * classes) to the logit (n,) of being a member; dropout in training only."""
+    layers: list[nn.Module] = []
+    for inside, outside in pairwise((2 * classes, 256, 128, 32)):
+        layers += [nn.Linear(inside, outside), nn.ReLU(), nn.Dropout(0.5)]
+    return nn.Sequential(*layers, nn.Linear(32, 1), nn.Flatten(0))
+
+
+class _Rows(Dataset):
+    """Features and their targets, a whole batch at once."""
+
+    def __init__(self, *columns: Tensor) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
+        return tuple(c[torch.as_tensor(indices)] for c in self.columns)
+
+    @staticmethod
+    def collate(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return batch
+
+
+@dataclass(frozen=True)
+class ShadowAttack:
+    """A fitted attack, which judges any model of the task by its outputs.
+
+    Source: the IAU authors' ``generate_mia_data.py`` and ``train_mia.py``. Theirs takes the
+    shadow models' outputs in training mode and the victim's in evaluation mode; here all are in
+    evaluation mode.
+    """
+
+    network: nn.Module
+
+    def __post_init__(self) -> None:
+        self.network.eval()
+
+    @classmethod
+    def fit(
+        cls,
+        pool: ImageSet,
+        recipe: Recipe,
+        *,
+        shadows: int = 3,
+        seed: int = 0,
+        device: torch.device | None = None,
+        **training: Any,
+    ) -> ShadowAttack:
+        """Fit the attack on ``shadows`` models, each trained on a random half of ``pool``.
+
+        The half that a shadow model saw are its members, the other half its non-members.
+
+        Parameters
+        ----------
+        pool : images that the attacker has, at least two
+        recipe : how a shadow model is made
+        device : where the models are trained; by default, the default device
+        training : what differs from `ATTACK_TRAINING`, by `TrainConfig`'s fields
+        """
+        if shadows < 1 or len(pool) < 2:
+            raise ValueError("the attack needs a shadow model and two images at least")
+        config = replace(ATTACK_TRAINING, **training)
+        features, members = [], []
+        for shadow in range(shadows):
+            order = torch.randperm(len(pool), generator=generator(seed, "halves", shadow))
+            half = len(pool) // 2
+            sides = pool.subset(order[:half]), pool.subset(order[half : 2 * half])
+            model = recipe.fit(
+                sides[0], derive_seed(seed, "shadow", shadow), device=device, name="shadow model"
+            )
+            for data, member in zip(sides, (1.0, 0.0), strict=True):
+                out = predict(model, data)
+                features.append(attack_features(out.logits, out.labels))
+                members.append(torch.full((half,), member))
+        with seeded(seed, "attack"):
+            network = attack_network(recipe.task.classes).to(device_of(model))
+
+        def loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            x, member = batch
+            return nn.functional.binary_cross_entropy_with_logits(network(x), member)
+
+        rows = _Rows(torch.cat(features), torch.cat(members))
+        epochs = shuffled_epochs(rows, config, derive_seed(seed, "attack"))
+        return cls(train(network, epochs, loss, config, seed=seed, name="shadow attack"))
+
+    @torch.no_grad()
+    def probability(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The attack's probability that each image was a member: (n,), on the CPU.
+
+        ``logits`` (n, classes) and ``labels`` (n,) are a model's, as `predict` gives them.
+        """
+        weights = next(self.network.parameters())
+        return self.network(attack_features(logits, labels).to(weights)).sigmoid().cpu()
+
+    def member_rate(self, logits: Tensor, labels: Tensor) -> Estimate:
+        """Share of the images that the attack calls members, in per cent."""
+        return share(self.probability(logits, labels) > 0.5)
+
+
+def gradient_norms(
+    model: nn.Module, loss: Callable[[Any, Any], Tensor], data: ImageSet, limit: int
+) -> Tensor:
+    """2-norm of the loss gradient of single images, over all trainable weights: (n,), on the CPU.
+
+    In evaluation mode, of at most ``limit`` images, which are taken at equal distances.
+
+    Parameters
+    ----------
+    loss : (function from x to logits, batch) -> scalar
+    """
+    weights = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    others = {n: p.detach() for n, p in model.named_parameters() if not p.requires_grad}
+    others |= dict(model.named_buffers())
+
+    def norm_of_one(x: Tensor, y: Tensor) -> Tensor:
+        def value(weights: dict[str, Tensor]) -> Tensor:
+            one = (x.unsqueeze(0), y.unsqueeze(0))
+            return loss(lambda x: functional_call(model, {**weights, **others}, (x,)), one)
+
+        return sum(g.square().sum() for g in grad(value)(weights).values()).sqrt()
+
+    n = min(limit, len(data))
+    few = data.subset(torch.arange(n) * len(data) // n)
+    # Gradients of a whole batch are held at once: at most 2**26 numbers (256 MB in float32).
+    size = min(256, max(1, 2**26 // sum(p.numel() for p in weights.values())))
+    device, mode = device_of(model), model.training
+    model.eval()
+    try:
+        return torch.cat([vmap(norm_of_one)(*to(b, device)).cpu() for b in batches(few, size)])
+    finally:
+        model.train(mode)
