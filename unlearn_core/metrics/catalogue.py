@@ -151,7 +151,23 @@ METRICS: dict[str, Metric] = {
         "Binary weights", "%", "none", "Share of the selection weights that ended at 0 or 1."
     ),
     "selected_loss": Metric(
-        "Loss of the set before", "nats", "none", "The original's mean loss on the chosen set."
+        "Loss before", "nats", "none", "The original's mean loss on the forget set."
+    ),
+    "selected_margin": Metric(
+        "Margin before",
+        "",
+        "none",
+        "The original's mean logit of the true class minus the largest other one.",
+    ),
+    "selected_entropy": Metric(
+        "Entropy before", "nats", "none", "Mean entropy of the original's output on the forget set."
+    ),
+    "selected_distance": Metric(
+        "Distance to the rest",
+        "",
+        "none",
+        "Mean distance, over the forget set, to the nearest retained image of the same class: the "
+        "2-norm over pixels in [0, 1]. Small means near duplicates.",
     ),
     "seconds": Metric(
         "Time",

@@ -68,7 +68,12 @@ class Shown(HTML):
 
 @contextlib.contextmanager
 def figure(
-    caption: str, alt: str, *, size: tuple[float, float] = (8.4, 3.6), columns: int = 1
+    caption: str,
+    alt: str,
+    *,
+    size: tuple[float, float] = (8.4, 3.6),
+    columns: int = 1,
+    rows: int = 1,
 ) -> Iterator[tuple[list[Axes], Shown]]:
     """Draw into axes, then show the result.
 
@@ -79,14 +84,14 @@ def figure(
     caption : printed under the figure
     alt : what a reader who can't see it must know; not empty
     size : width and height in inches
-    columns : number of axes, side by side
+    columns, rows : the axes, line by line
     """
     if not alt.strip() or not caption.strip():
         raise ValueError("a figure needs a caption and an alt text")
     shown = Shown()
     with mpl.rc_context(_STYLE | {"svg.hashsalt": caption}):
         fig = Figure(figsize=size, layout="constrained")
-        axes = [fig.add_subplot(1, columns, i + 1) for i in range(columns)]
+        axes = [fig.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
         yield axes, shown
         out = io.StringIO()
         fig.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
