@@ -140,6 +140,19 @@ METRICS: dict[str, Metric] = {
     "gradient_norm_99": Metric(
         "Gradient norm, 99th percentile", "", "lower", "99th percentile of these norms."
     ),
+    "shift_cosine": Metric(
+        "Cosine with the exact shift",
+        "",
+        "higher",
+        "Of the minimiser's shift when a point is deleted, between an approximation and the exact one; "
+        "the median over points.",
+    ),
+    "shift_error": Metric(
+        "Error of the shift",
+        "%",
+        "lower",
+        "2-norm of the difference to the exact shift over that of the exact shift; the median.",
+    ),
     "overlap_initial": Metric(
         "Overlap with the start",
         "%",

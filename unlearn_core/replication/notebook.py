@@ -122,14 +122,20 @@ def results(
 
 
 def strips(
-    run: Replication, prefix: str, metrics: Sequence[str], *, caption: str, alt: str
+    run: Replication,
+    prefix: str,
+    metrics: Sequence[str],
+    *,
+    caption: str,
+    alt: str,
+    where: Callable[[Row], bool] = lambda row: True,
 ) -> Shown | None:
     """A dot plot of every method and seed, one panel a metric, for the first such experiment."""
     names = run.experiments(prefix)
     if not names:
         return None
     first = run.targets(names[0])[0]
-    rows = [r for r in run.rows.where(names[0]) if r.variant["forget"] == first]
+    rows = [r for r in run.rows.where(names[0]) if r.variant["forget"] == first and where(r)]
     height = 0.32 * len({r.method for r in rows}) + 1.1
     with figure(caption, alt, size=(8.4, height), columns=len(metrics)) as (axes, shown):
         for i, (ax, metric) in enumerate(zip(axes, metrics, strict=True)):

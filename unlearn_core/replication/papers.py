@@ -228,9 +228,11 @@ def paper_sources(slug: str) -> list[Path]:
 def _experiments(profile: str, plain: dict[str, Any]) -> dict[str, Any]:
     """A profile's experiments: those it includes from ``notebooks/shared``, then its own.
 
-    An experiment that is ``like`` an earlier one takes from it what it does not say itself.
+    An experiment that is ``like`` an earlier one, or one in a file that is included from, takes
+    from it what it does not say itself.
     """
     known: dict[str, Any] = {}
+    models: dict[str, Any] = {}
     for file, names in plain.pop("include", {}).items():
         path = project_root() / "notebooks" / "shared" / f"{file}.yaml"
         if not path.exists():
@@ -240,11 +242,12 @@ def _experiments(profile: str, plain: dict[str, Any]) -> dict[str, Any]:
             if name not in shared:
                 raise ConfigError(f"shared/{path.name}, {profile}: {did_you_mean(name, shared)}")
             known[name] = shared[name]
+        models |= shared
     for name, own in plain["experiments"].items():
         like = own.pop("like", None)
-        if like is not None and like not in known:
-            raise ConfigError(f"{name} is like {like!r}; {did_you_mean(like, known)}")
-        known[name] = {**known.get(like, {}), **own}
+        if like is not None and like not in models:
+            raise ConfigError(f"{name} is like {like!r}; {did_you_mean(like, models)}")
+        known[name] = models[name] = {**models.get(like, {}), **own}
     return known
 
 
