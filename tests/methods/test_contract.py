@@ -14,8 +14,18 @@ import torch
 from torch import nn
 
 from unlearn_core.data import ForgetSplit, ImageData, WithheldDataError, forget_random
-from unlearn_core.methods import METHODS, SSD, ContractError, Method, Retrain, check_method
-from unlearn_core.models import Recipe
+from unlearn_core.methods import (
+    IAU,
+    METHODS,
+    SSD,
+    ContractError,
+    GradientAscent,
+    InfluenceCG,
+    Method,
+    Retrain,
+    check_method,
+)
+from unlearn_core.models import Recipe, TrainConfig
 from unlearn_core.seeding import generator
 
 # Small and active: at alpha = 10 and one class in ten, nothing could be selected.
@@ -24,6 +34,20 @@ SMALL: dict[str, dict[str, Any]] = {
     "random_selection": {"alpha": 1.0, "batch_size": 8},
     "absolute_selection": {"alpha": 1.0, "batch_size": 8},
     "unsir": {"steps": 2, "noise_batch": 8, "copies": 2},
+    # Batches of three: an order must matter, as it does not to a single batch.
+    **{
+        name: {"train": TrainConfig(epochs=2, lr=0.01, batch_size=3, momentum=0.9)}
+        for name in (
+            *("random_label", "gradient_ascent", "l1_sparse", "boundary_shrink"),
+            *("boundary_expand", "salun", "salun_soft"),
+        )
+    },
+    **{
+        name: {"train": TrainConfig(epochs=3, lr=0.01, batch_size=3, momentum=0.9)}
+        for name in ("scrub", "cf_k", "eu_k")
+    },
+    "influence": {"samples": 10},
+    "masked": {"method": GradientAscent(TrainConfig(epochs=2, lr=0.01, batch_size=3))},
 }
 
 
@@ -48,6 +72,21 @@ def test_so_does_every_estimate_of_the_fisher(name: str, fisher: str, recipe: Re
 
 def test_so_does_resetting_the_head(recipe: Recipe) -> None:
     check_method(Retrain(recipe, mode="head_reset"))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        IAU(correction=False),
+        IAU(approximation=False),
+        IAU(update="sgd"),
+        IAU(mode="train"),
+        InfluenceCG(iterations=3, samples=20),
+    ],
+    ids=str,
+)
+def test_so_does_every_form_of_iau_and_of_what_it_approximates(method: Method) -> None:
+    check_method(method)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"unsir"}))

@@ -290,7 +290,10 @@ class TestEvaluateClassifier:
     def test_the_oracle_s_gap_to_itself_is_0(self, recipe: Recipe, tiny_split: ForgetSplit) -> None:
         """Fails if evaluation draws: the same model would get two values."""
         retrained = recipe.fit(tiny_split.retain, 0, device=torch.device("cpu"))
-        a, b = (evaluate_classifier(retrained, tiny_split, random_model=recipe.build(9)) for _ in range(2))
+        a, b = (
+            evaluate_classifier(retrained, tiny_split, random_model=recipe.build(9))
+            for _ in range(2)
+        )
         assert a == b
         assert gap_to_retrained(a, b).value == 0
 

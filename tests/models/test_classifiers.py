@@ -9,8 +9,12 @@ from torch.utils.data import TensorDataset
 
 from unlearn_core.data import Classification, ImageData, MissingSourceError
 from unlearn_core.methods.ssd import importances
-from unlearn_core.models import MODELS, ModelSpec, ResNet18, SmallCNN, ViT, predict
-from unlearn_core.models.classifiers import ResNet18Classifier, SmallCNNClassifier
+from unlearn_core.models import MODELS, LeNet, ModelSpec, ResNet18, SmallCNN, ViT, predict
+from unlearn_core.models.classifiers import (
+    LeNetClassifier,
+    ResNet18Classifier,
+    SmallCNNClassifier,
+)
 
 
 def count(model: nn.Module) -> int:
@@ -67,7 +71,29 @@ class TestSmallCNN:
         assert model(torch.zeros(4, 3, 8, 8)).shape == (4, 5)
 
 
-SPECS = [ResNet18(4, 1, width=2), SmallCNN(4, width=2)]
+class TestLeNet:
+    def test_the_usual_one_has_62_006_parameters(self) -> None:
+        assert count(LeNet(10).build(0)) == 62_006
+
+    @pytest.mark.parametrize(
+        ("size", "sides"), [(32, (28, 10, 5)), (28, (24, 8, 4)), (17, (13, 2, 1))]
+    )
+    def test_the_sizes_by_hand(self, size: int, sides: tuple[int, int, int]) -> None:
+        """Fails with padding, a stride, or a first linear layer for another image size."""
+        model = LeNet(7, 2, size).build(0)
+        modules = [model.features[0], model.features[3], model.features, model.hidden]
+        found = output_sizes(model, modules, torch.zeros(3, 2, size, size))
+        a, b, c = sides
+        assert found == [(6, a, a), (16, b, b), (16, c, c), (84,)]
+        assert model(torch.zeros(3, 2, size, size)).shape == (3, 7)
+
+    def test_too_small_an_image_is_refused(self) -> None:
+        assert LeNet(10, size=16).build(0)(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
+        with pytest.raises(ValueError, match="LeNet needs images of at least 16 pixels, not 15"):
+            LeNet(10, size=15)
+
+
+SPECS = [ResNet18(4, 1, width=2), SmallCNN(4, width=2), LeNet(4, 1, 16)]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: type(s).__name__)
@@ -97,8 +123,8 @@ class TestEverySpec:
 
 @pytest.mark.parametrize(
     ("spec", "cls"),
-    list(zip(SPECS, (ResNet18Classifier, SmallCNNClassifier), strict=True)),
-    ids=["ResNet18", "SmallCNN"],
+    list(zip(SPECS, (ResNet18Classifier, SmallCNNClassifier, LeNetClassifier), strict=True)),
+    ids=["ResNet18", "SmallCNN", "LeNet"],
 )
 def test_saved_and_loaded_the_ecosystem_s_way(spec: ModelSpec, cls: type, tmp_path: Path) -> None:
     """Fails if the constructor's arguments are not in config.json, or a buffer is not saved."""
@@ -110,7 +136,7 @@ def test_saved_and_loaded_the_ecosystem_s_way(spec: ModelSpec, cls: type, tmp_pa
     assert {f.name for f in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
     loaded = cls.from_pretrained(tmp_path).eval()
     assert same(model, loaded)
-    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(loaded(x), model(x))
 
 
@@ -169,7 +195,8 @@ class TestViT:
 
 
 def test_the_table_names_every_spec() -> None:
-    assert {"resnet18": ResNet18, "small_cnn": SmallCNN, "vit": ViT} == MODELS
+    by_name = {"resnet18": ResNet18, "small_cnn": SmallCNN, "lenet": LeNet, "vit": ViT}
+    assert by_name == MODELS
 
 
 class TestPredict:

@@ -30,10 +30,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
 from ..data import ForgetSplit, ImageSet, batches
-from ..models import TrainingError, device_of, to
+from ..models import TrainingError, device_of, sample_gradients, to
 from ..seeding import generator
 from .base import Method
 
@@ -101,24 +100,12 @@ def _add_per_sample(
     model: nn.Module, batch: Any, loss: Callable[[nn.Module, Any], Tensor], total: Importances
 ) -> int:
     """Add every sample's squared gradient to ``total``; returns the number of samples."""
-    weights = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    others = {n: p.detach() for n, p in model.named_parameters() if not p.requires_grad}
-    others |= dict(model.named_buffers())
-
-    def loss_of_one(weights: Importances, sample: Any) -> Tensor:
-        one = tuple(t.unsqueeze(0) for t in sample)
-        return loss(lambda x: functional_call(model, {**weights, **others}, (x,)), one)
-
-    # Gradients of a whole chunk are held at once: at most 2**26 numbers (256 MB in float32).
-    chunk = max(1, 2**26 // sum(p.numel() for p in weights.values()))
-    squares = vmap(grad(loss_of_one), in_dims=(None, 0))
-    n = len(batch[0])
-    for start in range(0, n, chunk):
-        for name, g in squares(weights, tuple(t[start : start + chunk] for t in batch)).items():
+    for gradients in sample_gradients(model, loss, batch):
+        for name, g in gradients.items():
             if not torch.isfinite(g).all():
                 raise TrainingError(f"SSD importances: the gradient of {name} is not finite")
             total[name] += g.square().sum(0)
-    return n
+    return len(batch[0])
 
 
 def selected(imp_f: Tensor, imp_D: Tensor, alpha: float) -> Tensor:

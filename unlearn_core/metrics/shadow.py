@@ -9,21 +9,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 from torch.utils.data import Dataset
 
 from ..data import ImageSet, batches
-from ..models import Recipe, TrainConfig, device_of, predict, shuffled_epochs, to, train
+from ..models import (
+    Recipe,
+    TrainConfig,
+    device_of,
+    predict,
+    sample_gradients,
+    shuffled_epochs,
+    to,
+    train,
+)
 from ..seeding import derive_seed, generator, seeded
 from .catalogue import Estimate, share
 
-__all__ = ["ATTACK_TRAINING", "ShadowAttack", "attack_features", "attack_network", "gradient_norms"]
+__all__ = ["ATTACK_TRAINING", "ShadowAttack", "shadow_features", "attack_network", "gradient_norms"]
 
 #: How the IAU authors train the attack network (``train_mia.py``).
 ATTACK_TRAINING = TrainConfig(epochs=50, lr=0.01, batch_size=8192, optimizer="adam")
 
 
-def attack_features(logits: Tensor, labels: Tensor) -> Tensor:
+def shadow_features(logits: Tensor, labels: Tensor) -> Tensor:
     """What the attack sees of a prediction: softmax minus one-hot label, then the label itself.
 
     ``logits`` (n, classes) and ``labels`` (n,) give (n, 2 * classes).
@@ -106,7 +114,7 @@ class ShadowAttack:
             )
             for data, member in zip(sides, (1.0, 0.0), strict=True):
                 out = predict(model, data)
-                features.append(attack_features(out.logits, out.labels))
+                features.append(shadow_features(out.logits, out.labels))
                 members.append(torch.full((half,), member))
         with seeded(seed, "attack"):
             network = attack_network(recipe.task.classes).to(device_of(model))
@@ -126,7 +134,7 @@ class ShadowAttack:
         ``logits`` (n, classes) and ``labels`` (n,) are a model's, as `predict` gives them.
         """
         weights = next(self.network.parameters())
-        return self.network(attack_features(logits, labels).to(weights)).sigmoid().cpu()
+        return self.network(shadow_features(logits, labels).to(weights)).sigmoid().cpu()
 
     def member_rate(self, logits: Tensor, labels: Tensor) -> Estimate:
         """Share of the images that the attack calls members, in per cent."""
@@ -144,24 +152,16 @@ def gradient_norms(
     ----------
     loss : (function from x to logits, batch) -> scalar
     """
-    weights = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    others = {n: p.detach() for n, p in model.named_parameters() if not p.requires_grad}
-    others |= dict(model.named_buffers())
-
-    def norm_of_one(x: Tensor, y: Tensor) -> Tensor:
-        def value(weights: dict[str, Tensor]) -> Tensor:
-            one = (x.unsqueeze(0), y.unsqueeze(0))
-            return loss(lambda x: functional_call(model, {**weights, **others}, (x,)), one)
-
-        return sum(g.square().sum() for g in grad(value)(weights).values()).sqrt()
-
     n = min(limit, len(data))
     few = data.subset(torch.arange(n) * len(data) // n)
-    # Gradients of a whole batch are held at once: at most 2**26 numbers (256 MB in float32).
-    size = min(256, max(1, 2**26 // sum(p.numel() for p in weights.values())))
     device, mode = device_of(model), model.training
     model.eval()
     try:
-        return torch.cat([vmap(norm_of_one)(*to(b, device)).cpu() for b in batches(few, size)])
+        squares = [
+            sum(g.square().flatten(1).sum(dim=1) for g in gradients.values())
+            for batch in batches(few, 256)
+            for gradients in sample_gradients(model, loss, to(batch, device))
+        ]
     finally:
         model.train(mode)
+    return torch.cat(squares).sqrt().cpu()

@@ -1,6 +1,7 @@
 """Building, training and running models."""
 
 from .classifiers import MODELS, LeNet, ModelSpec, ResNet18, SmallCNN, ViT
+from .gradients import sample_gradients
 from .inference import Outputs, predict
 from .training import (
     Recipe,
@@ -27,6 +28,7 @@ __all__ = [
     "default_device",
     "device_of",
     "predict",
+    "sample_gradients",
     "shuffled_epochs",
     "to",
     "train",

@@ -95,7 +95,7 @@ class ClassificationTrial:
     def split(self) -> ForgetSplit:
         (kind,) = self.experiment.forget
         if kind == "chosen":
-            chosen = self.chosen.detail["index"]
+            chosen = self.select(self.target).detail["index"]
             split = forget_indices(self.data, torch.tensor(chosen))
         else:
             split = make_split(self.data, {kind: self.target}, self.seed)
@@ -106,11 +106,17 @@ class ClassificationTrial:
         self.check_split(split)
         return split
 
-    @cached_property
-    def chosen(self) -> Row:
-        """The forget set that the original model chose: positions in the training set."""
-        rule = self.select_rule()
-        budget = round(rule.pop("fraction") * len(self.data.train))
+    def select(self, name: str) -> Row:
+        """What a rule of the experiment's ``select`` chooses, by the original model.
+
+        The row's detail holds ``index``: positions in the training set or, for a rule about
+        classes, their numbers.
+        """
+        rule = dict(self.experiment.select[name])
+        classes = rule.get("by") == "class"
+        among = len(self.data.classes) if classes else len(self.data.train)
+        budget = round(rule.pop("fraction") * among)
+        rule = {k: _train_config(v) if isinstance(v, dict) else v for k, v in rule.items()}
         selector = build(SELECTORS, rule, "selection rule")
 
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
@@ -119,20 +125,18 @@ class ClassificationTrial:
                 selection = selector.select(
                     original, self.data.train, task, budget, self.seed, self.recipe
                 )
-            losses = example_losses(original, self.data.train)[selection.index]
-            metrics = {"selected_loss": mean(losses), "seconds": Estimate(costs.cost.seconds)}
+            metrics = {"seconds": Estimate(costs.cost.seconds)}
+            if not classes:
+                losses = example_losses(original, self.data.train)[selection.index]
+                metrics["selected_loss"] = mean(losses)
             if selection.log:
                 last = selection.log[-1]
                 metrics["overlap_initial"] = Estimate(100 * last["overlap_initial"], budget)
                 metrics["binary_weights"] = Estimate(100 * last["binary_share"], budget)
             return metrics, {"index": selection.index.tolist(), "log": [*selection.log]}
 
-        return self._row("Selection", {"select": describe(selector), "budget": budget}, compute)
-
-    def select_rule(self) -> dict[str, Any]:
-        """The rule that ``target`` names, its trainings built."""
-        spec = self.experiment.select[self.target]
-        return {k: _train_config(v) if isinstance(v, dict) else v for k, v in spec.items()}
+        spec = {"select": describe(selector), "budget": budget}
+        return self._row("Selection", spec, compute, forget=name)
 
     @cached_property
     def methods(self) -> dict[str, Method]:
@@ -230,7 +234,7 @@ class ClassificationTrial:
             own |= {"attack": e.attack, **({"shadow": e.shadow} if e.attack == "shadow" else {})}
         if e.relearn is not None:
             own["relearn"] = e.relearn
-        return self._row(label, {**own, **spec}, compute, **variant)
+        return self._row(label, {**own, **spec}, compute, forget=self.target, **variant)
 
     def _row(
         self,
@@ -255,7 +259,7 @@ class ClassificationTrial:
             compute,
             sources=tuple(s.record() for s in (*self.data.sources, *self.recipe.model.sources())),
             device=self.device,
-            variant={"forget": self.target, **variant},
+            variant=variant,
         )
 
     @cached_property

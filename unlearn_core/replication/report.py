@@ -226,7 +226,9 @@ def needs_table() -> str:
     rows = []
     for cls in METHODS.values():
         cells = ["●" if need in cls.needs else "" for need in NEEDS]
-        draws = cls.draws if isinstance(cls.draws, bool) else "if it shuffles"
+        draws = (
+            cls.draws if isinstance(cls.draws, bool) else "if it shuffles, or as the method inside"
+        )
         rows.append(
             [f"<code>{cls.__name__}</code>", *cells, {True: "yes", False: "no"}.get(draws, draws)]
         )
