@@ -26,6 +26,7 @@ import yaml
 from ..metrics import METRICS
 from ..registry import ConfigError
 from . import tables
+from .ground import BASES, ground_tables
 from .papers import PaperFile, known_papers, load_paper, project_root
 from .records import Record
 from .run import source_hash
@@ -173,6 +174,20 @@ def status(chapters: list[Chapter]) -> str:
         "Hardware",
     ]
     return tables.table(head, rows, kind="wide").data
+
+
+def ground(chapters: list[Chapter]) -> str:
+    """The common ground's tables, of the largest profile that any chapter shows."""
+    names = {name for experiments in BASES.values() for name in experiments.values()}
+    records = [
+        c.shown.record
+        for c in chapters
+        if any(row.experiment in names for row in c.shown.record.rows)
+    ]
+    if not records:
+        return "<p>No chapter with these experiments was run yet.</p>"
+    profile = max((r.profile for r in records), key=PROFILES.index)
+    return ground_tables(r for r in records if r.profile == profile)
 
 
 def skips(chapters: list[Chapter]) -> str:
@@ -364,6 +379,7 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
         "matrix": matrix(chapters),
         "claims": claims_at_a_glance(chapters),
         "status": status(chapters),
+        "ground": ground(chapters),
         "skips": skips(chapters),
         "environment": environment_table(chapters),
         "metrics": metrics_table(),
@@ -377,7 +393,8 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
     toc = yaml.safe_load((root / "book" / "_toc.yml").read_text())
     for part in toc["parts"]:
         if part["caption"] == "Papers":
-            part["chapters"] = [write_chapter(c, target) for c in chapters]
+            part["chapters"] += [write_chapter(c, target) for c in chapters]
+            part["chapters"].append({"file": "common_ground"})
         if part["caption"] == "Reference":
             pages = api_pages()
             (target / "api").mkdir()
