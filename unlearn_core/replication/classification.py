@@ -160,8 +160,8 @@ class ClassificationTrial:
 
     @cached_property
     def shadow(self) -> ShadowAttack:
-        """The attack of this experiment, fitted once in a run: no seed changes it."""
-        key = digest([self.name, self.experiment.shadow])
+        """The attack on models of this recipe and data, fitted once in a run: no seed changes it."""
+        key = digest([self.identity, self.fingerprints[0], self.experiment.shadow])
         if key not in self.run.shared:
             recipe = replace(self.recipe, train=replace(self.recipe.train, patience=None))
             self.run.shared[key] = ShadowAttack.fit(
