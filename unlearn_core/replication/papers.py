@@ -143,6 +143,7 @@ class Rehearsal(Model):
     seeds: tuple[int, ...] = ()
     targets: int | None = Field(None, description="how many of the things that a list names")
     train: dict[str, Any] = Field({}, description="merged into every experiment's training")
+    data: dict[str, dict[str, Any]] = Field({}, description='by what "use" names')
     models: dict[str, dict[str, Any]] = Field({}, description='by what "use" names')
     methods: dict[str, dict[str, Any]] = Field({}, description='by what "use" names')
     grid: dict[str, list[Any]] = {}
@@ -296,6 +297,7 @@ def rehearsed(profile: Profile) -> Profile:
     plain["seeds"] = over.seeds or profile.seeds
     for experiment in plain["experiments"].values():
         experiment["train"] |= over.train
+        experiment["data"] |= over.data.get(experiment["data"]["use"], {})
         experiment["model"] |= over.models.get(experiment["model"]["use"], {})
         for method in experiment["methods"].values():
             method |= over.methods.get(method["use"], {})
