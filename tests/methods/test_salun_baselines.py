@@ -497,7 +497,7 @@ class TestInfluence:
         found = woodfisher(v, iter(gradients), N)
         torch.testing.assert_close(found, v - along * first, rtol=1e-12, atol=1e-12)
 
-    def test_it_visits_the_first_samples_one_by_one(
+    def test_it_visits_evenly_spaced_samples_one_by_one(
         self, model: nn.Module, split: ForgetSplit
     ) -> None:
         """Fails if the recursion sees batches, other images, or more than the set holds."""
@@ -505,7 +505,8 @@ class TestInfluence:
         v = self.v(model, split)
         for samples in (5, 1000):
             found = self.move(model, split, scale=1.0, samples=samples, damping=3.0)
-            wanted = woodfisher(v, iter(singles[:samples]), 3.0)
+            visited = [0, 2, 5, 8, 11] if samples == 5 else range(14)
+            wanted = woodfisher(v, iter([singles[i] for i in visited]), 3.0)
             torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
     def test_what_is_frozen_stays(self, model: nn.Module, split: ForgetSplit) -> None:

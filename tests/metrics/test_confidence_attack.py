@@ -97,9 +97,19 @@ class TestAttack:
         )
         assert found == Estimate(share, 7, 0.0)
 
-    def test_as_many_members_as_there_are_non_members_are_used_from_the_first(self) -> None:
-        """Fails if the rest of the members counts: they look like non-members."""
+    def test_no_more_members_than_non_members_are_used_at_equal_distances(self) -> None:
+        """Fails if all members count, or the first ones, which are of a few classes only."""
         sure, unsure = self.outputs(20, True), self.outputs(20, False)
-        many = self.outputs(200, False)
-        members = tuple(torch.cat(t) for t in zip(sure, many, strict=True))
-        assert confidence_attack(members, unsure, self.outputs(5, False)).value == 100
+        other = tuple(t.repeat(3, *[1] * (t.ndim - 1)) for t in unsure)
+        # Every fourth one is sure; the first twenty are not.
+        order = torch.cat([torch.arange(20, 80).view(20, 3), torch.arange(20)[:, None]], dim=1)
+        members = tuple(
+            torch.cat(t)[order.flatten()].roll(1, 0) for t in zip(sure, other, strict=True)
+        )
+        assert (members[0][::4, 1] > 5).all()
+        found = confidence_attack(members, unsure, self.outputs(5, False))
+        assert found == confidence_attack(sure, unsure, self.outputs(5, False))
+        assert found.value == 100
+        first = tuple(t[:20] for t in members)
+        assert confidence_attack(first, unsure, self.outputs(9, True)).value < 100
+        assert confidence_attack(members, unsure, sure).value == 0

@@ -12,7 +12,7 @@ from .images import (
     image_folder,
     shapes,
 )
-from .loading import Consecutive, batches
+from .loading import Consecutive, batches, evenly_spaced
 from .sources import MissingSourceError, Source, resolve
 from .splits import (
     ForgetSplit,
@@ -41,6 +41,7 @@ __all__ = [
     "cifar10",
     "cifar100",
     "digits",
+    "evenly_spaced",
     "fashion_cifar",
     "fashion_mnist",
     "forget_class",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..data import evenly_spaced
 from .catalogue import Estimate, share
 
 __all__ = [
@@ -91,9 +92,10 @@ def confidence_attack(members: Labelled, non_members: Labelled, forget: Labelled
     """MIA efficacy: the share of the forget set that an attack calls *non*-members, in per cent.
 
     The attack is `svc_attack` on the probability of the true class, fitted on retain and test
-    images. Each argument is a pair of logits (n, classes) and labels (n,); of the members as
-    many are used, the first ones, as there are non-members (SalUn authors' ``SVC_MIA.py``).
+    images. Each argument is a pair of logits (n, classes) and labels (n,). Of the members no more
+    are used than there are non-members, at equal distances. (The SalUn authors' ``SVC_MIA.py``
+    takes the first ones, of a training set in random order.)
     """
-    n = len(non_members[1])
-    pairs = ((members[0][:n], members[1][:n]), non_members, forget)
+    some = evenly_spaced(len(members[1]), len(non_members[1]))
+    pairs = ((members[0][some], members[1][some]), non_members, forget)
     return share(svc_attack(*(attack_features(*pair)["confidence"] for pair in pairs)))

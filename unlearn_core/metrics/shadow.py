@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data import ImageSet, batches
+from ..data import ImageSet, batches, evenly_spaced
 from ..models import (
     Recipe,
     TrainConfig,
@@ -152,8 +152,7 @@ def gradient_norms(
     ----------
     loss : (function from x to logits, batch) -> scalar
     """
-    n = min(limit, len(data))
-    few = data.subset(torch.arange(n) * len(data) // n)
+    few = data.subset(evenly_spaced(len(data), limit))
     device, mode = device_of(model), model.training
     model.eval()
     try:

@@ -33,7 +33,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...data import ForgetSplit, ImageSet, batches
+from ...data import ForgetSplit, ImageSet, batches, evenly_spaced
 from ...models import TrainingError, device_of, to
 from ..base import Method
 
@@ -58,7 +58,7 @@ class InfluenceUnlearning(Method):
     Attributes
     ----------
     scale : a; the SalUn paper's runs: 10 (CIFAR-10), 20 (CIFAR-100)
-    samples : retain images that the recursion visits, the first ones of the set in its order
+    samples : retain images that the recursion visits, at equal distances in the set
     damping : N, as if so many images were averaged, whatever ``samples``
     batch_size : of the two gradient sums, which do not depend on it
     """
@@ -97,7 +97,7 @@ class InfluenceUnlearning(Method):
         n_f, n_r = len(split.forget), len(split.retain)
         v = sum(gradients(split.forget, self.batch_size)) / (n_f + n_r)
         v -= sum(gradients(split.retain, self.batch_size)) * (n_f / ((n_f + n_r) * n_r))
-        few = split.retain.subset(torch.arange(min(self.samples, n_r)))
+        few = split.retain.subset(evenly_spaced(n_r, self.samples))
         step = self.scale * woodfisher(v, gradients(few, 1), self.damping)
         if not step.isfinite().all():
             raise TrainingError(f"{self.name}: the step is not finite")
