@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -14,7 +17,8 @@ from torch import Tensor
 from unlearn_core.data import ForgetSplit, ImageData, forget_class, shapes
 from unlearn_core.models import Recipe, SmallCNN, TrainConfig
 
-GOLDENS = Path(__file__).parent / "data_files" / "goldens"
+ROOT = Path(__file__).resolve().parents[1]
+GOLDENS = ROOT / "tests" / "data_files" / "goldens"
 
 
 # Threads that wait for one another on a busy machine make tiny tensors a hundred times slower.
@@ -69,3 +73,112 @@ def recipe(tiny_split: ForgetSplit) -> Recipe:
 @pytest.fixture
 def model(recipe: Recipe) -> torch.nn.Module:
     return recipe.build(0)
+
+
+class RulesRun:
+    """Of a `Replication`, what the rules of claims use; it keeps the rules instead of judging them.
+
+    Parameters
+    ----------
+    experiments : name -> what an `Experiment` says
+    rows : `Rows`, for what a chapter looks up before its rules
+    """
+
+    def __init__(
+        self, experiments: Mapping[str, Any], seeds: tuple[int, ...], rows: Iterable[Any]
+    ) -> None:
+        self.known, self.seeds, self.rows = experiments, seeds, rows
+        self.shared: dict[str, Any] = {}
+        self.rules: dict[str, Callable[..., float]] = {}
+        #: claim -> the seeds that it is asked for
+        self.asked: dict[str, tuple[int, ...]] = {}
+
+    def claim(self, key: str, seeds: tuple[int, ...] | None = None) -> Callable[..., Any]:
+        def keep(rule: Callable[..., float]) -> Callable[..., float]:
+            assert key not in self.rules
+            self.rules[key] = rule
+            self.asked[key] = self.seeds if seeds is None else seeds
+            return rule
+
+        return keep
+
+    def experiment(self, name: str) -> Any:
+        return self.known[name]
+
+    def experiments(self, prefix: str = "") -> list[str]:
+        return [prefix] if prefix in self.known else [n for n in self.known if n.startswith(prefix)]
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        return self.known[name].seeds or self.seeds
+
+    def targets(self, name: str) -> list[Any]:
+        ((_, wanted),) = self.known[name].forget.items()
+        if wanted == "all":
+            targets = (r.variant.get("forget") for r in self.rows if r.experiment == name)
+            return list(dict.fromkeys(targets))
+        return wanted if isinstance(wanted, list) else [wanted]
+
+    def data(self, name: str) -> Any:
+        """The classes, of an experiment that forgets all of them."""
+        assert self.known[name].forget == {"class": "all"}
+        return SimpleNamespace(classes=self.targets(name))
+
+    def grid(self, name: str, *keys: str) -> list[list[Any]]:
+        grid = self.known[name].grid
+        assert set(grid) == set(keys)
+        return [grid[key] for key in keys]
+
+
+def _definitions(cells: list[str], wanted: set[str], given: set[str]) -> list[ast.stmt]:
+    """The statements at the top of ``cells`` that define the names, and what these need in turn."""
+    statements = [s for cell in cells for s in ast.parse(cell).body]
+    defined: dict[str, ast.stmt] = {}
+    for s in statements:
+        if isinstance(s, ast.FunctionDef | ast.ClassDef):
+            defined[s.name] = s
+        elif isinstance(s, ast.Assign):
+            defined.update(
+                {n.id: s for t in s.targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+            )
+        elif isinstance(s, ast.Import | ast.ImportFrom):
+            defined.update({(a.asname or a.name): s for a in s.names})
+    todo, needed = set(wanted), []
+    while todo:
+        s = defined.get(name := todo.pop())
+        if name not in given and s is not None and s not in needed:
+            needed.append(s)
+            todo |= {n.id for n in ast.walk(s) if isinstance(n, ast.Name)}
+    return [s for s in statements if s in needed]
+
+
+@pytest.fixture(scope="session")
+def rules_of() -> Callable[..., RulesRun]:
+    """``rules_of(slug, experiments, seeds, trial, rows)``: a run with the rules of a chapter.
+
+    They are those of the cell that is tagged "claims", with what it takes from the cells before
+    it. ``trial(run, experiment, seed, target)`` stands for `ClassificationTrial`; nothing is
+    computed.
+    """
+
+    def load(
+        slug: str,
+        experiments: Mapping[str, Any],
+        seeds: tuple[int, ...],
+        trial: Callable[..., Any],
+        rows: Iterable[Any] = (),
+    ) -> RulesRun:
+        notebook = json.loads((ROOT / "notebooks" / f"{slug}.ipynb").read_text())
+        code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+        (last,) = (i for i, c in enumerate(code) if "claims" in c["metadata"].get("tags", []))
+        *before, claims = ("".join(c["source"]) for c in code[: last + 1])
+        run = RulesRun(experiments, seeds, rows)
+        given = {"run": run, "ORIGINAL": "Original", "ClassificationTrial": trial}
+        used = {n.id for n in ast.walk(ast.parse(claims)) if isinstance(n, ast.Name)}
+        names: dict[str, Any] = dict(given)
+        for statement in _definitions(before, used, set(given)):
+            exec(compile(ast.Module([statement], []), slug, "exec"), names)
+            names.update(given)  # an import may have brought the real ones
+        exec(compile(claims, slug, "exec"), names)
+        return run
+
+    return load

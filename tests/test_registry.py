@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import pytest
 
-from unlearn_core.registry import ConfigError, build, describe, did_you_mean
+from unlearn_core.registry import ADDED, ConfigError, build, describe, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,15 @@ class Line:
     version: ClassVar[int] = 3
     start: Point
     widths: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A class that got two fields after results were cached."""
+
+    x: float = 1.0
+    limit: int | None = field(default=None, metadata=ADDED)
+    marks: tuple[str, ...] = field(default=("a",), metadata=ADDED)
 
 
 def make(size: int, device: str = "cpu") -> tuple[int, str]:
@@ -94,3 +103,22 @@ def test_describe_keeps_plain_values(value: object) -> None:
 def test_describe_refuses_what_has_no_plain_form(value: object) -> None:
     with pytest.raises(TypeError, match="no plain description"):
         describe(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "described"),
+    [
+        (Grown(), {}),
+        (Grown(limit=3), {"limit": 3}),
+        (Grown(limit=0), {"limit": 0}),
+        (Grown(marks=()), {"marks": []}),
+        (Grown(limit=3, marks=("b",)), {"limit": 3, "marks": ["b"]}),
+    ],
+)
+def test_describe_leaves_out_an_added_field_while_it_has_its_default(
+    value: Grown, described: dict
+) -> None:
+    """Fails where a new field changes the identity of what was cached before it, or where a value
+    of it that matters (0, nothing) is left out: two different things would share a cache key."""
+    assert describe(value) == {"is": "Grown", "x": 1.0, **described}
+    assert describe({"inside": [value]}) == {"inside": [{"is": "Grown", "x": 1.0, **described}]}

@@ -164,8 +164,11 @@ def missing_rows() -> Callable[[Record], list[str]]:
                 wanted = list({str(r.variant["forget"]): None for r in rows_of(record, name)})
                 if len(wanted) < 2:
                     out.append(f"{name}: all targets")
-            for seed in profile.seeds:
-                for method in experiment.methods:
+            methods = experiment.methods
+            if experiment.search:  # that tunes what it searches, and measures nothing else
+                methods = [m for m in methods if m in {*experiment.search, experiment.oracle}]
+            for seed in experiment.seeds or profile.seeds:
+                for method in methods:
                     found = {
                         str(r.variant.get("forget"))
                         for r in rows_of(record, name, method)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
 import re
 from collections.abc import Callable
 from functools import cached_property
@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from unlearn_core.methods import METHODS
-from unlearn_core.replication.claims import Rule
-from unlearn_core.replication.papers import Profile, load_paper
+from unlearn_core.replication import classification
+from unlearn_core.replication.classification import choose
+from unlearn_core.replication.papers import load_paper
 from unlearn_core.replication.publish import LIMIT, check_publishable
-from unlearn_core.replication.records import Record, Rows
+from unlearn_core.replication.records import Record, Row, Rows
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "book" / "published"
@@ -67,8 +68,10 @@ def test_it_is_complete(
     """Fails where the profile was enlarged and nobody published the rest."""
     assert (record.profile, record.paper) == (file.parent.name, file.stem)
     paper = load_paper(record.paper)
-    assert record.seeds == paper.profile(record.profile).seeds
-    assert {row.seed for row in record.rows} == set(record.seeds)
+    profile = paper.profile(record.profile)
+    assert record.seeds == profile.seeds
+    own = {seed for e in profile.experiments.values() for seed in e.seeds}
+    assert {row.seed for row in record.rows} == own | set(record.seeds)
     assert missing_rows(record) == []
     assert record.invariants
     assert all(i.holds for i in record.invariants)
@@ -76,60 +79,37 @@ def test_it_is_complete(
     assert set(record.effects) == measured
 
 
-class RecordedRun:
-    """Of a `Replication`, what the rules use: the profile, and the rows that were published."""
-
-    def __init__(self, profile: Profile, record: Record) -> None:
-        self.profile, self.record, self.seeds = profile, record, record.seeds
-        self.rules: dict[str, Rule] = {}
-
-    def claim(self, key: str) -> Callable[[Rule], Rule]:
-        def keep(rule: Rule) -> Rule:
-            assert key not in self.rules
-            self.rules[key] = rule
-            return rule
-
-        return keep
-
-    def experiments(self, prefix: str = "") -> list[str]:
-        skipped = {skip.experiment for skip in self.record.skips}
-        return [n for n in self.profile.experiments if n.startswith(prefix) and n not in skipped]
-
-    def targets(self, name: str) -> list[Any]:
-        ((_, wanted),) = self.profile.experiments[name].forget.items()
-        if wanted != "all":
-            return wanted if isinstance(wanted, list) else [wanted]
-        rows = (r for r in self.record.rows if r.experiment == name)
-        return list(dict.fromkeys(r.variant["forget"] for r in rows))
-
-    def grid(self, name: str, *keys: str) -> list[list[Any]]:
-        return [self.profile.experiments[name].grid[key] for key in keys]
-
-
 class RecordedTrial:
-    """Of a `ClassificationTrial`, what the rules use: hyper-parameters and two sizes.
+    """Of a `ClassificationTrial`, what the rules use: hyper-parameters, two sizes and the rows.
 
     The sizes are those of the invariant that compares them, so no data are loaded here.
     """
 
-    def __init__(self, run: RecordedRun, experiment: str, seed: int, target: Any) -> None:
-        self.run, self.experiment, self.seed = run, experiment, seed
+    def __init__(
+        self, record: Record, run: Any, experiment: str, seed: int, target: Any = None
+    ) -> None:
+        self.record, self.run, self.seed, self.target = record, run, seed, target
+        self.name, self.experiment = experiment, run.experiment(experiment)
 
     @property
     def methods(self) -> dict[str, Any]:
-        out = {}
-        for label, spec in self.run.profile.experiments[self.experiment].methods.items():
-            fields = dataclasses.fields(METHODS[spec["use"]])
-            out[label] = SimpleNamespace(**{f.name: f.default for f in fields} | spec)
+        tuned, out = self.experiment.tuned, {}
+        chosen = choose(self.run, tuned) if tuned else {}
+        for label, spec in self.experiment.methods.items():
+            known = {f.name: f.default for f in dataclasses.fields(METHODS[spec["use"]])}
+            out[label] = SimpleNamespace(**known | spec | chosen.get(label, {}))
         return out
+
+    def measure_method(self, label: str, **changes: Any) -> Row:
+        return self.run.rows.row(self.name, label, self.seed, forget=self.target, **changes)
 
     @cached_property
     def sizes(self) -> tuple[int, int]:
         """Forget set and training set."""
         found = {
             (int(m[1]), int(m[3]))
-            for i in self.run.record.invariants
-            if (i.experiment, i.seed) == (self.experiment, self.seed)
+            for i in self.record.invariants
+            if (i.experiment, i.seed) == (self.name, self.seed)
             and (m := re.fullmatch(r"(\d+) \+ (\d+) of (\d+)", i.detail))
         }
         (sizes,) = found  # one for all targets
@@ -144,20 +124,24 @@ class RecordedTrial:
         return SimpleNamespace(forget=range(self.sizes[0]))
 
 
-def test_the_verdicts_are_what_the_rules_give(record: Record) -> None:
+def test_the_verdicts_are_what_the_rules_give(
+    record: Record, rules_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Fails where a rule or a limit was changed after publishing, or a record by hand."""
-    notebook = json.loads((ROOT / "notebooks" / f"{record.paper}.ipynb").read_text())
-    (cell,) = (c for c in notebook["cells"] if "claims" in c["metadata"].get("tags", []))
-    paper = load_paper(record.paper)
-    run = RecordedRun(paper.profile(record.profile), record)
-    names = {"run": run, "ORIGINAL": "Original", "ClassificationTrial": RecordedTrial}
-    exec("".join(cell["source"]), names)
+    trial = functools.partial(RecordedTrial, record)
+    monkeypatch.setattr(
+        classification, "ClassificationTrial", trial
+    )  # of which `choose` makes some
+    paper, rows = load_paper(record.paper), Rows(record.rows)
+    skipped = {skip.experiment for skip in record.skips}
+    known = paper.profile(record.profile).experiments
+    ran = {name: e for name, e in known.items() if name not in skipped}
+    run = rules_of(record.paper, ran, record.seeds, trial, rows)
     assert [v.claim for v in record.verdicts] == list(paper.claims) == list(run.rules)
-    rows = Rows(record.rows)
     for verdict in record.verdicts:
         judged = record.profile in paper.claims[verdict.claim].judged_at
         rule = run.rules[verdict.claim]
-        margins = {seed: rule(rows, seed) for seed in record.seeds if judged}
+        margins = {seed: rule(rows, seed) for seed in run.asked[verdict.claim] if judged}
         assert verdict.margins == pytest.approx(margins, abs=1e-9), verdict.claim
         held = sum(margin >= 0 for margin in margins.values())
         word = {0: "fails", len(margins): "holds"}.get(held, "holds in part")

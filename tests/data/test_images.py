@@ -5,6 +5,7 @@ import io
 import json
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -337,6 +338,58 @@ class TestSuperclassed:
             self.data().superclassed(groups)
 
 
+class TestHoldOut:
+    def data(self) -> ImageData:
+        """Eight images, whose only pixel says where they stood; three classes of two or more."""
+        labels = torch.tensor([2, 0, 1, 2, 0, 1, 1, 2])
+        pixels = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1)
+        images = ImageSet(pixels, labels, labels, (0.0,), (1.0,))
+        names = ("cat", "rose", "dog")
+        return ImageData(images, images.subset(torch.tensor([1, 2])), names, names)
+
+    def test_the_last_of_each_class_go(self) -> None:
+        """Fails if the first ones go, or the last ones of the whole set (all of one class)."""
+        whole = self.data()
+        data = whole.hold_out(1)
+        assert data.validation.pixels.flatten().tolist() == [4, 6, 7]
+        assert data.validation.labels.tolist() == [0, 1, 2]
+        assert data.train.pixels.flatten().tolist() == [0, 1, 2, 3, 5]
+        assert data.train.labels.tolist() == [2, 0, 1, 2, 1]
+        assert data.test is whole.test
+        assert (data.classes, data.sources) == (whole.classes, whole.sources)
+
+    def test_positions_in_the_training_set_count_from_0(self) -> None:
+        """Fails if they are those of the set that was cut: `forget_indices` would miss."""
+        data = self.data().hold_out(1)
+        assert data.train.index.tolist() == [0, 1, 2, 3, 4]
+        assert data.train.subset(torch.tensor([4])).index.tolist() == [4]
+
+    def test_none_leaves_everything(self) -> None:
+        data = self.data()
+        assert data.hold_out(None) is data
+        assert data.validation is None
+
+    @pytest.mark.parametrize("n", [0, -1, 2, 3])
+    def test_a_class_keeps_an_image_on_either_side(self, n: int) -> None:
+        message = f"cannot hold out {n} of the 2 training images of a class"
+        with pytest.raises(ValueError, match=message):
+            self.data().hold_out(n)
+
+    def test_a_class_without_images_has_none_to_hold_out(self) -> None:
+        data = replace(self.data(), classes=("cat", "rose", "dog", "ghost"))
+        with pytest.raises(ValueError, match="cannot hold out 1 of the 0 training images"):
+            data.hold_out(1)
+
+    def test_superclasses_hold_for_what_was_held_out_too(self) -> None:
+        """Fails if it keeps the fine labels: validation would be of another task."""
+        groups = {"plants": ("rose",), "animals": ("dog", "cat")}
+        coarse = self.data().hold_out(1).superclassed(groups)
+        assert coarse.validation.labels.tolist() == [1, 0, 1]
+        assert coarse.validation.subclasses.tolist() == [0, 1, 2]
+        assert coarse.validation.pixels.flatten().tolist() == [4, 6, 7]
+        assert self.data().superclassed(groups).validation is None
+
+
 class TestDigits:
     def test_all_1797_real_digits_with_their_values(self) -> None:
         from sklearn.datasets import load_digits
@@ -411,6 +464,23 @@ class TestShapes:
         right = torch.cdist(test_x.flatten(1), means).argmin(1) == test_y
         assert right.float().mean() > 0.4
 
+    def test_held_out_images_are_the_last_of_each_class(self) -> None:
+        """Fails if holding out draws other images, or draws more of them."""
+        options = {"per_class": 5, "test_per_class": 2, "fills": 1, "size": 8}
+        whole, data = shapes(**options), shapes(**options, validation_per_class=2)
+        by_class = whole.train.pixels.view(10, 5, 8, 8)
+        assert torch.equal(data.train.pixels.view(10, 3, 8, 8), by_class[:, :3])
+        assert torch.equal(data.validation.pixels.view(10, 2, 8, 8), by_class[:, 3:])
+        assert torch.equal(data.test.pixels, whole.test.pixels)
+        assert data.sources == whole.sources
+        assert data.train.index.tolist() == list(range(30))
+
+    def test_of_a_superclass_the_last_of_each_fill_are_held_out(self) -> None:
+        data = shapes(4, 1, fills=2, size=8, coarse=True, validation_per_class=1)
+        assert data.validation.subclasses.tolist() == list(range(20))
+        assert data.validation.labels.tolist() == [n // 2 for n in range(20)]
+        assert data.train.subclasses.bincount().tolist() == [3] * 20
+
     @pytest.mark.parametrize("fills", [0, 5])
     def test_the_number_of_fills_is_checked(self, fills: int) -> None:
         with pytest.raises(ValueError, match=r"fills must lie in 1\.\.4"):
@@ -441,6 +511,17 @@ class TestCifar10:
         assert torch.equal(nines, torch.from_numpy(pixels[:2]))
         threes = data.train.pixels[data.train.labels == 3]
         assert torch.equal(threes, torch.from_numpy(pixels[[6, 15]]))
+
+    def test_the_last_of_the_kept_are_held_out(self, hub: Path) -> None:
+        """Fails if they are taken from beyond ``per_class``, or stay in the training set."""
+        pixels = write_cifar10(hub, [*range(10)] * 4, range(10))
+        data = cifar10(per_class=3, validation_per_class=1)
+        assert torch.equal(data.validation.pixels, torch.from_numpy(pixels[20:30]))
+        assert data.validation.labels.tolist() == list(range(10))
+        kept = [p for label in range(10) for p in (label, 10 + label)]
+        assert torch.equal(data.train.pixels, torch.from_numpy(pixels[kept]))
+        assert (data.validation.mean, data.validation.std) == (CIFAR_MEAN, CIFAR_STD)
+        assert cifar10(per_class=3).validation is None
 
     def test_more_than_there_are_is_an_error(self, hub: Path) -> None:
         write_cifar10(hub, [*range(10), 0], range(10))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from unlearn_core.data import ImageSet, batches
+from unlearn_core.data import Consecutive, ImageSet, batches, evenly_spaced
 
 
 @pytest.fixture
@@ -67,3 +67,31 @@ def test_a_set_that_makes_whole_batches_is_asked_once_a_batch() -> None:
 
 def test_workers_give_the_same_batches(numbers: TensorDataset) -> None:
     assert first_column(batches(numbers, 4, workers=1)) == first_column(batches(numbers, 4))
+
+
+class TestConsecutive:
+    def test_every_batch_of_each_loader_in_turn(self, numbers: TensorDataset) -> None:
+        """Fails if loaders take turns, or the second pass, which is the next epoch, is empty."""
+        both = Consecutive(batches(numbers, 4), batches(numbers, 7))
+        assert len(both) == 5
+        expected = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [0, 1, 2, 3, 4, 5, 6], [7, 8, 9]]
+        assert first_column(both) == first_column(both) == expected
+
+    def test_one_loader_is_that_loader(self, numbers: TensorDataset) -> None:
+        assert first_column(Consecutive(batches(numbers, 4))) == first_column(batches(numbers, 4))
+        assert len(Consecutive(batches(numbers, 4))) == 3
+
+
+@pytest.mark.parametrize(
+    ("total", "n", "expected"),
+    [
+        (14, 5, [0, 2, 5, 8, 11]),
+        (9, 3, [0, 3, 6]),
+        (3, 3, [0, 1, 2]),
+        (3, 7, [0, 1, 2]),
+        (5, 1, [0]),
+    ],
+)
+def test_positions_at_equal_distances(total: int, n: int, expected: list[int]) -> None:
+    """Fails if they are the first ones, or one is there twice where fewer are left."""
+    assert evenly_spaced(total, n).tolist() == expected

@@ -255,6 +255,21 @@ class TestOnly:
             with pytest.raises(WithheldDataError):
                 add()
 
+    @pytest.mark.parametrize("request_", [{"class": 0}, {"fraction": 0.5}, {"count": 3}])
+    def test_validation_images_are_never_withheld(self, fine: ImageData, request_: dict) -> None:
+        """Fails if early stopping inside a method can't look at what was held out for it, or if
+        held-out images get into what is forgotten or kept."""
+        data = fine.hold_out(1)
+        split = make_split(data, request_, seed=0)
+        assert split.validation is data.validation
+        assert split.only(frozenset(), "Modest").validation is data.validation
+        assert len(split.forget) + len(split.retain) == len(data.train) == 30
+
+    def test_without_validation_images_there_are_none(self, fine: ImageData) -> None:
+        split = forget_indices(fine, torch.tensor([0]))
+        assert split.validation is None
+        assert split.only(frozenset(), "Modest").validation is None
+
     def test_declared_parts_and_the_task_are_the_same_objects(self, fine: ImageData) -> None:
         split = forget_class(fine, 0)
         view = split.only(frozenset({"forget"}), "M")

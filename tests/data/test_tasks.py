@@ -52,3 +52,14 @@ def test_every_call_draws_anew() -> None:
     generator, task = torch.Generator().manual_seed(0), Classification(3)
     first, second = (task.relabel(images([0] * 30), generator).labels for _ in range(2))
     assert not torch.equal(first, second)
+
+
+def test_random_labels_that_may_be_right_are_uniform_over_all_classes() -> None:
+    """Fails if the true label can't occur, or occurs more often than another."""
+    data = images([0, 1, 2, 3] * 500)
+    drawn = Classification(4).relabel(data, torch.Generator().manual_seed(0), wrong=False).labels
+    for label in range(4):
+        counts = drawn[data.labels == label].bincount(minlength=4)
+        assert len(counts) == 4
+        assert (counts - 125).abs().max() < 5 * (500 * 3 / 16) ** 0.5
+    assert data.labels.tolist() == [0, 1, 2, 3] * 500

@@ -22,19 +22,23 @@ from unlearn_core.data import shapes as draw_shapes
 from unlearn_core.metrics import (
     METRICS,
     Estimate,
+    ShadowAttack,
     accuracy,
     changed_weights,
+    confidence_attack,
     entropy,
     entropy_attack,
     evaluate_classifier,
     fit_entropy_attack,
     gap_to_retrained,
     jensen_shannon,
+    mean,
     measure,
     share,
     zrf,
     zrf_as_published,
 )
+from unlearn_core.metrics.shadow import attack_network, shadow_features
 from unlearn_core.models import Recipe, predict
 
 Golden = Callable[[str], dict[str, Tensor]]
@@ -52,6 +56,23 @@ class TestShare:
     def test_nothing_has_no_share(self) -> None:
         with pytest.raises(ValueError, match="a share of nothing"):
             share(torch.tensor([], dtype=torch.bool))
+
+
+class TestMean:
+    def test_with_the_standard_error_of_a_sample(self) -> None:
+        """Fails with n for n - 1, or with the deviation in the place of the error."""
+        assert mean(torch.tensor([1.0, 2.0, 6.0])) == (3, 3, pytest.approx(math.sqrt(7 / 3)))
+
+    def test_one_value_has_no_error(self) -> None:
+        """Fails where it is NaN, which no record may hold."""
+        assert mean(torch.tensor([2.5])) == (2.5, 1, None)
+
+    def test_it_is_worked_out_in_double_precision(self) -> None:
+        assert mean(torch.tensor([2.0**24, 1.0])).value == 2**23 + 0.5
+
+    def test_nothing_has_no_mean(self) -> None:
+        with pytest.raises(ValueError, match="a mean of nothing"):
+            mean(torch.tensor([]))
 
 
 class TestAccuracy:
@@ -233,6 +254,21 @@ class TestGap:
         assert gap_to_retrained(ours, theirs) == Estimate((5 + 10 + 0 + 1) / 4)
         assert gap_to_retrained(theirs, ours) == gap_to_retrained(ours, theirs)
 
+    @pytest.mark.parametrize("attack", ["confidence_mia", "shadow_mia"])
+    def test_the_attack_is_the_one_that_was_measured(self, attack: str) -> None:
+        """Fails if only the entropy attack counts, or the loss on the forget set does too."""
+        accuracies = self.names[:3]
+        ours = dict(zip((*accuracies, attack), map(Estimate, (90, 10, 80, 50)), strict=True))
+        theirs = dict(zip((*accuracies, attack), map(Estimate, (95, 0, 80, 20)), strict=True))
+        ours["forget_loss"], theirs["forget_loss"] = Estimate(0.0), Estimate(9.0)
+        assert gap_to_retrained(ours, theirs) == Estimate((5 + 10 + 0 + 30) / 4)
+
+    def test_another_attack_than_the_retrained_model_s_is_an_error(self) -> None:
+        """Fails if the attack is left out, or two that have opposite directions are compared."""
+        confident = dict.fromkeys((*self.names[:3], "confidence_mia"), Estimate(0))
+        with pytest.raises(KeyError, match="mia"):
+            gap_to_retrained(confident, self.values(0, 0, 0, 0))
+
     def test_a_missing_metric_is_an_error(self) -> None:
         with pytest.raises(KeyError, match="entropy_mia"):
             gap_to_retrained({n: Estimate(0) for n in self.names[:3]}, self.values(0, 0, 0, 0))
@@ -266,6 +302,50 @@ class TestEvaluateClassifier:
         assert found["entropy_mia"] == entropy_attack(retain, test, forget)
         assert found["zrf"] == zrf(forget, predict(random_model, tiny_split.forget).logits)
         assert len({found[k].n for k in found if "accuracy" in k}) == 5
+
+    SIDES = ("retain", "forget", "test", "test_retain", "test_forget")
+
+    def test_without_a_random_model_the_confidence_attack_is_measured(
+        self, trained: nn.Module, tiny_split: ForgetSplit
+    ) -> None:
+        """Fails if members and non-members are exchanged, or the loss is of another part."""
+        found = evaluate_classifier(trained, tiny_split)
+        accuracies = {f"{side}_accuracy" for side in self.SIDES}
+        assert found.keys() == accuracies | {"confidence_mia", "forget_loss"}
+        retain, test, forget = (
+            predict(trained, p) for p in (tiny_split.retain, tiny_split.test, tiny_split.forget)
+        )
+        pairs = [(out.logits, out.labels) for out in (retain, test, forget)]
+        assert found["confidence_mia"] == confidence_attack(*pairs)
+        assert found["confidence_mia"].n == 8
+        log_p = forget.logits.double().log_softmax(dim=1)
+        losses = -log_p[torch.arange(8), forget.labels]
+        stderr = losses.std().item() / math.sqrt(8)
+        assert found["forget_loss"] == (
+            pytest.approx(losses.mean().item()),
+            8,
+            pytest.approx(stderr),
+        )
+
+    def test_with_a_shadow_attack_that_one_is_measured(
+        self, trained: nn.Module, tiny_split: ForgetSplit
+    ) -> None:
+        """Fails if it is asked about another part than the forget set."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            attack = ShadowAttack(attack_network(10))
+        forget = predict(trained, tiny_split.forget)
+        with torch.no_grad():  # so that it calls half of the forget set members
+            features = shadow_features(forget.logits, forget.labels)
+            attack.network[9].bias -= attack.network(features).median() + 1e-6
+        found = evaluate_classifier(trained, tiny_split, shadow=attack)
+        accuracies = {f"{side}_accuracy" for side in self.SIDES}
+        assert found.keys() == accuracies | {"shadow_mia", "forget_loss"}
+        assert found["shadow_mia"] == attack.member_rate(forget.logits, forget.labels)
+        assert (found["shadow_mia"].value, found["shadow_mia"].n) == (50, 8)
+        plain = evaluate_classifier(trained, tiny_split)
+        for name in (*accuracies, "forget_loss"):
+            assert found[name] == plain[name]
 
     def test_the_sides_of_a_test_set_in_another_order(
         self, trained: nn.Module, tiny_data: ImageData, recipe: Recipe

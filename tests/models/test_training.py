@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from unlearn_core.data import ForgetSplit, ImageData
+from unlearn_core.data import ForgetSplit, ImageData, ImageSet
 from unlearn_core.models import (
     Recipe,
     TrainConfig,
     TrainingError,
+    predict,
     shuffled_epochs,
     to,
     train,
@@ -79,6 +81,8 @@ class TestTrainConfig:
             ({"schedule": "linear"}, "schedule"),
             ({"precision": "fp8"}, "precision"),
             ({"max_steps": 0}, "max_steps"),
+            ({"patience": 0}, "patience must be at least 1, not 0"),
+            ({"patience": -1}, "patience must be at least 1, not -1"),
         ],
     )
     def test_what_makes_no_sense_is_refused(self, change: dict, message: str) -> None:
@@ -437,6 +441,130 @@ class TestCheckpoint:
         assert torch.load(file, weights_only=True)["epoch"] == 1
 
 
+class TestEarlyStopping:
+    """On `slope_one` the weight falls by 0.2 in an epoch, so it tells the epoch that was kept."""
+
+    #: Scores of the epochs, patience, epochs that must run, and the one that must be kept. The
+    #: last score of each list is the highest: whoever goes on takes it.
+    CASES = (
+        ([2, 1, 9], 1, 2, 1),
+        ([3, 2, 1, 9], 2, 3, 1),
+        ([1, 2, 1, 1, 9], 2, 4, 2),
+        # An epoch that is as good as the best is the best, and the count begins again.
+        ([1, 2, 1, 2, 1, 1, 9], 2, 6, 4),
+        ([2, 2, 2, 1, 9], 1, 4, 3),
+        # So it does after a better one.
+        ([1, 5, 2, 6, 3, 3, 9], 2, 6, 4),
+        # A rise after the fall does not count unless it reaches the best.
+        ([5, 1, 2, 3, 9], 3, 4, 1),
+        ([-3, -1, -2, 9], 1, 3, 2),
+    )
+
+    def run(
+        self,
+        scores: list[float],
+        patience: int,
+        epochs: int = 10,
+        checkpoint: Path | None = None,
+        start: float = 0.5,
+    ) -> tuple[int, float]:
+        """How many epochs ran, and the epoch whose weight was kept."""
+        modes, validated = set(), []
+
+        def epoch_of(model: nn.Module) -> float:
+            return (0.5 - model.weight.item()) / 0.2
+
+        def validate(model: nn.Module) -> float:
+            assert not model.training
+            validated.append(round(epoch_of(model)))
+            return scores[validated[-1] - 1]
+
+        def loss(model: nn.Module, batch: object) -> Tensor:
+            modes.add(model.training)
+            return slope_one(model, batch)
+
+        model = linear(1)
+        nn.init.constant_(model.weight, start)
+        config = TrainConfig(epochs, 0.1, patience=patience)
+        batches = forever(problem(2, 1, 1))
+        train(model, batches, loss, config, validate=validate, checkpoint=checkpoint)
+        assert modes <= {True}, "an epoch after a validation was trained in evaluation mode"
+        assert not model.training
+        return len(validated), pytest.approx(epoch_of(model), abs=1e-9)
+
+    @pytest.mark.parametrize(("scores", "patience", "ran", "kept"), CASES)
+    def test_it_stops_after_exactly_that_many_epochs_below_the_best(
+        self, scores: list[float], patience: int, ran: int, kept: int
+    ) -> None:
+        """Fails if it stops an epoch early or late, counts a tie as worse, or keeps the last
+        weights, or the first of equals."""
+        assert self.run(scores, patience) == (ran, kept)
+
+    @pytest.mark.parametrize(("scores", "kept"), [([1, 2, 3], 3), ([1, 3, 2], 2), ([3, 2, 1], 1)])
+    def test_the_best_is_kept_where_the_epochs_end_first(
+        self, scores: list[float], kept: int
+    ) -> None:
+        assert self.run(scores, 5, epochs=3) == (3, kept)
+
+    def test_statistics_of_the_best_epoch_are_kept_with_its_weights(
+        self, tiny_split: ForgetSplit
+    ) -> None:
+        """Fails if only parameters are kept: BatchNorm's statistics would be of a later epoch."""
+
+        def fit(epochs: int, **options: object) -> nn.Module:
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                model = Dropping()
+            config = TrainConfig(epochs, 0.1, batch_size=16, patience=2 if options else None)
+            epochs_of = shuffled_epochs(tiny_split.retain, config, 0)
+            return train(model, epochs_of, tiny_split.task.loss, config, **options)
+
+        scores = iter([1, 3, 2, 2, 9])
+        assert same(fit(9, validate=lambda _: next(scores)), fit(2))
+        assert list(scores) == [9]
+
+    @pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 6])
+    def test_a_resumed_run_stops_where_the_whole_one_does(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    ) -> None:
+        """Fails if a kill makes it forget the best weights, their score, or how many epochs have
+        been below them; at 6, the stop itself."""
+        from unlearn_core.models import training
+
+        scores, file = [1, 2, 1, 2, 1, 1, 9], tmp_path / "run.pt"
+        save = training._save_checkpoint
+
+        def killed(where: Path, model: nn.Module, optimizer: object, state: dict) -> None:
+            save(where, model, optimizer, state)
+            if state["epoch"] == at:
+                raise Stop
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "_save_checkpoint", killed)
+            with pytest.raises(Stop):
+                self.run(scores, 2, checkpoint=file)
+        assert self.run(scores, 2, checkpoint=file, start=77.0) == (6 - at, 4)
+        assert not file.exists()
+
+    @pytest.mark.parametrize(
+        ("patience", "validate"), [(2, None), (None, lambda _: 1.0)], ids=["alone", "without"]
+    )
+    def test_patience_and_validation_belong_together(
+        self, patience: int | None, validate: Callable[[nn.Module], float] | None
+    ) -> None:
+        """Fails if a patience without scores is ignored: all epochs would run, and no one told."""
+        config = TrainConfig(1, 0.1, patience=patience)
+        with pytest.raises(ValueError, match="my run: early stopping needs both patience and"):
+            train(
+                linear(),
+                forever(problem(2, 1)),
+                squared_error,
+                config,
+                name="my run",
+                validate=validate,
+            )
+
+
 class TestShuffledEpochs:
     def test_every_epoch_is_complete_in_an_order_of_its_own(self) -> None:
         data = TensorDataset(torch.arange(20))
@@ -498,6 +626,39 @@ class TestRecipe:
             )
         )
         assert after < 0.95 * before
+
+    def test_fit_keeps_the_epoch_that_is_best_on_the_validation_data(
+        self, recipe: Recipe, tiny_data: ImageData
+    ) -> None:
+        """Fails if it goes by the loss, by the training data, or by outputs in training mode. What
+        each epoch ends with is known from trainings that end there."""
+
+        def fit(epochs: int, patience: int | None = None, **data: ImageSet) -> nn.Module:
+            config = replace(recipe.train, epochs=epochs, lr=0.2, patience=patience)
+            made = replace(recipe, train=config)
+            return made.fit(tiny_data.train, 4, device=torch.device("cpu"), **data)
+
+        def right(model: nn.Module) -> int:
+            out = predict(model, tiny_data.test)
+            return int((out.logits.argmax(dim=1) == out.labels).sum())
+
+        ends = [fit(epochs) for epochs in range(1, 7)]
+        scores = [right(model) for model in ends]
+        best = max(range(6), key=lambda i: (scores[i], i))
+        assert 0 < best < 5, scores
+        assert same(fit(6, patience=9, validation=tiny_data.test), ends[best])
+        first_fall = next(i for i in range(1, 6) if scores[i] < max(scores[:i]))
+        before = max(range(first_fall), key=lambda i: (scores[i], i))
+        assert same(fit(6, patience=1, validation=tiny_data.test), ends[before])
+        # Without patience there is nothing to validate for.
+        assert same(fit(2, validation=tiny_data.test), ends[1])
+
+    def test_early_stopping_without_validation_data_is_refused(
+        self, recipe: Recipe, tiny_data: ImageData
+    ) -> None:
+        early = replace(recipe, train=replace(recipe.train, patience=1))
+        with pytest.raises(TrainingError, match="my model: early stopping needs validation data"):
+            early.fit(tiny_data.train, 0, name="my model")
 
     def test_the_recipe_is_plain_data(self, recipe: Recipe) -> None:
         assert copy.deepcopy(recipe) == recipe

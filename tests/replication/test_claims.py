@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +14,6 @@ from unlearn_core.replication.claims import Rule, judge
 from unlearn_core.replication.papers import load_paper
 from unlearn_core.replication.records import MissingRowError, Row, Rows
 
-ROOT = Path(__file__).resolve().parents[2]
 MakeRow = Callable[..., Row]
 
 EMPTY = Rows([])
@@ -77,52 +74,31 @@ FISHERS = ["batch_sorted", "batch_shuffled", "per_sample"]
 TRAIN, FORGET = 400, 20
 
 
-class FakeRun:
-    """Of a `Replication`, what the rules use; it keeps the rules instead of judging them."""
-
-    def __init__(self) -> None:
-        self.rules: dict[str, Rule] = {}
-
-    def claim(self, key: str) -> Callable[[Rule], Rule]:
-        def keep(rule: Rule) -> Rule:
-            assert key not in self.rules
-            self.rules[key] = rule
-            return rule
-
-        return keep
-
-    def experiments(self, prefix: str = "") -> list[str]:
-        known = ["full_class", "sub_class", "random", "tradeoff", "ablation"]
-        return [name for name in known if name.startswith(prefix)]
-
-    def targets(self, name: str) -> list[Any]:
-        return [83] if name == "random" else [TARGET]
-
-    def grid(self, name: str, *keys: str) -> list[list[Any]]:
-        assert keys == ("alpha", "lam", "fisher")
-        return [ALPHAS, LAMS, FISHERS]
+#: Of each experiment, what the rules look up.
+EXPERIMENTS = {
+    name: SimpleNamespace(forget={"class": [TARGET]}, seeds=(), grid={})
+    for name in ("full_class", "sub_class", "random", "tradeoff", "ablation")
+}
+EXPERIMENTS["random"].forget = {"count": [83]}
+EXPERIMENTS["tradeoff"].grid = {"alpha": ALPHAS, "lam": LAMS, "fisher": FISHERS}
 
 
 class FakeTrial:
-    def __init__(self, run: FakeRun, experiment: str, seed: int, target: Any) -> None:
+    def __init__(self, run: Any, experiment: str, seed: int, target: Any) -> None:
         self.methods = {"SSD": SSD(alpha=10.0, lam=1.0)}
         self.data = SimpleNamespace(train=range(TRAIN))
         self.split = SimpleNamespace(forget=range(FORGET))
 
 
-def rules_of(slug: str) -> dict[str, Rule]:
-    """The rules in the cell of a notebook that is tagged "claims"."""
-    notebook = json.loads((ROOT / "notebooks" / f"{slug}.ipynb").read_text())
-    (cell,) = (c for c in notebook["cells"] if "claims" in c["metadata"].get("tags", []))
-    run = FakeRun()
-    names = {"run": run, "ORIGINAL": "Original", "ClassificationTrial": FakeTrial}
-    exec("".join(cell["source"]), names)
+@pytest.fixture
+def run(rules_of: Callable[..., Any]) -> Any:
+    """A run with the rules of the chapter."""
+    return rules_of("ssd", EXPERIMENTS, (0,), FakeTrial)
+
+
+@pytest.fixture
+def rules(run: Any) -> dict[str, Rule]:
     return run.rules
-
-
-@pytest.fixture(scope="module")
-def rules() -> dict[str, Rule]:
-    return rules_of("ssd")
 
 
 #: {(experiment, method, metric or (metric, fisher, alpha, lam)): value}: a run in which every
@@ -301,7 +277,7 @@ class TestSSDRules:
 
     @pytest.mark.parametrize("key", HOLDS)
     def test_the_worst_target_counts(
-        self, rules: dict[str, Rule], make_row: MakeRow, key: str, monkeypatch: pytest.MonkeyPatch
+        self, run: Any, make_row: MakeRow, key: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Fails where a rule looks at the first class only, or at a mean over the classes."""
         change, margin = FAILURES[key][0]
@@ -309,9 +285,9 @@ class TestSSDRules:
         for row in as_rows(good() | change, make_row):
             variant = dict(row.variant) | {"forget": "dog"}
             rows.add(row.model_copy(update={"variant": variant}))
-        first = FakeRun.targets
-        monkeypatch.setattr(FakeRun, "targets", lambda self, e: [*first(self, e), "dog"])
-        assert rules[key](rows, 0) == pytest.approx(margin)
+        first = run.targets
+        monkeypatch.setattr(run, "targets", lambda e: [*first(e), "dog"])
+        assert run.rules[key](rows, 0) == pytest.approx(margin)
 
     def test_selecting_nothing_when_sorted_counts_as_much_more(
         self, rules: dict[str, Rule], make_row: MakeRow

@@ -8,27 +8,41 @@ import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from unlearn_core.data import ForgetSplit
-from unlearn_core.methods import Method
+from unlearn_core.data import Classification, ForgetSplit, ImageSet
+from unlearn_core.methods import SSD, FineTune, Method, Retrain
 from unlearn_core.methods.baselines.retrain import retrain_seed
-from unlearn_core.models import TrainingError
+from unlearn_core.methods.iau import GradientRestriction
+from unlearn_core.methods.worst_case import ByLoss, WorstCase, example_losses
+from unlearn_core.metrics import (
+    ShadowAttack,
+    confidence_attack,
+    evaluate_classifier,
+    relearned_accuracy,
+)
+from unlearn_core.metrics.shadow import attack_network
+from unlearn_core.models import Recipe, TrainConfig, TrainingError, predict
+from unlearn_core.registry import ConfigError
 from unlearn_core.replication import classification
-from unlearn_core.replication.cache import CacheWarning
+from unlearn_core.replication.cache import CacheWarning, digest
 from unlearn_core.replication.classification import (
     ORIGINAL,
     ClassificationTrial,
     Costs,
     OptimizerSteps,
+    changed,
+    choose,
+    trials,
 )
-from unlearn_core.replication.records import Row, Value
+from unlearn_core.replication.records import SCHEMA, Row, Value
 from unlearn_core.replication.run import InvariantError, Replication
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -496,3 +510,494 @@ class TestModelsBehindRows:
         object.__setattr__(trial.experiment, "oracle", label)
         assert trial.measure_method(label).metrics["gap"].value == 0
         assert before > 0
+
+
+class TestTrials:
+    def test_every_seed_and_target_of_every_experiment(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        """Fails where an experiment runs on the profile's seeds instead of its own, or one whose
+        name only begins with another's runs along with it."""
+        experiments = tiny["profiles"]["ci"]["experiments"]
+        full = experiments["full_class"]
+        experiments["random"] = full | {"forget": {"count": [4, 8]}, "seeds": [5]}
+        experiments["random_half"] = full | {"forget": {"count": 40}}
+        project.paper("tiny", tiny)
+
+        def found(prefix: str) -> list[tuple[str, int, Any]]:
+            return [(t.name, t.seed, t.target) for t in trials(replication(), prefix)]
+
+        assert found("random") == [("random", 5, 4), ("random", 5, 8)]
+        assert found("random_half") == [("random_half", seed, 40) for seed in (0, 1)]
+        assert found("ran") == found("random") + found("random_half")
+        assert found("sub") == []
+
+
+@dataclass(frozen=True)
+class Both(Sleep):
+    """Has a hyper-parameter that its training has too."""
+
+    lr: float = 1.0
+    train: TrainConfig = TrainConfig(3, 0.5)
+
+
+class TestChanged:
+    def test_a_field_of_the_method(self) -> None:
+        ssd = SSD(alpha=10.0, lam=1.0)
+        assert changed(ssd, {"alpha": 3.0}) == SSD(alpha=3.0, lam=1.0)
+        assert changed(ssd, {}) == ssd == SSD(alpha=10.0, lam=1.0)
+
+    def test_a_field_of_its_training(self) -> None:
+        """Fails where the rest of the training goes back to its defaults."""
+        method = FineTune(TrainConfig(2, 0.01, momentum=0.9))
+        expected = FineTune(TrainConfig(4, 0.3, momentum=0.9))
+        assert changed(method, {"lr": 0.3, "epochs": 4}) == expected
+
+    def test_the_method_s_own_field_goes_first(self) -> None:
+        assert changed(Both(), {"lr": 7.0, "epochs": 4}) == Both(lr=7.0, train=TrainConfig(4, 0.5))
+
+    @pytest.mark.parametrize(
+        ("method", "name"), [(SSD(1.0), "lr"), (FineTune(TrainConfig(1, 0.1)), "alpha")]
+    )
+    def test_what_it_does_not_have_is_named(self, method: Method, name: str) -> None:
+        """Fails where a misspelt hyper-parameter is searched over: every value would be the same."""
+        message = f"{type(method).__name__} has no hyper-parameter '{name}'"
+        with pytest.raises(ConfigError, match=message):
+            changed(method, {name: 1.0})
+
+
+def tuned(tiny: dict[str, Any]) -> dict[str, Any]:
+    """The experiment "tuning", with two searches; the first experiment is tuned by it."""
+    full = experiment(tiny)
+    search = {
+        "Fine-tune": {"lr": [0.1, 0.2, 0.3]},
+        "SSD": {"alpha": [1.0, 2.0], "lam": [3.0, 4.0]},
+    }
+    forget = {"class": ["solid cross", "solid ring"]}
+    made = deepcopy(full) | {"search": search, "seeds": [100, 7], "forget": forget}
+    tiny["profiles"]["ci"]["experiments"]["tuning"] = made
+    full["tuned"] = "tuning"
+    full["methods"]["FT + mask"] = {"use": "masked", "method": "Fine-tune", "keep": 0.25}
+    return made
+
+
+#: Gaps by seed and value. The smallest mean is that of 0.2, which is never the smallest.
+RATES = {100: {0.1: 0, 0.2: 5, 0.3: 9}, 7: {0.1: 20, 0.2: 5, 0.3: 4}}
+#: By alpha and lambda; two are equal.
+SETTINGS = {(1.0, 3.0): 4, (1.0, 4.0): 2, (2.0, 3.0): 2, (2.0, 4.0): 3}
+
+
+class TestChoose:
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+        """Nothing is measured: the gaps are those above. What was asked for is kept."""
+        asked = []
+
+        def measure(trial: ClassificationTrial, label: str, **changes: float) -> Any:
+            assert trial.name == "tuning"
+            asked.append((trial.seed, trial.target, label, *changes.values()))
+            if label == "Fine-tune":
+                gap = RATES[trial.seed][changes["lr"]]
+            else:
+                gap = SETTINGS[changes["alpha"], changes["lam"]]
+            worse = {"solid cross": 0, "solid ring": 1}[trial.target]
+            return SimpleNamespace(metrics={"gap": Value(value=float(gap + worse))})
+
+        monkeypatch.setattr(ClassificationTrial, "measure_method", measure)
+        return asked
+
+    def test_the_smallest_mean_gap_and_the_first_of_equals(
+        self, project: Any, tiny: dict[str, Any], asked: list[Any]
+    ) -> None:
+        """Fails where the largest gap wins, the last seed or target decides, or a value of one
+        hyper-parameter is tried with one value of the other only."""
+        tuned(tiny)
+        project.paper("tiny", tiny)
+        run = replication()
+        found = choose(run, "tuning")
+        assert found == {"Fine-tune": {"lr": 0.2}, "SSD": {"alpha": 1.0, "lam": 4.0}}
+        tried = [("Fine-tune", lr) for lr in (0.1, 0.2, 0.3)] + [("SSD", *s) for s in SETTINGS]
+        targets = ("solid cross", "solid ring")
+        assert asked == [(s, t, *what) for s in (100, 7) for t in targets for what in tried]
+        assert choose(run, "tuning") is found
+        assert len(asked) == 28, "the search was done twice"
+
+    def test_methods_of_a_tuned_experiment_have_what_was_chosen(
+        self, project: Any, tiny: dict[str, Any], asked: list[Any]
+    ) -> None:
+        """Fails where a search is done and its outcome not used, or where the method that another
+        one names is the one before the search."""
+        tuned(tiny)
+        methods = trial_of(project, tiny).methods
+        assert list(methods) == ["Retrain", "Fine-tune", "SSD", "FT + mask"]
+        before = TrainConfig(epochs=2, lr=0.01, batch_size=32)
+        assert methods["Fine-tune"] == FineTune(replace(before, lr=0.2))
+        assert methods["SSD"] == SSD(alpha=1.0, lam=4.0, batch_size=16)
+        assert methods["FT + mask"].method == methods["Fine-tune"]
+        assert methods["FT + mask"].keep == 0.25
+        assert methods["Retrain"] == Retrain(methods["Retrain"].recipe)
+
+    def test_the_tuning_experiment_keeps_its_own(
+        self, project: Any, tiny: dict[str, Any], asked: list[Any]
+    ) -> None:
+        tuned(tiny)
+        project.paper("tiny", tiny)
+        trial = ClassificationTrial(replication(), "tuning", 100, "solid ring")
+        assert trial.methods["SSD"] == SSD(alpha=5, batch_size=16)
+        assert asked == []
+
+
+class TestJudgedOnValidation:
+    def search(
+        self, project: Any, tiny: dict[str, Any], cache: Path, tests: int, judged_on: str
+    ) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+        """What a real search chooses, and its rows' numbers by key."""
+        e = experiment(tiny)
+        e["data"] |= {"per_class": 10, "test_per_class": tests, "validation_per_class": 2}
+        e["train"]["epochs"] = 2
+        e["methods"].pop("SSD", None)
+        e |= {"judged_on": judged_on, "attack": "confidence", "forget": {"count": [8]}}
+        e |= {"search": {"Fine-tune": {"lr": [0.01, 0.3]}}, "seeds": [3]}
+        project.paper("tiny", tiny)
+        run = replication(cache)
+        chosen = choose(run, "full_class")
+        rows = {
+            r.key: {k: v.value for k, v in r.metrics.items() if k not in MEASURED} for r in run.rows
+        }
+        assert len(rows) == 3
+        return chosen, rows
+
+    def test_nothing_of_a_search_depends_on_the_test_set(
+        self, project: Any, tiny: dict[str, Any], tmp_path: Path
+    ) -> None:
+        """Fails where a search looks at the test set, by which every later number on it would be
+        too good. (With another size it has other images.)"""
+        first, second = (
+            self.search(project, tiny, tmp_path / str(n), n, "validation") for n in (4, 6)
+        )
+        assert first == second
+        gaps = [row["gap"] for row in first[1].values() if row["gap"] > 0]
+        assert len(set(gaps)) == 2, "both values have the same gap: nothing was chosen"
+        judged_on_test = self.search(project, tiny, tmp_path / "test", 4, "test")
+        assert not judged_on_test[1].keys() & first[1].keys()
+
+    def test_the_validation_images_stand_for_the_test_set(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        e = experiment(tiny)
+        e["data"] |= {"validation_per_class": 2}
+        e |= {"judged_on": "validation", "attack": "confidence"}
+        trial = trial_of(project, tiny)
+        split = trial.split
+        assert split.test is trial.data.validation
+        assert (split.test_forget, split.test_retain) == (None, None)
+        assert (len(split.forget), len(split.retain)) == (6, 54)
+        row = trial._row("Original", {}, lambda: (trial.evaluate(trial.original), {}))
+        out = predict(trial.original, trial.data.validation)
+        right = (out.logits.argmax(dim=1) == out.labels).double().mean().item()
+        assert row.metrics["test_accuracy"].value == pytest.approx(100 * right)
+        assert row.metrics["test_accuracy"].n == 20
+        assert row.spec["test"] == trial.data.validation.fingerprint()
+        # The attack's non-members are held-out images too.
+        retain, forget = (predict(trial.original, d) for d in (split.retain, split.forget))
+        attack = confidence_attack(*((o.logits, o.labels) for o in (retain, out, forget)))
+        assert row.metrics["confidence_mia"].value == attack.value
+
+    def test_without_validation_images_it_is_an_error(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        experiment(tiny)["judged_on"] = "validation"
+        trial = trial_of(project, tiny)
+        with pytest.raises(ConfigError, match="full_class is judged on validation data, but has"):
+            _ = trial.split
+
+
+class TestAttack:
+    def test_confidence(self, project: Any, tiny: dict[str, Any]) -> None:
+        """Fails where the entropy attack is measured all the same, or the gap reads another one."""
+        experiment(tiny)["attack"] = "confidence"
+        trial = trial_of(project, tiny)
+        row, oracle = trial.measure_method("Fine-tune"), trial.measure_method("Retrain")
+        sides = {
+            f"{s}_accuracy" for s in ("retain", "forget", "test", "test_retain", "test_forget")
+        }
+        cost = {"seconds", "peak_memory", "optimizer_steps", "changed_weights", "gap"}
+        assert row.metrics.keys() - cost == sides | {"confidence_mia", "forget_loss"}
+        assert row.spec["attack"] == "confidence"
+        assert "shadow" not in row.spec
+        names = ("retain_accuracy", "forget_accuracy", "test_accuracy", "confidence_mia")
+        gaps = [abs(row.metrics[n].value - oracle.metrics[n].value) for n in names]
+        assert row.metrics["gap"].value == pytest.approx(sum(gaps) / 4)
+        assert gaps[3] > 0
+
+    @pytest.fixture
+    def fits(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[ImageSet, Recipe, dict]]:
+        """No shadow model is trained; what would have been is kept."""
+        fits = []
+
+        def fit(pool: ImageSet, recipe: Recipe, **options: Any) -> ShadowAttack:
+            fits.append((pool, recipe, options))
+            return ShadowAttack(attack_network(10))
+
+        monkeypatch.setattr(ShadowAttack, "fit", fit)
+        return fits
+
+    def test_shadow(
+        self, project: Any, tiny: dict[str, Any], fits: list[tuple[ImageSet, Recipe, dict]]
+    ) -> None:
+        experiment(tiny).update(attack="shadow", shadow={"shadows": 2, "epochs": 5})
+        trial = trial_of(project, tiny)
+        row = trial.measure_original()
+        assert "gap" in row.metrics
+        assert not {"confidence_mia", "entropy_mia", "zrf"} & row.metrics.keys()
+        expected = evaluate_classifier(trial.original, trial.split, shadow=trial.shadow)
+        assert row.metrics["shadow_mia"].value == expected["shadow_mia"].value
+        assert row.spec["attack"] == "shadow"
+        assert row.spec["shadow"] == {"shadows": 2, "epochs": 5}
+        ((pool, recipe, options),) = fits
+        assert pool is trial.data.train
+        assert recipe == trial.recipe
+        assert options == {"device": trial.device, "shadows": 2, "epochs": 5}
+
+    def test_one_attack_serves_every_trial_on_such_models(
+        self, project: Any, tiny: dict[str, Any], fits: list[tuple[ImageSet, Recipe, dict]]
+    ) -> None:
+        """Fails where shadow models are trained for every seed and request, or where those of one
+        recipe, or of fewer models, judge another."""
+        experiments, full = tiny["profiles"]["ci"]["experiments"], experiment(tiny)
+        full |= {"attack": "shadow", "shadow": {"shadows": 2}}
+        full["data"]["validation_per_class"] = 2
+        experiments["again"] = full | {"forget": {"count": [8]}, "title": "Again"}
+        experiments["more"] = full | {"shadow": {"shadows": 3}}
+        experiments["longer"] = full | {"train": full["train"] | {"epochs": 7}}
+        experiments["early"] = full | {"train": full["train"] | {"patience": 1}}
+        project.paper("tiny", tiny)
+        run = replication()
+
+        def shadow(name: str, seed: int = 0) -> ShadowAttack:
+            return ClassificationTrial(run, name, seed, run.targets(name)[0]).shadow
+
+        first = shadow("full_class")
+        assert first is shadow("full_class", 1) is shadow("again")
+        others = [shadow(name) for name in ("more", "longer", "early")]
+        assert len({id(a) for a in (first, *others)}) == len(fits) == 4
+        # A shadow model has no images to stop early by.
+        assert [recipe.train.epochs for _, recipe, _ in fits] == [6, 6, 7, 6]
+        assert {recipe.train.patience for _, recipe, _ in fits} == {None}
+
+
+class TestRelearn:
+    def test_the_probe_is_asked_for(self, project: Any, tiny: dict[str, Any]) -> None:
+        """Fails where its arguments are not the experiment's, or its key does not hold them."""
+        asked = {"steps": 4, "examples": 3, "lr": 0.1}
+        experiment(tiny).update(relearn=asked, oracle=None)
+        trial = trial_of(project, tiny)
+        row = trial.measure_original()
+        expected = relearned_accuracy(trial.original, trial.split, 0, **asked)
+        assert row.metrics["relearned_accuracy"].value == expected.value
+        assert row.metrics["relearned_accuracy"].n == 5
+        assert row.spec["relearn"] == asked
+
+
+class TestTask:
+    def test_it_is_what_originals_are_trained_for_and_nothing_else(
+        self, project: Any, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where unlearning is restricted as the training was, or retraining is not."""
+        experiment(tiny)["task"] = {"use": "gradient_restriction", "alpha": 0.01}
+        trial = trial_of(project, tiny)
+        assert trial.recipe.task == GradientRestriction(10, alpha=0.01)
+        assert type(trial.split.task) is Classification
+        calls, loss = [], GradientRestriction.loss
+
+        def counted(task: GradientRestriction, model: nn.Module, batch: Any) -> torch.Tensor:
+            calls.append(task)
+            return loss(task, model, batch)
+
+        monkeypatch.setattr(GradientRestriction, "loss", counted)
+        _ = trial.original
+        assert len(calls) == 30
+        trial.unlearn(trial.methods["Fine-tune"])
+        trial.unlearn(trial.methods["SSD"])
+        assert len(calls) == 30
+        trial.unlearn(trial.methods["Retrain"])
+        assert len(calls) == 60
+
+    def test_its_models_are_not_those_of_the_plain_loss(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        """Fails where the cache hands out a model of another loss."""
+        plain = trial_of(project, tiny)
+        experiment(tiny)["task"] = {"use": "gradient_restriction", "alpha": 0.5}
+        restricted = trial_of(project, tiny)
+        a, b = (
+            torch.cat([p.detach().flatten() for p in t.original.parameters()])
+            for t in (plain, restricted)
+        )
+        assert (a - b).norm() > 0.01 * a.norm()
+
+    def test_an_unknown_one_is_named(self, project: Any, tiny: dict[str, Any]) -> None:
+        experiment(tiny)["task"] = {"use": "gradient_restrictions"}
+        with pytest.raises(ConfigError, match="unknown task 'gradient_restrictions'; did you mean"):
+            trial_of(project, tiny)
+
+
+SEARCH = {
+    "use": "worst_case",
+    "iterations": 2,
+    "train": {"epochs": 1, "lr": 1e-3, "batch_size": 40},
+}
+
+
+class TestSelect:
+    def test_the_split_is_what_a_rule_chooses(
+        self, project: Any, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where the rule sees another model or other images, or where positions are taken
+        for something else. Chosen once, the set comes from the cache."""
+        select = {"easy": {"use": "by_loss", "fraction": 0.1}}
+        experiment(tiny).update(forget={"chosen": ["easy"]}, select=select)
+        trial = trial_of(project, tiny)
+        losses = example_losses(trial.original, trial.data.train)
+        wanted = losses.topk(8, largest=False).indices.sort().values
+        assert torch.equal(trial.split.forget.index, wanted)
+        assert len(trial.split.retain) == 72
+        row = trial.run.rows.row("full_class", "Selection", 0)
+        assert row.variant == {"forget": "easy"}
+        assert row.detail == {"index": wanted.tolist(), "log": []}
+        assert row.spec["select"] == {"is": "ByLoss", "version": 1, "highest": False}
+        assert row.spec["budget"] == 8
+        assert row.metrics.keys() == {"seconds", "selected_loss"}
+        assert row.metrics["selected_loss"].value == pytest.approx(losses[wanted].mean().item())
+        assert row.metrics["selected_loss"].n == 8
+
+        trial.measure_method("Retrain")
+        assert [i.name for i in trial.run.invariants] == [
+            "forget and retain are disjoint and complete",
+            "the oracle's gap to itself is 0",
+        ], "a chosen set need not be forgotten like a random one"
+
+        def refuse(*_: object) -> None:
+            raise AssertionError("the set was chosen again")
+
+        monkeypatch.setattr(ByLoss, "select", refuse)
+        again = ClassificationTrial(trial.run, "full_class", 0, "easy")
+        assert torch.equal(again.split.forget.index, wanted)
+
+    def test_a_search_is_that_of_the_trial(self, project: Any, tiny: dict[str, Any]) -> None:
+        """Fails where the search's seed, training or size is not what the experiment says."""
+        select = {"hard": SEARCH | {"fraction": 0.15}}
+        experiment(tiny).update(forget={"chosen": ["hard"]}, select=select)
+        project.paper("tiny", tiny)
+        trial = ClassificationTrial(replication(), "full_class", 1, "hard")
+        rule = WorstCase(iterations=2, train=TrainConfig(1, 1e-3, batch_size=40))
+        by_hand = rule.select(trial.original, trial.data.train, Classification(10), 12, 1)
+        row = trial.select("hard")
+        assert row.detail["index"] == by_hand.index.tolist()
+        assert row.detail["log"] == list(by_hand.log)
+        last = by_hand.log[-1]
+        found = row.metrics["overlap_initial"], row.metrics["binary_weights"]
+        assert [m.value for m in found] == [
+            100 * last["overlap_initial"],
+            100 * last["binary_share"],
+        ]
+        assert trial.experiment.select == select, "the rule was changed by its use"
+        assert trial.select("hard") == row
+
+    def test_a_rule_about_classes_gives_their_numbers(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        """Fails where a fifth of the images is chosen for a fifth of the classes."""
+        experiment(tiny)["select"] = {"classes": SEARCH | {"by": "class", "fraction": 0.2}}
+        trial = trial_of(project, tiny)
+        row = trial.select("classes")
+        assert len(set(row.detail["index"])) == row.spec["budget"] == 2
+        assert set(row.detail["index"]) <= set(range(10))
+        assert row.spec["select"]["by"] == "class"
+        assert "selected_loss" not in row.metrics
+        assert (row.method, row.variant) == ("Selection", {"forget": "classes"})
+
+    def test_an_unknown_rule_is_named(self, project: Any, tiny: dict[str, Any]) -> None:
+        select = {"hard": {"use": "worst", "fraction": 0.1}}
+        experiment(tiny).update(forget={"chosen": ["hard"]}, select=select)
+        trial = trial_of(project, tiny)
+        with pytest.raises(ConfigError, match="unknown selection rule 'worst'; did you mean"):
+            _ = trial.split
+
+
+class TestEarlyStopping:
+    def test_the_original_is_the_recipe_s_with_the_validation_images(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        """Fails where the test set, or the training set, decides when to stop."""
+        e = experiment(tiny)
+        e["data"] |= {"per_class": 10, "validation_per_class": 2}
+        e["train"]["patience"] = 1
+        trial = trial_of(project, tiny)
+        model = trial.recipe.fit(
+            trial.data.train, 0, validation=trial.data.validation, device=trial.device
+        )
+        for a, b in zip(trial.original.parameters(), model.parameters(), strict=True):
+            assert torch.equal(a, b)
+        row = trial.measure_original(sides_only=True)
+        assert row.spec["validation"] == trial.data.validation.fingerprint()
+        assert row.spec["recipe"]["train"]["patience"] == 1
+        assert row.spec["test"] == trial.data.test.fingerprint()
+
+    def test_without_it_validation_images_are_no_part_of_a_row(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        experiment(tiny)["data"]["validation_per_class"] = 2
+        row = trial_of(project, tiny).measure_original(sides_only=True)
+        assert "validation" not in row.spec
+
+
+def outline(value: Any) -> Any:
+    """The keys of a nested mapping."""
+    return {k: outline(v) for k, v in value.items()} if isinstance(value, dict) else None
+
+
+@pytest.fixture(scope="module")
+def published() -> list[dict[str, Any]]:
+    """Rows of experiments that have none of the newer fields."""
+    file = ROOT / "book" / "published" / "laptop" / "ssd.json"
+    return json.loads(file.read_text())["rows"]
+
+
+class TestIdentity:
+    def test_a_key_is_what_it_was(self, published: list[dict[str, Any]]) -> None:
+        """Fails where the way of making keys changes: every cached row would be made again."""
+        names = ("experiment", "method", "seed", "variant", "spec")
+        for row in published:
+            key = digest({"schema": SCHEMA, **{name: row[name] for name in names}})
+            assert key == row["key"], (row["experiment"], row["method"])
+
+    @pytest.mark.parametrize("label", [ORIGINAL, "Retrain", "Fine-tune", "SSD"])
+    def test_what_an_experiment_does_not_use_is_no_part_of_its_rows(
+        self, project: Any, tiny: dict[str, Any], published: list[dict[str, Any]], label: str
+    ) -> None:
+        """Fails where a new field enters the keys of experiments that do not use it."""
+        experiment(tiny)["oracle"] = None
+        trial = trial_of(project, tiny)
+        row = trial.measure_original() if label == ORIGINAL else trial.measure_method(label)
+        before = next(
+            r for r in published if (r["experiment"], r["method"]) == ("full_class", label)
+        )
+        assert outline(row.spec) == outline(before["spec"])
+        assert row.variant.keys() == before["variant"].keys()
+        spec = {"schema": SCHEMA, "spec": row.spec, "variant": row.variant}
+        names = {"experiment": "full_class", "method": label, "seed": 0}
+        assert row.key == digest(spec | names)
+
+    def test_a_method_names_another(self, project: Any, tiny: dict[str, Any]) -> None:
+        """Fails where a copy of the other method is made from defaults."""
+        methods = experiment(tiny)["methods"]
+        methods["SSD + mask"] = {"use": "masked", "method": "SSD", "keep": 0.25}
+        trial = trial_of(project, tiny)
+        made = trial.methods["SSD + mask"]
+        assert made.method is trial.methods["SSD"]
+        assert (made.method.alpha, made.keep) == (5, 0.25)
+        row = trial.measure_method("SSD + mask")
+        inner = row.spec["method"]["method"]
+        assert (inner["is"], inner["alpha"]) == ("SSD", 5)
+        assert 0 < row.metrics["changed_weights"].value <= 25

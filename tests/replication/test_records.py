@@ -159,7 +159,6 @@ class TestRows:
             ("c", "SSD", 0, {"forget": "cat"}),
             ("a", "SSd", 0, {"forget": "cat"}),
             ("a", "SSD", 2, {"forget": "cat"}),
-            ("a", "SSD", 0, {}),
             ("a", "SSD", 0, {"forget": "cat", "alpha": 6}),
         ],
     )
@@ -169,6 +168,26 @@ class TestRows:
         experiment, method, seed, variant = missing
         with pytest.raises(MissingRowError, match=rf"no row {experiment} / {method} / seed {seed}"):
             rows.row(experiment, method, seed, **variant)
+
+    def test_the_only_row_that_has_the_variant_is_found(self, rows: Rows) -> None:
+        """Fails where a rule has to spell out what there is one of."""
+        assert rows.row("b", "SSD", 0).variant == {"forget": "cat"}
+        assert rows.value("a", "SSD", "zrf", 0, alpha=5) == 4
+        assert rows.value("a", "SSD", "zrf", 1) == 2
+
+    def test_the_exact_row_goes_before_those_that_have_more(self, rows: Rows) -> None:
+        """Fails where the default of a sweep is lost among its other points."""
+        assert rows.row("a", "SSD", 0, forget="cat").variant == {"forget": "cat"}
+
+    @pytest.mark.parametrize("variant", [{}, {"forget": "bird"}])
+    def test_several_rows_are_none(
+        self, rows: Rows, make_row: MakeRow, variant: dict[str, Any]
+    ) -> None:
+        """Fails where one of several is taken: the verdict would depend on their order."""
+        for alpha in (1, 2):
+            rows.add(make_row("a", "SSD", 0, {"forget": "bird", "alpha": alpha}))
+        with pytest.raises(MissingRowError, match=r"several rows a / SSD / seed 0 / \{"):
+            rows.row("a", "SSD", 0, **variant)
 
     def test_a_missing_metric_is_named(self, rows: Rows) -> None:
         with pytest.raises(MissingRowError, match=r"a / SSD has no metric 'gap'"):

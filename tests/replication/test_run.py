@@ -219,7 +219,30 @@ class TestExperiments:
     def test_what_is_there_runs(self, run: Replication, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TINY_FACES", "/somewhere")
         assert replication().skips == ()
-        assert replication().experiments("full_class") == ["full_class", "full_class_faces"]
+        assert replication().experiments("full") == ["full_class", "full_class_faces"]
+
+    def test_a_name_means_the_experiment_of_that_name(
+        self, run: Replication, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where "random" brings "random_50" along, whose rows the chapter makes later; and
+        where what is skipped runs when it is named, or its namesakes run in its place."""
+        assert run.experiments("full_class_faces") == []
+        assert run.experiments("e") == ["every"]
+        assert run.experiments("x") == []
+        monkeypatch.setenv("TINY_FACES", "/somewhere")
+        assert replication().experiments("full_class") == ["full_class"]
+
+    def test_the_seeds_of_an_experiment_are_its_own_or_the_profile_s(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        experiments = tiny["profiles"]["ci"]["experiments"]
+        experiments["tuning"] = experiments["full_class"] | {"seeds": [100, 7]}
+        project.paper("tiny", tiny)
+        run = replication()
+        assert run.seeds == run.seeds_of("full_class") == (0, 1)
+        assert run.seeds_of("tuning") == (100, 7)
+        with pytest.raises(ConfigError, match="unknown experiment 'tunning'; did you mean"):
+            run.seeds_of("tunning")
 
     def test_targets(self, run: Replication) -> None:
         assert run.targets("full_class") == ["solid cross"]
@@ -288,6 +311,29 @@ class TestClaims:
             raise AssertionError("judged where it is not tested")
 
         assert run.verdicts["C1"].verdict == "not tested at this scale"
+
+    def test_judged_over_the_seeds_that_it_asks_for(self, run: Replication) -> None:
+        """Fails where a claim about an experiment with seeds of its own is judged on others."""
+        asked = []
+
+        @run.claim("C1", seeds=(100, 7))
+        def rule(rows: Rows, seed: int) -> float:
+            asked.append(seed)
+            return seed - 50.0
+
+        assert asked == [100, 7]
+        assert run.verdicts["C1"].margins == {100: 50.0, 7: -43.0}
+        assert run.verdicts["C1"].verdict == "holds in part"
+
+    def test_seeds_do_not_make_it_judged_where_it_is_not(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        tiny["claims"]["C1"]["judged_at"] = []
+        project.paper("tiny", tiny)
+        run = replication()
+        run.claim("C1", seeds=(100,))(always(1.0))
+        assert run.verdicts["C1"].verdict == "not tested at this scale"
+        assert run.verdicts["C1"].margins == {}
 
     def test_unknown_claim(self, run: Replication) -> None:
         with pytest.raises(ConfigError, match="unknown claim 'C2'; known: C1"):

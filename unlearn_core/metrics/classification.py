@@ -90,7 +90,8 @@ def gap_to_retrained(values: Mapping[str, Estimate], retrained: Mapping[str, Est
 
     These are the retain, forget and test accuracies and the membership attack that was measured.
     """
-    attack = next(n for n in ("entropy_mia", "confidence_mia", "shadow_mia") if n in values)
+    attacks = ("entropy_mia", "confidence_mia", "shadow_mia")
+    attack = next((n for n in attacks if n in retrained), attacks[0])
     names = ("retain_accuracy", "forget_accuracy", "test_accuracy", attack)
     gaps = [abs(values[n].value - retrained[n].value) for n in names]
     return Estimate(sum(gaps) / len(gaps))

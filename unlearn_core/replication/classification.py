@@ -35,7 +35,7 @@ from ..metrics import (
     relearned_accuracy,
 )
 from ..models import MODELS, Recipe, TrainConfig, default_device, predict
-from ..registry import ConfigError, build, describe
+from ..registry import ConfigError, build, describe, did_you_mean
 from ..seeding import derive_seed
 from .cache import CacheWarning, digest
 from .records import Row, Value, now
@@ -95,6 +95,8 @@ class ClassificationTrial:
     def split(self) -> ForgetSplit:
         (kind,) = self.experiment.forget
         if kind == "chosen":
+            if self.experiment.select[self.target].get("by") == "class":
+                raise ConfigError(f"{self.name}: {self.target!r} chooses classes, not a forget set")
             chosen = self.select(self.target).detail["index"]
             split = forget_indices(self.data, torch.tensor(chosen))
         else:
@@ -102,6 +104,8 @@ class ClassificationTrial:
         if self.experiment.judged_on == "validation":
             if self.data.validation is None:
                 raise ConfigError(f"{self.name} is judged on validation data, but has none")
+            if split.test_forget is not None:
+                raise ConfigError(f"{self.name}: a class request is judged on the test set's sides")
             split = replace(split, test=self.data.validation, test_forget=None, test_retain=None)
         self.check_split(split)
         return split
@@ -149,6 +153,11 @@ class ClassificationTrial:
         for label, spec in self.experiment.methods.items():
             nested = {k: _train_config(v) if isinstance(v, dict) else v for k, v in spec.items()}
             if "method" in spec:  # a method about another one, which it names
+                if spec["method"] not in out:
+                    raise ConfigError(
+                        f"{label} is about {spec['method']!r}, no method before it; "
+                        f"{did_you_mean(spec['method'], out)}"
+                    )
                 nested["method"] = out[spec["method"]]
             method = build(METHODS, nested, "method", recipe=self.recipe)
             out[label] = changed(method, chosen.get(label, {}))

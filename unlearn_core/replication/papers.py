@@ -158,7 +158,7 @@ class Profile(Model):
     memory_gb: float
     hardware: str
     seeds: tuple[int, ...] = Field(min_length=1)
-    experiments: dict[str, Experiment]
+    experiments: dict[str, Experiment] = Field(min_length=1)
     rehearsal: Rehearsal = Rehearsal()
 
     @model_validator(mode="after")
@@ -244,7 +244,7 @@ def _experiments(profile: str, plain: dict[str, Any]) -> dict[str, Any]:
                 raise ConfigError(f"shared/{path.name}, {profile}: {did_you_mean(name, shared)}")
             known[name] = shared[name]
         models |= shared
-    for name, own in plain["experiments"].items():
+    for name, own in plain.get("experiments", {}).items():
         like = own.pop("like", None)
         if like is not None and like not in models:
             raise ConfigError(f"{name} is like {like!r}; {did_you_mean(like, models)}")

@@ -26,8 +26,8 @@ import yaml
 from ..metrics import METRICS
 from ..registry import ConfigError
 from . import tables
-from .ground import BASES, ground_tables
-from .papers import PaperFile, known_papers, load_paper, project_root
+from .ground import ground_tables
+from .papers import PaperFile, known_papers, load_paper, paper_sources, project_root
 from .records import Record
 from .run import source_hash
 
@@ -177,13 +177,12 @@ def status(chapters: list[Chapter]) -> str:
 
 
 def ground(chapters: list[Chapter]) -> str:
-    """The common ground's tables, of the largest profile that any chapter shows."""
-    names = {name for experiments in BASES.values() for name in experiments.values()}
-    records = [
-        c.shown.record
-        for c in chapters
-        if any(row.experiment in names for row in c.shown.record.rows)
-    ]
+    """The common ground's tables, of the largest profile that any chapter shows.
+
+    Only of chapters that include the shared experiments: others may use the same names.
+    """
+    shared = [c for c in chapters if "classifiers.yaml" in {f.name for f in paper_sources(c.slug)}]
+    records = [c.shown.record for c in shared]
     if not records:
         return "<p>No chapter with these experiments was run yet.</p>"
     profile = max((r.profile for r in records), key=PROFILES.index)

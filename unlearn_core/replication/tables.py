@@ -152,31 +152,21 @@ def verdicts_table(paper: PaperFile, verdicts: Iterable[Verdict]) -> HTML:
 
 
 def targets_table(paper: PaperFile) -> HTML:
-    """The paper's numbers, and others'; each kind in a column of its own."""
+    """The paper's numbers, and others'; each kind in a column of its own.
+
+    A line holds all metrics that one source gives of a method in one setting.
+    """
     kinds = ("read", "read second-hand", "independent")
-    rows = []
+    groups: dict[tuple[str, str, str, str], list[str]] = {}
     for t in paper.targets:
         spread = f" ± {number(t.spread)}" if t.spread is not None else ""
-        value = f"{number(t.value)}{spread}"
-        cells = [value if t.kind == k else "" for k in kinds]
-        rows.append(
-            [
-                html.escape(t.setting),
-                html.escape(t.method),
-                html.escape(t.metric),
-                *cells,
-                html.escape(t.source),
-            ]
-        )
-    head = [
-        "Setting",
-        "Method",
-        "Metric",
-        "The paper’s own",
-        "Read second-hand",
-        "Independent",
-        "Source",
-    ]
+        value = f"{html.escape(t.metric)} <b>{number(t.value)}</b>{spread}"
+        groups.setdefault((t.setting, t.method, t.kind, t.source), []).append(value)
+    rows = []
+    for (setting, method, kind, source), values in groups.items():
+        cells = ["; ".join(values) if kind == k else "" for k in kinds]
+        rows.append([html.escape(setting), html.escape(method), *cells, html.escape(source)])
+    head = ["Setting", "Method", "The paper’s own", "Read second-hand", "Independent", "Source"]
     return table(head, rows, kind="wide")
 
 
