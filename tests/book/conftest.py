@@ -161,7 +161,8 @@ def missing_rows() -> Callable[[Record], list[str]]:
                 continue
             ((_, wanted),) = experiment.forget.items()
             if wanted == "all":
-                wanted = list({str(r.variant["forget"]): None for r in rows_of(record, name)})
+                requests = (r for r in rows_of(record, name) if r.method != "Selection")
+                wanted = list({str(r.variant["forget"]): None for r in requests})
                 if len(wanted) < 2:
                     out.append(f"{name}: all targets")
             methods = experiment.methods

@@ -362,9 +362,13 @@ class TestEvaluateClassifier:
         self, trained: nn.Module, tiny_data: ImageData, recipe: Recipe
     ) -> None:
         coarse = draw_shapes(2, 2, fills=2, size=12, coarse=True)
-        found = evaluate_classifier(trained, forget_subclass(coarse, 3), recipe.build(9))
+        found = evaluate_classifier(
+            trained, forget_subclass(coarse, 3), random_model=recipe.build(9)
+        )
         assert (found["test_forget_accuracy"].n, found["test_retain_accuracy"].n) == (2, 38)
-        found = evaluate_classifier(trained, forget_random(tiny_data, count=8), recipe.build(9))
+        found = evaluate_classifier(
+            trained, forget_random(tiny_data, count=8), random_model=recipe.build(9)
+        )
         assert not any(name.startswith(("test_retain", "test_forget")) for name in found)
 
     def test_the_oracle_s_gap_to_itself_is_0(self, recipe: Recipe, tiny_split: ForgetSplit) -> None:
