@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from recorded import network, part
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -18,49 +20,8 @@ from unlearn_core.registry import describe
 Golden = Callable[[str], dict[str, Tensor]]
 
 
-class MLP(nn.Module):
-    def __init__(self, inside: int, hidden: int, classes: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(inside, hidden)
-        self.fc2 = nn.Linear(hidden, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.fc1(x.flatten(1)).relu())
-
-
-class ConvBN(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(2, 3, 3, padding=1)
-        self.bn1 = nn.BatchNorm2d(3)
-        self.conv2 = nn.Conv2d(3, 4, 3, stride=2, padding=1)
-        self.bn2 = nn.BatchNorm2d(4)
-        self.fc = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.bn1(self.conv1(x)).relu()
-        x = self.bn2(self.conv2(x)).relu()
-        return self.fc(x.mean(dim=(2, 3)))
-
-
-def part(case: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in case.items() if k.startswith(prefix)}
-
-
-def mlp(weights: dict[str, Tensor]) -> MLP:
-    hidden, inside = weights["fc1.weight"].shape
-    model = MLP(inside, hidden, len(weights["fc2.bias"])).double()
-    model.load_state_dict(weights)
-    return model
-
-
-def network(name: str, case: dict[str, Tensor]) -> nn.Module:
-    theta0 = part(case, "theta0.")
-    if "mlp" in name:
-        return mlp(theta0)
-    model = ConvBN().double()
-    model.load_state_dict(theta0 | part(case, "buf0."))
-    return model
+def recorded_network(case: dict[str, Tensor]) -> nn.Module:
+    return network(part(case, "theta0."), part(case, "buf0."))
 
 
 def lenet(case: dict[str, Tensor]) -> nn.Module:
@@ -118,7 +79,7 @@ class TestRecordedSteps:
         """Fails with a sum for a mean, another sign, batches that count alike whatever their size,
         an epsilon elsewhere, or BatchNorm in the other mode."""
         case = golden(f"iau/{name}")
-        model = network(name, case).train(options.get("mode") != "train")
+        model = recorded_network(case).train(options.get("mode") != "train")
         unlearned = IAU(lr=case["hp.lr"].item(), **options)(model, recorded_split(case))
         for key, expected in part(case, "theta1.").items():
             found, clear = unlearned.get_parameter(key).detach(), case[f"g.{key}"].abs() > 1e-6
@@ -130,7 +91,7 @@ class TestRecordedSteps:
         """Fails if the two recorded cases could not tell the modes apart."""
         case = golden("iau/step_convbn_train")
         lr, expected = case["hp.lr"].item(), part(case, "theta1.")
-        found = IAU(lr=lr)(network("convbn", case), recorded_split(case))
+        found = IAU(lr=lr)(recorded_network(case), recorded_split(case))
         apart = flat(weights_of(found).values()) - flat(expected[n] for n in weights_of(found))
         assert apart.abs().max() > lr
         assert_near(dict(found.named_buffers()), part(case, "buf0."), 0)
@@ -138,7 +99,7 @@ class TestRecordedSteps:
     def test_a_plain_gradient_step(self, golden: Golden) -> None:
         case = golden("iau/step_mlp")
         method = IAU(lr=case["hp.lr"].item(), update="sgd")
-        found = method(network("mlp", case), recorded_split(case))
+        found = method(recorded_network(case), recorded_split(case))
         assert_near(weights_of(found), part(case, "theta1_sgd."), 1e-12)
 
     @pytest.mark.parametrize(
@@ -148,7 +109,7 @@ class TestRecordedSteps:
     def test_each_part_alone(self, golden: Golden, options: dict, side: str, sign: int) -> None:
         """Fails if the forget set is descended, or a part that is off still contributes."""
         case = golden("iau/step_mlp")
-        found = IAU(lr=0.5, update="sgd", **options)(network("mlp", case), recorded_split(case))
+        found = IAU(lr=0.5, update="sgd", **options)(recorded_network(case), recorded_split(case))
         expected = {
             k: v + sign * 0.5 * case[f"grad_{side}.{k}"] for k, v in part(case, "theta0.").items()
         }
@@ -239,7 +200,7 @@ class TestIAU:
         split = recorded_split(case)
         counted = [CountedRows(*s.tensors) for s in (split.forget, split.retain)]
         split = replace(split, forget=counted[0], retain=counted[1])
-        IAU(mode=mode, batch_size=5)(network("convbn", case), split)
+        IAU(mode=mode, batch_size=5)(recorded_network(case), split)
         assert [c.read for c in counted] == [[*range(6)], [*range(24)]]
 
     @pytest.mark.parametrize("update", ["adam", "sgd"])
@@ -276,7 +237,7 @@ class TestIAU:
         case = golden("iau/step_mlp")
         case["X_r"][9] = float("nan")
         with pytest.raises(TrainingError, match="the loss is nan at batch 2"):
-            IAU(batch_size=8)(network("mlp", case), recorded_split(case))
+            IAU(batch_size=8)(recorded_network(case), recorded_split(case))
 
 
 def restricted(model: nn.Module, task: Classification, batch: tuple[Tensor, Tensor]) -> tuple:
@@ -292,7 +253,7 @@ class TestGradientRestriction:
     def test_recorded_losses_and_their_derivatives(self, golden: Golden, name: str) -> None:
         """Fails if the penalty is a constant to the derivative, a global norm, or squared."""
         case = golden(f"iau/{name}")
-        alpha, model = case["hp.alpha"].item(), mlp(part(case, "theta."))
+        alpha, model = case["hp.alpha"].item(), network(part(case, "theta."))
         batch = case["X"], case["y"]
         value, gradients = restricted(model, GradientRestriction(4, alpha), batch)
         torch.testing.assert_close(value.detach(), case["loss_code"], rtol=0, atol=1e-12)
@@ -304,7 +265,7 @@ class TestGradientRestriction:
     def test_the_derivative_of_the_global_norm(self, golden: Golden) -> None:
         """Against finite differences; the recorded derivative is that of the other norm."""
         case = golden("iau/gr_loss_mlp_large_alpha")
-        model, batch = mlp(part(case, "theta.")), (case["X"], case["y"])
+        model, batch = network(part(case, "theta.")), (case["X"], case["y"])
         task = GradientRestriction(3, 0.7, "global")
         _, gradients = restricted(model, task, batch)
         w, h = model.fc1.weight.data, 1e-5
@@ -330,7 +291,10 @@ class TestGradientRestriction:
     def test_recorded_training(self, golden: Golden) -> None:
         """Fails if the loss differs in the training loop: a gradient left over, a new Adam."""
         case = golden("iau/gr_training_mlp")
-        model, task = mlp(part(case, "theta0.")), GradientRestriction(3, case["hp.alpha"].item())
+        model, task = (
+            network(part(case, "theta0.")),
+            GradientRestriction(3, case["hp.alpha"].item()),
+        )
         rows = [case["batch_index"] == i for i in range(3)]
         batches = [(case["X"][r], case["y"][r]) for r in rows]
         losses, epochs = [], []
@@ -357,10 +321,11 @@ class TestGradientRestriction:
     @pytest.mark.parametrize("dead", ["first layer", "all"])
     def test_a_gradient_of_exactly_0_gives_no_nan(self, norm: str, dead: str) -> None:
         """Fails with a norm written as the square root of a sum."""
-        model = MLP(3, 4, 2).double()
+        fc1, fc2 = nn.Linear(3, 4), nn.Linear(4, 2)
+        model = nn.Sequential(OrderedDict(fc1=fc1, relu=nn.ReLU(), fc2=fc2)).double()
         with torch.no_grad():
-            model.fc1.bias.fill_(-100)
-            model.fc2.bias.copy_(torch.tensor([2000.0, 0.0] if dead == "all" else [0.3, 0.0]))
+            fc1.bias.fill_(-100)
+            fc2.bias.copy_(torch.tensor([2000.0, 0.0] if dead == "all" else [0.3, 0.0]))
         batch = torch.ones(5, 3, dtype=torch.float64), torch.zeros(5, dtype=torch.long)
         _, plain = restricted(model, Classification(2), batch)
         value, found = restricted(model, GradientRestriction(2, 0.5, norm), batch)
@@ -374,7 +339,7 @@ class TestGradientRestriction:
     def test_parameters_without_a_part_in_the_loss(self, golden: Golden) -> None:
         """Fails if an unused parameter raises, as in the authors' code, or a frozen one counts."""
         case = golden("iau/gr_loss_mlp")
-        model, task = mlp(part(case, "theta.")), GradientRestriction(4)
+        model, task = network(part(case, "theta.")), GradientRestriction(4)
         model.unused = nn.Parameter(torch.ones(2, dtype=torch.float64))
         batch = case["X"], case["y"]
         assert task.loss(model, batch).item() == pytest.approx(case["loss_code"].item(), abs=1e-12)

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from recorded import network, part
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -44,36 +43,6 @@ loss = Classification(10).loss
 SMALL = TrainConfig(epochs=2, lr=0.02, batch_size=16, momentum=0.9, weight_decay=5e-4)
 
 
-def part(case: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in case.items() if k.startswith(prefix)}
-
-
-class Spatial(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3))
-
-
-def network(theta: dict[str, Tensor], buffers: dict[str, Tensor]) -> nn.Module:
-    """The recorded case's mlp or convbn (see the goldens' README), in float64."""
-    layers: dict[str, nn.Module] = {}
-    if "fc1.weight" in theta:
-        (hidden, inside), outside = theta["fc1.weight"].shape, len(theta["fc2.bias"])
-        layers["flatten"] = nn.Flatten()
-        layers |= {"fc1": nn.Linear(inside, hidden), "relu": nn.ReLU()}
-        layers["fc2"] = nn.Linear(hidden, outside)
-    else:
-        for i, stride in ((1, 1), (2, 2)):
-            outside, inside = theta[f"conv{i}.weight"].shape[:2]
-            layers[f"conv{i}"] = nn.Conv2d(inside, outside, 3, stride, padding=1)
-            layers |= {f"bn{i}": nn.BatchNorm2d(outside), f"relu{i}": nn.ReLU()}
-        layers |= {"mean": Spatial(), "fc": nn.Linear(*theta["fc.weight"].shape[::-1])}
-    model = nn.Sequential()
-    for name, layer in layers.items():
-        model.add_module(name, layer)
-    model.double().load_state_dict(theta | buffers)
-    return model
-
-
 def flat(named: Mask) -> Tensor:
     return torch.cat([t.detach().flatten() for t in named.values()])
 
@@ -99,18 +68,6 @@ def single(values: list[float]) -> nn.Module:
 def linear(model: nn.Module, x: Tensor) -> Tensor:
     """A loss whose gradient is the mean of the rows ``x`` (B, parameters)."""
     return (x.double() @ model.theta).mean()
-
-
-@pytest.fixture(scope="module")
-def golden() -> Golden:
-    """As the shared one, but these cases hold the name of a data set too: text, no tensor."""
-    folder = Path(__file__).parents[1] / "data_files" / "goldens"
-
-    def load(name: str) -> dict[str, Tensor]:
-        with np.load(folder / f"{name}.npz") as file:
-            return {k: torch.tensor(file[k]) for k in file.files if file[k].dtype.kind != "U"}
-
-    return load
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from recorded import network, part
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -25,39 +26,8 @@ Golden = Callable[[str], dict[str, Tensor]]
 CASES = ["mlp_class", "convbn_shuffled"]
 
 
-class MLP(nn.Module):
-    def __init__(self, sizes: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(sizes[0], sizes[1])
-        self.fc2 = nn.Linear(sizes[1], sizes[2])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.fc1(x.flatten(1)).relu())
-
-
-class ConvBN(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 3, 3, padding=1)
-        self.bn1 = nn.BatchNorm2d(3)
-        self.conv2 = nn.Conv2d(3, 4, 3, stride=2, padding=1)
-        self.bn2 = nn.BatchNorm2d(4)
-        self.fc = nn.Linear(4, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.bn1(self.conv1(x)).relu()
-        x = self.bn2(self.conv2(x)).relu()
-        return self.fc(x.mean(dim=(2, 3)))
-
-
-def part(case: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in case.items() if k.startswith(prefix)}
-
-
-def network(name: str, case: dict[str, Tensor]) -> nn.Module:
-    model = MLP((6, 10, 8)) if name == "mlp_class" else ConvBN()
-    model.double().load_state_dict(part(case, "theta0.") | part(case, "buf."))
-    return model.eval()
+def recorded_network(case: dict[str, Tensor]) -> nn.Module:
+    return network(part(case, "theta0."), part(case, "buf.")).eval()
 
 
 def loader(case: dict[str, Tensor], side: str, batch_size: int | None = None) -> object:
@@ -96,7 +66,7 @@ class TestGoldens:
         """Fails if the mean of squares replaces the square of the batch mean, if samples are
         averaged instead of batches, or if BatchNorm runs in training mode."""
         case = golden(f"ssd/{name}")
-        model = network(name, case).train()
+        model = recorded_network(case).train()
         found = importances(model, loader(case, side), loss)
         assert_close(found, part(case, f"imp_{side}."), rtol=1e-9, atol=1e-12)
         assert model.training
@@ -108,7 +78,7 @@ class TestGoldens:
     def test_dampened_weights_of_every_row(self, golden: Golden, name: str, row: int) -> None:
         """Fails with >= for >, alpha or lambda on the wrong side, or no cap at 1 (row 4 of mlp)."""
         case = golden(f"ssd/{name}")
-        model = network(name, case)
+        model = recorded_network(case)
         alpha, lam = case["alpha_lambda"][row].tolist()
         found = (importances(model, loader(case, side), loss) for side in "fD")
         masks = dampen(model, *found, alpha, lam)
@@ -122,7 +92,7 @@ class TestGoldens:
     def test_unselected_weights_are_bit_equal(self, golden: Golden, name: str) -> None:
         """Fails if every weight is multiplied, by a 1 that may be rounded."""
         case = golden(f"ssd/{name}")
-        model = network(name, case)
+        model = recorded_network(case)
         masks = dampen(model, *recorded(case), 1.0, 1.0)
         for key, theta in model.named_parameters():
             before = case[f"theta0.{key}"]
@@ -203,14 +173,14 @@ class TestImportances:
     ) -> None:
         """Fails if per_sample squares a batch mean, or depends on the batches."""
         case = golden("ssd/convbn_shuffled")
-        model = network("convbn_shuffled", case)
+        model = recorded_network(case)
         by_hand = importances(model, loader(case, "D", 1), loss)
         found = importances(model, loader(case, "D", batch_size), loss, per_sample=True)
         assert_close(found, by_hand, rtol=1e-9, atol=1e-12)
 
     def test_batches_of_one_are_not_batches_of_four(self, golden: Golden) -> None:
         case = golden("ssd/convbn_shuffled")
-        model = network("convbn_shuffled", case)
+        model = recorded_network(case)
         a, b = (importances(model, loader(case, "D", n), loss)["fc.bias"] for n in (1, 4))
         assert ((a - b).abs() > 1e-3 * a).all()
 
@@ -220,7 +190,7 @@ class TestImportances:
     ) -> None:
         """Fails if an unused or frozen parameter raises, or is left out of the result."""
         case = golden("ssd/convbn_shuffled")
-        model = network("convbn_shuffled", case)
+        model = recorded_network(case)
         model.unused = nn.Parameter(torch.ones(2, dtype=torch.float64))
         model.conv1.weight.requires_grad_(False)
         found = importances(model, loader(case, "f"), loss, per_sample=per_sample)
@@ -230,7 +200,7 @@ class TestImportances:
     @pytest.mark.parametrize("per_sample", [False, True])
     def test_the_model_is_left_alone(self, golden: Golden, per_sample: bool) -> None:
         case = golden("ssd/convbn_shuffled")
-        model = network("convbn_shuffled", case).train()
+        model = recorded_network(case).train()
         before = {k: v.clone() for k, v in model.state_dict().items()}
         importances(model, loader(case, "f"), loss, per_sample=per_sample)
         assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
@@ -241,17 +211,17 @@ class TestImportances:
         case = golden("ssd/mlp_class")
         case["X_D"][7] = float("nan")
         with pytest.raises(TrainingError, match="the loss is nan at batch 2"):
-            importances(network("mlp_class", case), loader(case, "D"), loss)
+            importances(recorded_network(case), loader(case, "D"), loss)
 
     def test_so_does_a_gradient_of_one_sample(self, golden: Golden) -> None:
         case = golden("ssd/mlp_class")
         case["X_D"][7] = float("nan")
         with pytest.raises(TrainingError, match=r"the gradient of fc\d\.\w+ is not finite"):
-            importances(network("mlp_class", case), loader(case, "D"), loss, per_sample=True)
+            importances(recorded_network(case), loader(case, "D"), loss, per_sample=True)
 
     def test_an_error_restores_the_mode(self, golden: Golden) -> None:
         case = golden("ssd/mlp_class")
-        model = network("mlp_class", case).train()
+        model = recorded_network(case).train()
         with pytest.raises(TrainingError, match="there is no batch"):
             importances(model, [], loss)
         assert model.training

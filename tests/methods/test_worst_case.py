@@ -4,12 +4,11 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from recorded import network, part
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -36,55 +35,6 @@ from unlearn_core.seeding import derive_seed, generator
 
 Golden = Callable[[str], dict[str, Tensor]]
 Case = dict[str, Tensor]
-
-
-@pytest.fixture(scope="session")
-def golden() -> Golden:
-    """The arrays of one recorded case, but for the few that hold a setting's name."""
-    folder = Path(__file__).parents[1] / "data_files" / "goldens"
-
-    def load(name: str) -> Case:
-        with np.load(folder / f"{name}.npz") as file:
-            arrays = {k: np.asarray(file[k]) for k in file.files}
-        return {k: torch.from_numpy(v) for k, v in arrays.items() if v.dtype.kind != "U"}
-
-    return load
-
-
-class MLP(nn.Module):
-    def __init__(self, inputs: int, hidden: int, classes: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(inputs, hidden)
-        self.fc2 = nn.Linear(hidden, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.fc1(x.flatten(1)).relu())
-
-
-class ConvBN(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 3, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(3)
-        self.conv2 = nn.Conv2d(3, 3, 3, stride=2, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(3)
-        self.fc = nn.Linear(3, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.bn1(self.conv1(x)).relu()
-        x = self.bn2(self.conv2(x)).relu()
-        return self.fc(x.mean(dim=(2, 3)))
-
-
-def part(case: Case, prefix: str) -> Case:
-    return {k.removeprefix(prefix): v for k, v in case.items() if k.startswith(prefix)}
-
-
-def mlp(theta: Case) -> nn.Module:
-    hidden, inputs = theta["fc1.weight"].shape
-    model = MLP(inputs, hidden, len(theta["fc2.bias"])).double()
-    model.load_state_dict(theta)
-    return model
 
 
 def hp(case: Case, name: str) -> Any:
@@ -151,14 +101,13 @@ class TestGoldens:
     def test_losses(self, golden: Golden, name: str) -> None:
         """Fails if they are averaged, shuffled or taken in training mode (float32 logits)."""
         case = golden(f"worst_case/upper_{name}")
-        losses = example_losses(mlp(part(case, "theta.")), TensorDataset(case["X"], case["y"]))
+        losses = example_losses(network(part(case, "theta.")), TensorDataset(case["X"], case["y"]))
         torch.testing.assert_close(losses, case["losses"], rtol=0, atol=2e-6)
 
     def test_losses_leave_batchnorm_alone(self, golden: Golden) -> None:
         """Fails as the authors' loop does: batch statistics, and running ones that move."""
         case = golden("worst_case/upper_batchnorm_train")
-        model = ConvBN().double()
-        model.load_state_dict(part(case, "theta.") | part(case, "buf0."))
+        model = network(part(case, "theta."), part(case, "buf0."))
         losses = example_losses(model.train(), TensorDataset(case["X"], case["y"]))
         for name, before in part(case, "buf0.").items():
             assert torch.equal(model.state_dict()[name], before)
@@ -182,7 +131,7 @@ class TestGoldens:
         """Fails if w, not 1 - w, weighs a loss, if a step is no sign step, if momentum or decay
         enter, or if an entry of zero gradient moves."""
         case = golden(f"worst_case/{name}")
-        model = mlp(part(case, "theta0."))
+        model = network(part(case, "theta0."))
         config = config_of(case, hp(case, "epochs"))
         lower_level(model, recorded(case, case["order"]), case["y"], case["w"], config)
         assert_parameters(model, part(case, "theta1."))
@@ -197,7 +146,7 @@ class TestGoldens:
         for t in range(hp(case, "T")):
             if not free_running:
                 weights = case["w_in"][t]
-            model = mlp(part(case, "theta_o."))
+            model = network(part(case, "theta_o."))
             lower_level(model, recorded(case, case["order"][t]), case["y"], weights, config)
             assert_parameters(model, {k: v[t] for k, v in part(case, "theta_u.").items()})
             losses = example_losses(model, data)
@@ -215,7 +164,7 @@ class TestGoldens:
     def test_by_class(self, golden: Golden) -> None:
         """The lower level and the mean losses; the authors' double division is not ours."""
         case = golden("worst_case/class_wise")
-        model, y, w0 = mlp(part(case, "theta0.")), case["y"], case["w0"]
+        model, y, w0 = network(part(case, "theta0.")), case["y"], case["w0"]
         lower_level(
             model, recorded(case, torch.arange(36)[None]), y, w0[y], config_of(case, epochs=1)
         )
