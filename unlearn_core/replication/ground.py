@@ -17,7 +17,7 @@ __all__ = ["BASES", "ground_tables"]
 
 #: The two bases: title -> what is forgotten -> the experiment's name.
 BASES = {
-    "Trained to about 100 % train accuracy": {
+    "Trained to the end of its schedule": {
         "random": "random",
         "class": "class_wise",
         "worst case": "worst_case",
