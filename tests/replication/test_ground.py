@@ -105,6 +105,40 @@ class TestTables:
         assert lines(overview)["SSD"][0] == "1.0 n = 1"
         assert list(lines(detail)) == ["Method", "SSD"]
 
+    def test_both_bases_side_by_side(
+        self, make_record: MakeRecord, row: Callable[..., Row]
+    ) -> None:
+        """Fails where a rank counts the original, the oracle or a method that one base lacks,
+        where a seed stands for the mean, or a request of one base has a column."""
+        gaps = {  # fitted: SSD 1 < FT 3 < GA 9; early: GA 2 < SSD 4 < FT 5
+            "random": {"Original": 8.0, "GA": 9.0, "FT": 3.0, "SSD": 1.0, "IU": 0.5},
+            "early_random": {"Original": 0.5, "GA": 2.0, "FT": 5.0, "SSD": 4.0},
+        }
+        known = {"Original": None, "SSD": "SSD"}
+        rows = [
+            row(name, method, seed, known.get(method, "FineTune"), gap=gap + shift)
+            for name, methods in gaps.items()
+            for method, gap in methods.items()
+            for seed, shift in ((0, -0.5), (1, 0.5))
+        ]
+        rows += [row(name, "Oracle", 0, "Retrain", gap=0.0) for name in gaps]
+        rows.append(row("worst_case", "SSD", 0, "SSD", gap=7.0))
+        both, *rest = ground_tables([make_record(rows=tuple(rows))]).split("<h2>")[1:]
+        assert both.startswith("Both bases side by side</h2>")
+        assert len(rest) == len(BASES)
+        part = BeautifulSoup(both, "html.parser")
+        assert lines(part.select_one("table")) == {
+            "Method": ["random, fitted, points ↓", "random, early, points ↓"],
+            "Original": ["8.0", "0.5"],
+            "GA": ["9.0 (3)", "2.0 (1)"],
+            "FT": ["3.0 (2)", "5.0 (3)"],
+            "SSD": ["1.0 (1)", "4.0 (2)"],
+            "IU": ["0.5", "–"],
+        }
+        # ranks (3, 2, 1) and (1, 3, 2): 1 - 6 (4 + 1 + 1) / (3 (9 - 1))
+        order = "Spearman’s correlation of the two orders: random -0.50 (3 methods)."
+        assert words(part.select_one("p")) == order
+
     def test_a_row_that_two_chapters_share_counts_once(
         self, make_record: MakeRecord, row: Callable[..., Row]
     ) -> None:

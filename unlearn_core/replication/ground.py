@@ -9,8 +9,11 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
+from scipy.stats import rankdata, spearmanr
+
 from ..methods import METHODS
 from . import tables
+from .classification import ORIGINAL
 from .records import Record, Row
 
 __all__ = ["BASES", "ground_tables"]
@@ -28,6 +31,9 @@ BASES = {
         "worst case": "early_worst_case",
     },
 }
+
+#: How a column names a base.
+SHORT = dict(zip(BASES, ("fitted", "early"), strict=True))
 
 DETAIL = (
     "forget_accuracy",
@@ -85,17 +91,65 @@ def _overview(parts: dict[str, list[Row]], caption: str) -> str:
     return tables.table(head, lines, caption=caption, kind="results").data
 
 
+def _mean_gaps(rows: list[Row]) -> dict[str, float]:
+    """Each method's mean gap over the seeds; the oracle, whose gap is 0, left out."""
+    oracle = {r.method for r in rows if (r.spec.get("method") or {}).get("is") == "Retrain"}
+    gaps = {m: _values(rows, m, "gap") for m in dict.fromkeys(r.method for r in rows)}
+    return {m: sum(v) / len(v) for m, v in gaps.items() if v and m not in oracle}
+
+
+def _side_by_side(bases: dict[str, dict[str, list[Row]]], profile: str) -> str:
+    """A line a method: its mean gap and its rank on both bases, where a request ran on both.
+
+    Ranks are among the methods that ran on both; the untouched original has none.
+    """
+    columns: dict[str, dict[str, str]] = {}
+    orders = []
+    one, two = bases.values()
+    for kind in [k for k in one if k in two]:
+        means = {SHORT[base]: _mean_gaps(parts[kind]) for base, parts in bases.items()}
+        ranked = set.intersection(*map(set, means.values())) - {ORIGINAL}
+        common = [m for m in means["fitted"] if m in ranked]
+        for base, gaps in means.items():
+            ranks = dict(zip(common, rankdata([gaps[m] for m in common]), strict=True))
+            columns[f"{kind}, {base}"] = {
+                m: tables.number(gap)
+                + (f' <span class="muted">({ranks[m]:g})</span>' if m in ranks else "")
+                for m, gap in gaps.items()
+            }
+        if len(common) > 2:
+            rho = spearmanr(*([gaps[m] for m in common] for gaps in means.values())).statistic
+            orders.append(f"{kind} {rho:.2f} ({len(common)} methods)")
+    if not columns:
+        return ""
+    missing = '<span class="muted">–</span>'
+    table = tables.table(
+        ["Method", *(f"{html.escape(name)}, points ↓" for name in columns)],
+        [
+            [html.escape(m), *(cells.get(m, missing) for cells in columns.values())]
+            for m in dict.fromkeys(m for cells in columns.values() for m in cells)
+        ],
+        caption=f"Mean gap on both bases and, in brackets, the rank ({profile})",
+        kind="results",
+    ).data
+    words = html.escape("; ".join(orders))
+    order = f"<p>Spearman’s correlation of the two orders: {words}.</p>" if orders else ""
+    return f"<h2>Both bases side by side</h2>{table}{order}"
+
+
 def ground_tables(records: Iterable[Record]) -> str:
     """The page's tables, from records of one profile; HTML."""
     records = list(records)
-    out = []
+    bases: dict[str, dict[str, list[Row]]] = {}
     for title, experiments in BASES.items():
+        found = {kind: _rows(records, name) for kind, name in experiments.items()}
+        bases[title] = {kind: rows for kind, rows in found.items() if rows}
+    out = [_side_by_side(bases, records[0].profile)]
+    for title, parts in bases.items():
         out.append(f"<h2>{html.escape(title)}</h2>")
-        parts = {kind: _rows(records, name) for kind, name in experiments.items()}
-        missing = [kind for kind, rows in parts.items() if not rows]
+        missing = [kind for kind in BASES[title] if kind not in parts]
         if missing:
             out.append(f"<p>Not run yet on this base: {html.escape(', '.join(missing))}.</p>")
-        parts = {kind: rows for kind, rows in parts.items() if rows}
         if not parts:
             continue
         out.append(_overview(parts, f"Every method on this base ({records[0].profile})"))
