@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Callable, Sequence
 
 from IPython.display import HTML, Markdown
@@ -22,6 +23,7 @@ __all__ = [
     "provenance",
     "rerun",
     "results",
+    "search",
     "setup",
     "strips",
     "targets",
@@ -119,6 +121,41 @@ def results(
         title = caption or run.experiment(name).title
         out.append(tables.results_table(rows, metrics, f"{title} ({run.profile_name})").data)
     return HTML("".join(out) or "<p>This profile has no such experiment.</p>")
+
+
+def search(run: Replication, tuning: str) -> HTML:
+    """The mean gap at every value that ``choose(run, tuning)`` tried, the chosen ones in bold.
+
+    Of three values or more the table also says whether the chosen one is the first or the last:
+    a wider search might then have found a smaller gap.
+    """
+    experiment, seeds = run.experiment(tuning), run.seeds_of(tuning)
+    lines = []
+    for method, grid in experiment.search.items():
+        chosen = run.shared[tuning][method]
+        cells = []
+        for values in itertools.product(*grid.values()):
+            at = dict(zip(grid, values, strict=True))
+            gaps = [
+                run.rows.value(tuning, method, "gap", seed, forget=target, **at)
+                for seed in seeds
+                for target in run.targets(tuning)
+            ]
+            text = f"{', '.join(map(_words, values))}: {tables.number(sum(gaps) / len(gaps))}"
+            cells.append(f"<b>{text}</b>" if at == chosen else text)
+        edge = any(len(v) > 2 and chosen[k] in (min(v), max(v)) for k, v in grid.items())
+        lines.append(
+            [html.escape(method), html.escape(", ".join(grid)), "; ".join(cells), "yes" * edge]
+        )
+    head = [
+        "Method",
+        "Searched",
+        "Value: gap to retrained, points (chosen in bold)",
+        "At an edge",
+    ]
+    words = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    caption = f"{experiment.title}, {words} ({run.profile_name})"
+    return tables.table(head, lines, caption=caption, kind="wide")
 
 
 def strips(
