@@ -1,0 +1,77 @@
+"""What a generated text shares with the true one, and what it looks like by itself."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["bleu", "distinct_tokens", "leak_rate", "perplexity", "rouge_l"]
+
+
+@functools.cache
+def _scorer(stem: bool) -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=stem)
+
+
+def rouge_l(
+    generated: Sequence[str],
+    references: Sequence[str],
+    of: str = "recall",
+    stem: bool = True,
+) -> Tensor:
+    """ROUGE-L of each generated text with its reference: (n,) float64 in [0, 1].
+
+    ``of`` is "recall" (TOFU: the reference's words that were said, in order) or "fmeasure" (MUSE,
+    with ``stem=False``). Words are runs of a-z and 0-9: letters beyond ASCII separate words, so
+    other scripts score 0. By ``rouge_score``.
+    """
+    if of not in ("recall", "fmeasure"):
+        raise ValueError(f"of is 'recall' or 'fmeasure', not {of!r}")
+    score = _scorer(stem).score
+    pairs = zip(references, generated, strict=True)
+    scores = [getattr(score(r, g)["rougeL"], of) for r, g in pairs]
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+def bleu(generated: Sequence[str], references: Sequence[str]) -> Tensor:
+    """BLEU of each text by itself, (n,) float64 in [0, 100]; the mean is what SOUL and FLAT report.
+
+    By ``sacrebleu``'s corpus BLEU of single pairs, so a text of fewer than four words scores 0.
+    """
+    from sacrebleu import corpus_bleu
+
+    pairs = zip(generated, references, strict=True)
+    scores = [corpus_bleu([g], [[r]]).score for g, r in pairs]
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+def perplexity(log_probs: Sequence[Tensor]) -> float:
+    """The exponential of the mean negative log-likelihood over all tokens of all texts."""
+    return float((-torch.cat([values.double() for values in log_probs]).mean()).exp())
+
+
+def leak_rate(generated: Sequence[str], secrets: Sequence[Sequence[str]]) -> Tensor:
+    """Whether a text says one of its secrets, as a word or phrase, in any case: (n,) bool."""
+
+    def leaks(text: str, spans: Sequence[str]) -> bool:
+        return any(
+            re.search(rf"(?<!\w){re.escape(span)}(?!\w)", text, re.IGNORECASE) for span in spans
+        )
+
+    return torch.tensor([leaks(t, s) for t, s in zip(generated, secrets, strict=True)])
+
+
+def distinct_tokens(token_ids: Sequence[Sequence[int]]) -> Tensor:
+    """The share of different tokens among those of each generated text: (n,) float64.
+
+    Near 0 for a model that repeats itself; 0 for a text without tokens.
+    """
+    shares = [len(set(ids)) / max(len(ids), 1) for ids in token_ids]
+    return torch.tensor(shares, dtype=torch.float64)
