@@ -146,13 +146,22 @@ class TestMask:
         with pytest.raises(ValueError, match=r"keep must lie in \(0, 1\], not"):
             random_mask(single([0.0]), keep, generator(0))
 
+    def test_a_share_that_is_no_weight_at_all(self) -> None:
+        """Fails where a mask of nothing is made, under which a method trains and changes nothing."""
+        for make in (
+            lambda: saliency_mask(single([1.0, 2.0]), linear, [torch.ones(1, 2)], 0.4),
+            lambda: random_mask(single([1.0, 2.0]), 0.4, generator(0)),
+        ):
+            with pytest.raises(ValueError, match="no weight of a model of 2"):
+                make()
+
     def test_a_loss_that_is_not_finite_names_the_batch_and_restores_the_mode(self) -> None:
         model = single([0.0]).train()
         steps = [torch.ones(1, 1), torch.full((1, 1), float("nan"))]
         with pytest.raises(TrainingError, match="SalUn mask: the loss is nan at batch 2"):
-            saliency_mask(model, linear, steps, 0.5)
+            saliency_mask(model, linear, steps, 1.0)
         with pytest.raises(TrainingError, match="SalUn mask: there is no batch"):
-            saliency_mask(model, linear, [], 0.5)
+            saliency_mask(model, linear, [], 1.0)
         assert model.training
 
     def test_a_random_mask_is_drawn_uniformly(self) -> None:

@@ -81,10 +81,12 @@ def saliency_mask(
 
     Raises
     ------
+    ValueError
+        A share outside (0, 1], or one of so few weights that none is left.
     TrainingError
         A loss that is not finite, or no batch at all.
     """
-    _check_keep(keep)
+    kept = _count(model, keep)
     total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
     names = [n for n, p in model.named_parameters() if p.requires_grad]
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -103,14 +105,22 @@ def saliency_mask(
     if step == 0:
         raise TrainingError("SalUn mask: there is no batch")
     saliency = torch.cat([g.flatten() for g in total.values()]).abs()
-    return _mask(model, saliency.topk(int(len(saliency) * keep), sorted=False).indices)
+    return _mask(model, saliency.topk(kept, sorted=False).indices)
 
 
 def random_mask(model: nn.Module, keep: float, generator: torch.Generator) -> Mask:
     """A mask of the same size whose weights are chosen uniformly at random: the control."""
+    n = sum(p.numel() for p in model.parameters())
+    return _mask(model, torch.randperm(n, generator=generator)[: _count(model, keep)])
+
+
+def _count(model: nn.Module, keep: float) -> int:
+    """How many weights the share ``keep`` is; at least one."""
     _check_keep(keep)
     n = sum(p.numel() for p in model.parameters())
-    return _mask(model, torch.randperm(n, generator=generator)[: int(n * keep)])
+    if int(n * keep) == 0:
+        raise ValueError(f"keep is {keep}, which is no weight of a model of {n}")
+    return int(n * keep)
 
 
 def _mask(model: nn.Module, chosen: Tensor) -> Mask:

@@ -154,13 +154,13 @@ def verdicts_table(paper: PaperFile, verdicts: Iterable[Verdict]) -> HTML:
 def targets_table(paper: PaperFile) -> HTML:
     """The paper's numbers, and others'; each kind in a column of its own.
 
-    A line holds all metrics that one source gives of a method in one setting.
+    A line holds all metrics that one source gives of a method in one setting, in its digits.
     """
     kinds = ("read", "read second-hand", "independent")
     groups: dict[tuple[str, str, str, str], list[str]] = {}
     for t in paper.targets:
-        spread = f" ± {number(t.spread)}" if t.spread is not None else ""
-        value = f"{html.escape(t.metric)} <b>{number(t.value)}</b>{spread}"
+        spread = f" ± {t.spread:g}" if t.spread is not None else ""
+        value = f"{html.escape(t.metric)} <b>{t.value:g}</b>{spread}"
         groups.setdefault((t.setting, t.method, t.kind, t.source), []).append(value)
     rows = []
     for (setting, method, kind, source), values in groups.items():
