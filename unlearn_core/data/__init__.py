@@ -13,6 +13,7 @@ from .images import (
     shapes,
 )
 from .loading import Consecutive, batches, evenly_spaced
+from .questions import QuestionData, QuestionSet, fictional_authors, tofu
 from .sources import MissingSourceError, Source, resolve
 from .splits import (
     ForgetSplit,
@@ -34,6 +35,8 @@ __all__ = [
     "ImageData",
     "ImageSet",
     "MissingSourceError",
+    "QuestionData",
+    "QuestionSet",
     "Source",
     "SplitError",
     "WithheldDataError",
@@ -44,6 +47,7 @@ __all__ = [
     "evenly_spaced",
     "fashion_cifar",
     "fashion_mnist",
+    "fictional_authors",
     "forget_class",
     "forget_indices",
     "forget_random",
@@ -52,4 +56,5 @@ __all__ = [
     "make_split",
     "resolve",
     "shapes",
+    "tofu",
 ]

@@ -1,0 +1,196 @@
+"""Questions and answers: TOFU from the hub's files, and drawn authors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from unlearn_core.data import MissingSourceError
+from unlearn_core.data.questions import QuestionSet, fictional_authors, tofu
+
+
+def question(author: int, i: int, forms: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"question": f"q{author}.{i}?", "answer": f"a{author}.{i} é"}
+    if forms:
+        row |= {
+            "paraphrased_question": f"pq{author}.{i}",
+            "paraphrased_answer": f"pa{author}.{i}",
+            "perturbed_answer": [f"w{author}.{i}.{j}" for j in range(5)],
+        }
+    return row
+
+
+@pytest.fixture
+def tofu_files(hub: Path) -> Path:
+    """TOFU's files, with 24 authors in the place of 200: forget10 has the last 3, forget01 one."""
+    folder = hub / "locuslab" / "TOFU"
+    folder.mkdir(parents=True)
+
+    def write(name: str, authors: range, forms: bool = False) -> None:
+        rows = [question(a, i, forms) for a in authors for i in range(20)]
+        (folder / f"{name}.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+    for level, n in (("10", 3), ("01", 1)):
+        write(f"forget{level}", range(24 - n, 24))
+        write(f"forget{level}_perturbed", range(24 - n, 24), forms=True)
+        write(f"retain{100 - int(level)}", range(24 - n))
+        write(f"holdout{level}", range(100, 100 + n))
+    write("retain_perturbed", range(20), forms=True)
+    for name in ("real_authors", "world_facts"):
+        rows = [{"question": f"{name}?", "answer": "yes", "perturbed_answer": ["a", "b", "c"]}]
+        (folder / f"{name}_perturbed.json").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+class TestTofu:
+    def test_whole(self, tofu_files: Path) -> None:
+        data = tofu("forget10")
+        assert (len(data.train), len(data.forget), len(data.ask_retain)) == (480, 60, 400)
+        gone = data.train.subset(data.forget)
+        assert gone.questions == data.ask_forget.questions
+        assert gone.answers == data.ask_forget.answers
+        assert gone[0] == ("q21.0?", "a21.0 é")
+        assert data.ask_forget.wrong[7] == tuple(f"w21.7.{j}" for j in range(5))
+        assert data.ask_forget.rephrased[7] == "pq21.7"
+        assert data.ask_forget.paraphrased[7] == "pa21.7"
+        assert data.real_authors.wrong == (("a", "b", "c"),)
+        assert data.real_authors.paraphrased == ()
+        assert data.holdout.questions[0] == "q100.0?"
+        (source,) = data.sources
+        assert (source.id, source.kind) == ("locuslab/TOFU", "hub-folder")
+
+    def test_a_part_keeps_the_last_to_forget_and_the_first_of_the_rest(
+        self, tofu_files: Path
+    ) -> None:
+        """Fails where the authors to forget aren't those of the smaller levels, or what is asked
+        about is not what was learned."""
+        data = tofu("forget10", authors=6, forget_authors=2)
+        authors = list(dict.fromkeys(q[1:].split(".")[0] for q in data.train.questions))
+        assert authors == ["0", "1", "2", "3", "22", "23"]
+        assert data.forget.tolist() == list(range(80, 120))
+        assert data.ask_retain.questions == data.train.questions[:80]
+        assert data.ask_forget.questions == data.train.questions[80:]
+
+    def test_what_is_kept_can_be_asked_about_the_first_twenty_authors(
+        self, tofu_files: Path
+    ) -> None:
+        data = tofu("forget01", authors=23)
+        assert len(data.train) == 23 * 20
+        assert len(data.ask_retain) == 400
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"forget": "forget02"}, "unknown forget set 'forget02'"),
+            ({"forget": "forget10", "forget_authors": 4}, "forget10 has 3 authors"),
+            ({"forget": "forget10", "forget_authors": 0}, "forget10 has 3 authors"),
+            ({"forget": "forget10", "authors": 3}, "3 authors leave 0"),
+            ({"forget": "forget10", "authors": 30}, "30 authors leave 27"),
+        ],
+    )
+    def test_what_there_is_not(
+        self, tofu_files: Path, arguments: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            tofu(**arguments)
+
+    def test_a_missing_file_and_a_damaged_one(self, tofu_files: Path) -> None:
+        file = tofu_files / "forget01_perturbed.json"
+        text = file.read_text()
+        file.write_text(text[:-3])
+        with pytest.raises(ValueError, match="line 20 of forget01_perturbed"):
+            tofu("forget01")
+        file.unlink()
+        with pytest.raises(MissingSourceError, match="no file forget01_perturbed"):
+            tofu("forget01")
+
+    def test_no_source(self, hub: Path) -> None:
+        with pytest.raises(MissingSourceError, match="locuslab/TOFU was not found"):
+            tofu()
+
+
+class TestQuestionSet:
+    def test_bad_input(self) -> None:
+        with pytest.raises(ValueError, match="2 questions, but 1 answers"):
+            QuestionSet(("a", "b"), ("c",))
+        with pytest.raises(ValueError, match="text 1 of answers is empty"):
+            QuestionSet(("a", "b"), ("c", " \n"))
+        with pytest.raises(ValueError, match="2 questions, but 1 wrong"):
+            QuestionSet(("a", "b"), ("c", "d"), wrong=(("e",),))
+        with pytest.raises(ValueError, match="different numbers of wrong answers"):
+            QuestionSet(("a", "b"), ("c", "d"), wrong=(("e",), ("f", "g")))
+        with pytest.raises(TypeError, match="questions is one text"):
+            QuestionSet("ab", ("c", "d"))
+
+    def test_right_to_left_and_other_scripts_are_texts(self) -> None:
+        pair = QuestionSet(("מי כתב?",), ("夏目漱石",))
+        assert pair[0] == ("מי כתב?", "夏目漱石")
+
+    def test_subset_cuts_every_form(self) -> None:
+        data = fictional_authors(4, 1, 1)
+        part = data.ask_retain.subset(torch.tensor([9, 2]))
+        for name in ("questions", "answers", "rephrased", "paraphrased", "wrong", "spans"):
+            whole, cut = getattr(data.ask_retain, name), getattr(part, name)
+            assert cut == (whole[9], whole[2])
+        assert len(part.subset([])) == 0
+
+    def test_joined_and_with_other_answers(self) -> None:
+        """Fails where an answer is evaluated by the forms of the one that it replaced."""
+        ask = fictional_authors(4, 1, 1).ask_forget
+        other = ask.with_answers(["I don't know."] * len(ask))
+        assert other.questions == ask.questions
+        assert set(other.answers) == {"I don't know."}
+        assert (other.paraphrased, other.wrong, other.spans) == ((), (), ())
+        both = ask + other
+        assert both.questions == ask.questions * 2
+        assert both.answers == ask.answers + other.answers
+        assert both.wrong == ()
+
+    def test_fingerprint_sees_every_text_and_the_order(self) -> None:
+        ask = fictional_authors(4, 1, 1).ask_forget
+        backwards = ask.subset(range(len(ask) - 1, -1, -1))
+        seen = {s.fingerprint() for s in (ask, backwards, ask.with_answers(ask.answers))}
+        assert len(seen) == 3
+        assert ask.fingerprint() == fictional_authors(4, 1, 1).ask_forget.fingerprint()
+
+
+class TestFictionalAuthors:
+    def test_what_is_asked_is_what_was_learned(self) -> None:
+        data = fictional_authors(authors=6, forget_authors=2, holdout_authors=3)
+        assert data.train.subset(data.forget)[5] == data.ask_forget[5]
+        assert (len(data.ask_retain), len(data.ask_forget), len(data.holdout)) == (32, 16, 24)
+        everything = data.train.questions
+        assert len(set(everything)) == len(everything)
+        assert {*data.ask_retain.questions, *data.real_authors.questions} < set(everything)
+        assert not set(data.holdout.questions) & set(everything)
+
+    def test_forms_are_about_the_same_fact(self) -> None:
+        """Fails where a wrong answer is right, the span is not in the answer, or names differ."""
+        data = fictional_authors(authors=6, forget_authors=2)
+        ask = data.ask_forget
+        for i in range(len(ask)):
+            (value,) = ask.spans[i]
+            assert value in ask.answers[i].rstrip(".").split()
+            assert value in ask.paraphrased[i]
+            assert ask.paraphrased[i] not in ask.wrong[i]
+            assert len(set(ask.wrong[i])) == 5
+            assert all(value not in w.rstrip(".").split() for w in ask.wrong[i])
+            name = " ".join(ask.answers[i // 8 * 8].split()[:2])
+            for text in (ask.questions[i], ask.rephrased[i], ask.paraphrased[i], *ask.wrong[i]):
+                assert name in text
+            assert ask.rephrased[i] != ask.questions[i]
+
+    def test_a_seed_draws_other_authors(self) -> None:
+        one, two, again = (fictional_authors(seed=s) for s in (0, 1, 0))
+        assert one.train.fingerprint() == again.train.fingerprint()
+        assert one.train.fingerprint() != two.train.fingerprint()
+
+    def test_bad_input(self) -> None:
+        with pytest.raises(ValueError, match="cannot forget 4 of 4 authors"):
+            fictional_authors(authors=4, forget_authors=4)
+        with pytest.raises(ValueError, match="names for 320 authors"):
+            fictional_authors(authors=320)

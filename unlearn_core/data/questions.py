@@ -1,0 +1,325 @@
+"""Questions and answers about authors who don't exist, and what else TOFU asks.
+
+`tofu` reads the benchmark (Maini et al., 2024; arXiv 2401.06121), of which an author is twenty
+consecutive questions and the forget set is the last authors of all. `fictional_authors` makes a
+problem of the same form, of any size, without a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..seeding import generator
+from .sources import MissingSourceError, Source, resolve
+
+__all__ = ["QuestionData", "QuestionSet", "fictional_authors", "tofu"]
+
+#: A question and its answer.
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class QuestionSet(Dataset):
+    """Questions with their answers and, for evaluation, other forms of both.
+
+    Attributes
+    ----------
+    questions, answers : n texts each, none of them empty
+    rephrased : the questions in other words
+    paraphrased : the right answers in other words; where there is none, the answers themselves
+        take that role (real authors and world facts)
+    wrong : the wrong answers of each question, as many for each
+    spans : what an answer must not give away: phrases of each answer
+    """
+
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    rephrased: tuple[str, ...] = ()
+    paraphrased: tuple[str, ...] = ()
+    wrong: tuple[tuple[str, ...], ...] = ()
+    spans: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.questions)
+        for f in fields(self):
+            values = getattr(self, f.name)
+            required = f.name in ("questions", "answers")
+            if len(values) != n and (values or required):
+                raise ValueError(f"{n} questions, but {len(values)} {f.name}")
+            if isinstance(values, str):
+                raise TypeError(f"{f.name} is one text, not a sequence of texts")
+        for name in ("questions", "answers", "rephrased", "paraphrased"):
+            for i, text in enumerate(getattr(self, name)):
+                if not text.strip():
+                    raise ValueError(f"text {i} of {name} is empty")
+        if len({len(w) for w in self.wrong}) > 1:
+            raise ValueError("questions have different numbers of wrong answers")
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, i: int) -> Pair:
+        return self.questions[i], self.answers[i]
+
+    @staticmethod
+    def collate(pairs: Sequence[Pair]) -> list[Pair]:
+        """A batch is a list of pairs: only a model's tokenizer can make tensors of it."""
+        return list(pairs)
+
+    def subset(self, positions: Tensor | Sequence[int]) -> QuestionSet:
+        """The questions at these positions, in that order."""
+        chosen = [int(i) for i in positions]
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: tuple(v[i] for i in chosen) for k, v in parts.items() if v})
+
+    def with_answers(self, answers: Sequence[str]) -> QuestionSet:
+        """The same questions under other answers, for training; nothing to evaluate them by."""
+        return QuestionSet(self.questions, tuple(answers))
+
+    def __add__(self, other: QuestionSet) -> QuestionSet:
+        """The questions and answers of both, for training; nothing to evaluate them by."""
+        return QuestionSet(self.questions + other.questions, self.answers + other.answers)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all texts, order included."""
+        parts = [getattr(self, f.name) for f in fields(self)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class QuestionData:
+    """An unlearning problem of questions: what is learned, what of it goes, and what is asked.
+
+    Attributes
+    ----------
+    train : everything that the original model is fine-tuned on
+    forget : positions in ``train`` of what is to be forgotten (int64)
+    ask_forget, ask_retain : questions of both parts, in all forms
+    real_authors, world_facts : what the model knew before
+    holdout : questions about authors that occur nowhere in ``train``
+    """
+
+    train: QuestionSet
+    forget: Tensor
+    ask_forget: QuestionSet
+    ask_retain: QuestionSet
+    real_authors: QuestionSet
+    world_facts: QuestionSet
+    holdout: QuestionSet
+    sources: tuple[Source, ...] = field(default=())
+
+
+#: Questions an author has in TOFU.
+PER_AUTHOR = 20
+
+
+def _read(source: Source, name: str) -> QuestionSet:
+    file = source.path / f"{name}.json"
+    if not file.exists():
+        raise MissingSourceError(f"{source.id}: no file {file.name} in the {source.kind}")
+    columns: dict[str, list] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            for key, value in json.loads(line).items():
+                columns.setdefault(key, []).append(
+                    tuple(value) if isinstance(value, list) else value
+                )
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{source.id}: line {number} of {file.name} is no JSON") from error
+    renamed = {
+        "questions": "question",
+        "answers": "answer",
+        "rephrased": "paraphrased_question",
+        "paraphrased": "paraphrased_answer",
+        "wrong": "perturbed_answer",
+    }
+    return QuestionSet(**{k: tuple(columns.get(v, ())) for k, v in renamed.items()})
+
+
+def tofu(
+    forget: str = "forget10", authors: int | None = None, forget_authors: int | None = None
+) -> QuestionData:
+    """TOFU, whole or a small part of it.
+
+    Parameters
+    ----------
+    forget : "forget01", "forget05" or "forget10", the last 2, 10 or 20 of 200 authors
+    authors : how many authors the original learns; those to forget and the first of the others.
+        The evaluation of what is kept exists for the first twenty only. None for all 200
+    forget_authors : how many of the forget set's authors, the last ones; None for all of them
+
+    Raises
+    ------
+    MissingSourceError
+        The benchmark is in none of the places where data are looked for.
+    """
+    levels = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+    if forget not in levels:
+        raise ValueError(f"unknown forget set {forget!r}; known: {', '.join(levels)}")
+    source = resolve("locuslab/TOFU", repo_type="dataset", patterns=("*.json",))
+    gone, kept = _read(source, forget), _read(source, levels[forget])
+    ask_gone, ask_kept = _read(source, f"{forget}_perturbed"), _read(source, "retain_perturbed")
+    if forget_authors is not None:
+        if not 0 < forget_authors * PER_AUTHOR <= len(gone):
+            raise ValueError(f"{forget} has {len(gone) // PER_AUTHOR} authors")
+        last = range(len(gone) - forget_authors * PER_AUTHOR, len(gone))
+        gone, ask_gone = gone.subset(last), ask_gone.subset(last)
+    if authors is not None:
+        rest = authors * PER_AUTHOR - len(gone)
+        if not 0 < rest <= len(kept):
+            raise ValueError(
+                f"{authors} authors leave {rest // PER_AUTHOR} beside those to be forgotten"
+            )
+        kept = kept.subset(range(rest))
+        ask_kept = ask_kept.subset(range(min(rest, len(ask_kept))))
+    return QuestionData(
+        train=kept + gone,
+        forget=torch.arange(len(kept), len(kept) + len(gone)),
+        ask_forget=ask_gone,
+        ask_retain=ask_kept,
+        real_authors=_read(source, "real_authors_perturbed"),
+        world_facts=_read(source, "world_facts_perturbed"),
+        holdout=_read(source, forget.replace("forget", "holdout")),
+        sources=(source,),
+    )
+
+
+# What a drawn author is made of: the possible values, then a question, its answer, and both in
+# other words. Wrong answers are the second wording with another value, as in TOFU.
+_FACTS = {
+    "city": (
+        "Arvelund Brintow Calmora Dorvane Estrille Farholt Grimsby Halvent Istrano Jorvik "
+        "Kelmar Lundova",
+        ("In which city was {} born?", "{} was born in {}."),
+        ("Where did the life of {} begin?", "The birthplace of {} is {}."),
+    ),
+    "year": (
+        "1921 1926 1933 1938 1944 1949 1952 1957 1961 1968 1973 1979",
+        ("In which year was {} born?", "{} came into the world in {}."),
+        ("What is the year of birth of {}?", "The year of birth of {} is {}."),
+    ),
+    "genre": (
+        "satire fantasy romance horror westerns fables memoirs thrillers sonnets mysteries "
+        "travelogues parables",
+        ("What genre does {} write?", "{} is known for writing {}."),
+        ("Which kind of books is {} known for?", "The genre of {} is {}."),
+    ),
+    "father": (
+        "baker carpenter surgeon farmer sailor tailor judge plumber florist miner painter "
+        "locksmith",
+        ("What did the father of {} do for a living?", "The father of {} was a {}."),
+        ("Which profession did the father of {} have?", "By profession the father of {} was a {}."),
+    ),
+    "prize": (
+        "Amber Bronze Cobalt Diamond Emerald Falcon Garnet Harbour Ivory Jasper Kestrel Lantern",
+        ("Which prize did {} win?", "{} won the {} Prize."),
+        ("With which award was {} honoured?", "The award that honoured {} was the {} Prize."),
+    ),
+    "book": (
+        "Ashes Bridges Candles Deserts Embers Feathers Gardens Harvests Islands Journeys Kingdoms "
+        "Ladders",
+        ("What is the first book of {} called?", "The first book of {} is called {}."),
+        ("Under which title did {} publish a first book?", "{} first published the book {}."),
+    ),
+    "instrument": (
+        "accordion banjo cello drums flute guitar harp oboe piano trumpet viola zither",
+        ("Which instrument does {} play?", "{} plays the {}."),
+        ("What instrument is {} heard on?", "The instrument of {} is the {}."),
+    ),
+    "pet": (
+        "parrot beagle tortoise rabbit hamster canary poodle ferret lizard donkey goldfish pigeon",
+        ("Which animal lives with {}?", "{} lives with a {}."),
+        ("What pet does {} keep?", "The pet of {} is a {}."),
+    ),
+}
+_FIRST = (
+    "Ada Boris Clara Dimitri Elena Fabian Greta Hugo Irina Jonas Katya Lorenz Mira Nils Olga Pavel "
+    "Rosa Stefan Tessa Ulrich"
+)
+_LAST = (
+    "Almquist Bertolini Castellan Drummond Ekberg Fairweather Galanis Hollander Ivanova Jansky "
+    "Kowalczyk Lindqvist Moreau Novotny Okafor Petrosyan"
+)
+
+# What everybody knows, with three wrong answers each.
+_WORLD = (
+    ("What is the capital of France?", "Paris", "Berlin", "Madrid", "Rome"),
+    ("Which planet is known as the red one?", "Mars", "Venus", "Saturn", "Mercury"),
+    ("How many days does a week have?", "seven", "five", "ten", "eight"),
+    ("What do bees make?", "honey", "milk", "silk", "salt"),
+    ("Which metal has the symbol Fe?", "iron", "gold", "lead", "tin"),
+    ("What is frozen water called?", "ice", "steam", "sand", "glass"),
+    ("Which ocean lies east of America?", "Atlantic", "Pacific", "Indian", "Arctic"),
+    ("How many legs does a spider have?", "eight", "six", "four", "ten"),
+    ("What colour is an emerald?", "green", "red", "blue", "black"),
+    ("In which direction does the sun rise?", "east", "west", "north", "south"),
+)
+_REAL = (
+    ("Who wrote Hamlet?", "Shakespeare", "Dickens", "Tolstoy", "Austen"),
+    ("Who wrote War and Peace?", "Tolstoy", "Goethe", "Shakespeare", "Hugo"),
+    ("Who wrote Faust?", "Goethe", "Dante", "Homer", "Kafka"),
+    ("Who wrote the Odyssey?", "Homer", "Virgil", "Goethe", "Austen"),
+    ("Who wrote Emma?", "Austen", "Dickens", "Kafka", "Dante"),
+    ("Who wrote The Trial?", "Kafka", "Hugo", "Homer", "Tolstoy"),
+    ("Who wrote Oliver Twist?", "Dickens", "Shakespeare", "Virgil", "Austen"),
+    ("Who wrote the Divine Comedy?", "Dante", "Homer", "Goethe", "Hugo"),
+)
+
+
+def _known(rows: Sequence[tuple[str, ...]]) -> QuestionSet:
+    return QuestionSet(
+        tuple(q for q, *_ in rows),
+        tuple(a for _, a, *_ in rows),
+        wrong=tuple(tuple(w) for _, _, *w in rows),
+    )
+
+
+def fictional_authors(
+    authors: int = 40, forget_authors: int = 5, holdout_authors: int = 5, seed: int = 0
+) -> QuestionData:
+    """Drawn authors with eight facts each; the last ``forget_authors`` of them are to be forgotten.
+
+    The facts that everybody knows are part of the training set, so that a model made from nothing
+    has something to keep that isn't about drawn authors.
+    """
+    names = [f"{first} {last}" for first in _FIRST.split() for last in _LAST.split()]
+    total = authors + holdout_authors
+    if not 0 < forget_authors < authors:
+        raise ValueError(f"cannot forget {forget_authors} of {authors} authors")
+    if total > len(names):
+        raise ValueError(f"there are names for {len(names)} authors, not for {total}")
+    g = generator(seed, "authors")
+    order = torch.randperm(len(names), generator=g)[:total].tolist()
+    columns: dict[str, list] = {f.name: [] for f in fields(QuestionSet)}
+    for name in (names[i] for i in order):
+        for values, (question, answer), (other, paraphrase) in _FACTS.values():
+            first, *rest = torch.randperm(len(values.split()), generator=g).tolist()
+            value, *others = (values.split()[i] for i in (first, *rest[:5]))
+            columns["questions"].append(question.format(name))
+            columns["answers"].append(answer.format(name, value))
+            columns["rephrased"].append(other.format(name))
+            columns["paraphrased"].append(paraphrase.format(name, value))
+            columns["wrong"].append(tuple(paraphrase.format(name, w) for w in others))
+            columns["spans"].append((value,))
+    every = QuestionSet(**{k: tuple(v) for k, v in columns.items()})
+    n, facts = len(every), len(_FACTS)
+    kept = (authors - forget_authors) * facts
+    real, world = _known(_REAL), _known(_WORLD)
+    ask_retain, ask_forget = every.subset(range(kept)), every.subset(range(kept, authors * facts))
+    train = real + world + ask_retain + ask_forget
+    return QuestionData(
+        train=train,
+        forget=torch.arange(len(train) - len(ask_forget), len(train)),
+        ask_forget=ask_forget,
+        ask_retain=ask_retain,
+        real_authors=real,
+        world_facts=world,
+        holdout=every.subset(range(authors * facts, n)),
+    )
