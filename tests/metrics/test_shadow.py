@@ -92,7 +92,7 @@ class TestFit:
 
         monkeypatch.setattr(Recipe, "fit", fit)
         monkeypatch.setattr("unlearn_core.metrics.shadow.train", train)
-        ShadowAttack.fit(pool, recipe, device=CPU, **o)
+        ShadowAttack.fit(pool, recipe, validation=pool, device=CPU, **o)
         return fits, trainings
 
     def test_each_shadow_model_is_trained_on_its_own_half(
@@ -105,6 +105,7 @@ class TestFit:
         assert len({tuple(sorted(h)) for h in halves}) == 3
         assert len({seed for _, seed, _ in fits}) == 3
         assert all(options["device"] == CPU for _, _, options in fits)
+        assert all(options["validation"] is pool for _, _, options in fits)
         again, _ = self.spied(monkeypatch, recipe, pool)
         assert [data.index.tolist() for data, _, _ in again] == halves
         other, _ = self.spied(monkeypatch, recipe, pool, seed=1)

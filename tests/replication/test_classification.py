@@ -757,7 +757,7 @@ class TestAttack:
         ((pool, recipe, options),) = fits
         assert pool is trial.data.train
         assert recipe == trial.recipe
-        assert options == {"device": trial.device, "shadows": 2, "epochs": 5}
+        assert options == {"validation": None, "device": trial.device, "shadows": 2, "epochs": 5}
 
     def test_one_attack_serves_every_trial_on_such_models(
         self, project: Any, tiny: dict[str, Any], fits: list[tuple[ImageSet, Recipe, dict]]
@@ -781,9 +781,11 @@ class TestAttack:
         assert first is shadow("full_class", 1) is shadow("again")
         others = [shadow(name) for name in ("more", "longer", "early")]
         assert len({id(a) for a in (first, *others)}) == len(fits) == 4
-        # A shadow model has no images to stop early by.
+        # Shadow models are made as the one under attack is, early stopping included.
         assert [recipe.train.epochs for _, recipe, _ in fits] == [6, 6, 7, 6]
-        assert {recipe.train.patience for _, recipe, _ in fits} == {None}
+        assert [recipe.train.patience for _, recipe, _ in fits] == [None, None, None, 1]
+        held = run.data("early").validation.fingerprint()
+        assert {options["validation"].fingerprint() for *_, options in fits} == {held}
 
 
 class TestRelearn:

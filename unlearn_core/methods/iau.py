@@ -196,7 +196,10 @@ def leave_one_out_shifts(
 
     - "influence": :math:`\frac1n H^{-1}\nabla\ell_i(\theta^*)`, the influence function;
     - "opposite_point": how far the minimiser moves when, instead, a point is added whose gradient
-      is :math:`-\nabla\ell_i(\theta^*)` everywhere: unlearning as incremental learning.
+      is :math:`-\nabla\ell_i(\theta^*)` everywhere: unlearning as incremental learning;
+    - "gradient": :math:`\nabla\ell_i(\theta^*)`, what a plain step of that learning follows, and
+      "sign": its signs, what Adam's first step follows. They are directions: of these two only the
+      cosine means something.
 
     Everything is solved to rounding, in float64.
 
@@ -232,6 +235,8 @@ def leave_one_out_shifts(
     shifts = {
         "influence": torch.linalg.solve(hessian, gradients[:, :, None])[:, :, 0] / n,
         "opposite_point": problem.minimise(everyone, -gradients / n, start) - theta,
+        "gradient": gradients,
+        "sign": gradients.sign(),
     }
     return {
         name: ShiftErrors(

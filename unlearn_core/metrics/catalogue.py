@@ -154,11 +154,11 @@ METRICS: dict[str, Metric] = {
         "2-norm of the difference to the exact shift over that of the exact shift; the median.",
     ),
     "overlap_initial": Metric(
-        "Overlap with the start",
+        "Overlap with a random draw",
         "%",
         "none",
-        "Share of the chosen forget set that is in the random set of the same seed: the start of "
-        "a 0/1 search; chance is the share of the training set that is forgotten.",
+        "Share of the chosen forget set that is in a random draw of the same seed and size, from "
+        "which a search with a 0/1 start begins; chance is the share of the training set.",
     ),
     "binary_weights": Metric(
         "Binary weights", "%", "none", "Share of the selection weights that ended at 0 or 1."

@@ -85,6 +85,7 @@ class ShadowAttack:
         pool: ImageSet,
         recipe: Recipe,
         *,
+        validation: ImageSet | None = None,
         shadows: int = 3,
         seed: int = 0,
         device: torch.device | None = None,
@@ -98,6 +99,7 @@ class ShadowAttack:
         ----------
         pool : images that the attacker has, at least two
         recipe : how a shadow model is made
+        validation : images that none of them sees, for a recipe that stops early
         device : where the models are trained; by default, the default device
         training : what differs from `ATTACK_TRAINING`, by `TrainConfig`'s fields
         """
@@ -110,7 +112,11 @@ class ShadowAttack:
             half = len(pool) // 2
             sides = pool.subset(order[:half]), pool.subset(order[half : 2 * half])
             model = recipe.fit(
-                sides[0], derive_seed(seed, "shadow", shadow), device=device, name="shadow model"
+                sides[0],
+                derive_seed(seed, "shadow", shadow),
+                validation=validation,
+                device=device,
+                name="shadow model",
             )
             for data, member in zip(sides, (1.0, 0.0), strict=True):
                 out = predict(model, data)

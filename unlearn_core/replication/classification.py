@@ -170,9 +170,12 @@ class ClassificationTrial:
         """The attack on models of this recipe and data, fitted once in a run: no seed changes it."""
         key = digest([self.identity, self.fingerprints[0], self.experiment.shadow])
         if key not in self.run.shared:
-            recipe = replace(self.recipe, train=replace(self.recipe.train, patience=None))
             self.run.shared[key] = ShadowAttack.fit(
-                self.data.train, recipe, device=self.device, **self.experiment.shadow
+                self.data.train,
+                self.recipe,
+                validation=self.data.validation,
+                device=self.device,
+                **self.experiment.shadow,
             )
         return self.run.shared[key]
 
