@@ -1,5 +1,6 @@
 """Building, training and running models."""
 
+from .chat import Chat, EncodedSet, Encoding
 from .classifiers import MODELS, LeNet, ModelSpec, ResNet18, SmallCNN, ViT
 from .gradients import sample_gradients
 from .inference import Outputs, predict
@@ -16,6 +17,9 @@ from .training import (
 
 __all__ = [
     "MODELS",
+    "Chat",
+    "EncodedSet",
+    "Encoding",
     "LeNet",
     "ModelSpec",
     "Outputs",

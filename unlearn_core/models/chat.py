@@ -1,0 +1,265 @@
+"""A language model that answers questions: how text becomes tokens, and what comes out.
+
+`Chat` wraps a causal model of transformers and its tokenizer as one module. Methods train it like
+any other network, on `Chat.encoded` questions; metrics ask it for `Chat.answer` and
+`Chat.log_probs` only, so a method that acts while text is generated overrides these two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..data import QuestionSet
+from .training import device_of
+
+__all__ = ["Chat", "EncodedSet", "Encoding", "IGNORED"]
+
+#: The label of a token that is not part of an answer.
+IGNORED = -100
+
+
+class Encoding(NamedTuple):
+    """A prompt and its answer as tokens; labels are -100 on the prompt."""
+
+    input_ids: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class EncodedSet(Dataset):
+    """Questions as a model's tokens; a batch is padded on the right to its longest sequence.
+
+    Parameters
+    ----------
+    questions : the texts
+    encode : (question, answer) -> tokens
+    padding : the token that fills up
+    """
+
+    questions: QuestionSet
+    encode: Callable[[str, str], Encoding]
+    padding: int
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, i: int) -> Encoding:
+        return self.encode(*self.questions[i])
+
+    def collate(self, rows: Sequence[Encoding]) -> dict[str, Tensor]:
+        """``input_ids``, ``attention_mask`` and ``labels``, each (B, longest) int64."""
+        pad = nn.utils.rnn.pad_sequence
+        lengths = torch.tensor([len(r.input_ids) for r in rows])
+        ids = pad([r.input_ids for r in rows], batch_first=True, padding_value=self.padding)
+        return {
+            "input_ids": ids,
+            "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
+            "labels": pad([r.labels for r in rows], batch_first=True, padding_value=IGNORED),
+        }
+
+    def with_answers(self, answers: Sequence[str]) -> EncodedSet:
+        return replace(self, questions=self.questions.with_answers(answers))
+
+    def subset(self, positions: Tensor | Sequence[int]) -> EncodedSet:
+        return replace(self, questions=self.questions.subset(positions))
+
+    def __add__(self, other: EncodedSet) -> EncodedSet:
+        return replace(self, questions=self.questions + other.questions)
+
+    def fingerprint(self) -> str:
+        return self.questions.fingerprint()
+
+
+class Chat(nn.Module):
+    """A causal language model with its tokenizer and the form of its prompts.
+
+    Parameters
+    ----------
+    model : of transformers
+    tokenizer : its fast tokenizer
+    template : the prompt, with ``{question}`` in it; the answer follows at once. None for the
+        tokenizer's own chat template
+    precision : "bf16" runs the model under autocast; "no" in the precision of its weights
+
+    Raises
+    ------
+    ValueError
+        A template without a question, or a tokenizer without an end-of-sequence token, or
+        without a chat template where that is asked for.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        template: str | None = "Question: {question}\nAnswer: ",
+        precision: Literal["no", "bf16"] = "no",
+    ) -> None:
+        super().__init__()
+        if template is not None and "{question}" not in template:
+            raise ValueError(f"the template {template!r} has no {{question}}")
+        if template is None and not tokenizer.chat_template:
+            raise ValueError("the tokenizer has no chat template")
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no end-of-sequence token")
+        self.model, self.tokenizer = model, tokenizer
+        self.template, self.precision = template, precision
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Chat:
+        """Another model; the tokenizer, which nothing changes, is shared."""
+        other = copy.copy(self)
+        other._modules = dict(self._modules, model=copy.deepcopy(self.model, memo))
+        return other
+
+    @property
+    def padding(self) -> int:
+        """The token that fills up; it is masked, so a tokenizer without one lends its last."""
+        t = self.tokenizer
+        return t.eos_token_id if t.pad_token_id is None else t.pad_token_id
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence that the model reads; None where it does not say."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits (B, length, vocabulary)."""
+        with self._autocast():
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    @contextlib.contextmanager
+    def _autocast(self) -> Iterator[None]:
+        kind = device_of(self).type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
+            yield
+
+    def prompt(self, question: str) -> str:
+        if self.template is not None:
+            return self.template.replace("{question}", question)
+        turn = [{"role": "user", "content": question}]
+        return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+
+    def encode(self, question: str, answer: str) -> Encoding:
+        """Prompt and answer, tokenised as one text, and one end-of-sequence token.
+
+        A space that the prompt ends with counts as part of the answer: most tokenizers make one
+        token of it and the word that follows, and `answer` lets the model say it.
+
+        Raises
+        ------
+        ValueError
+            An empty answer, or a text that is longer than the model's context.
+        """
+        if not answer.strip():
+            raise ValueError(f"the answer to {question!r} is empty")
+        prompt = self.prompt(question)
+        found = self.tokenizer(
+            prompt + answer,
+            add_special_tokens=self.template is not None,
+            return_offsets_mapping=True,
+        )
+        ids = list(found["input_ids"])
+        ends = [end for _, end in found["offset_mapping"]]
+        if ids[-1] == self.tokenizer.eos_token_id and ends[-1] == 0:
+            ids, ends = ids[:-1], ends[:-1]  # some tokenizers add it themselves
+        ids.append(self.tokenizer.eos_token_id)
+        self._check_length(len(ids), question)
+        tokens = torch.tensor(ids)
+        begins = len(prompt.rstrip(" "))
+        said = torch.tensor([*(end > begins for end in ends), True])
+        return Encoding(tokens, tokens.where(said, IGNORED))
+
+    def _check_length(self, length: int, question: str) -> None:
+        if self.context is not None and length > self.context:
+            raise ValueError(
+                f"{length} tokens are more than the context of {self.context}: {question[:60]!r}"
+            )
+
+    def encoded(self, questions: QuestionSet) -> EncodedSet:
+        """The questions as this model's tokens, to train on."""
+        return EncodedSet(questions, self.encode, self.padding)
+
+    @torch.no_grad()
+    def log_probs(self, pairs: Sequence[tuple[str, str]], batch_size: int = 16) -> list[Tensor]:
+        """Log-probabilities of the tokens of each answer, the end of sequence included.
+
+        One float32 tensor (tokens,) a pair, on the CPU, in the order of ``pairs``. Sequences of
+        like length share a batch.
+        """
+        rows = [self.encode(*pair) for pair in pairs]
+        out: list[Tensor] = [torch.empty(0)] * len(rows)
+        collate = EncodedSet(QuestionSet((), ()), self.encode, self.padding).collate
+        with self._evaluating():
+            for chosen in _by_length([len(r.input_ids) for r in rows], batch_size):
+                batch = collate([rows[i] for i in chosen])
+                labels = batch.pop("labels").to(device_of(self))[:, 1:]
+                logits = self(**{k: v.to(device_of(self)) for k, v in batch.items()})[:, :-1]
+                said = labels != IGNORED
+                # Only positions that predict an answer: the vocabulary is wide.
+                scores = logits[said].float().log_softmax(dim=-1)
+                scores = scores.gather(1, labels[said][:, None])[:, 0].cpu()
+                parts = scores.split(said.sum(dim=1).tolist())
+                for i, part in zip(chosen, parts, strict=True):
+                    out[i] = part
+        return out
+
+    @torch.no_grad()
+    def answer(
+        self, questions: Sequence[str], max_new_tokens: int = 200, batch_size: int = 16
+    ) -> list[str]:
+        """What the model says, greedily, to each question."""
+        prompts = []
+        for question in questions:
+            ids = self.tokenizer(
+                self.prompt(question).rstrip(" "), add_special_tokens=self.template is not None
+            )["input_ids"]
+            if ids[-1] == self.tokenizer.eos_token_id and len(ids) > 1:
+                ids = ids[:-1]
+            self._check_length(len(ids) + max_new_tokens, question)
+            prompts.append(torch.tensor(ids))
+        out = [""] * len(prompts)
+        with self._evaluating(), self._autocast():
+            for chosen in _by_length([len(p) for p in prompts], batch_size):
+                # Padding on the left: what is generated follows the prompt at once.
+                longest = max(len(prompts[i]) for i in chosen)
+                ids = torch.full((len(chosen), longest), self.padding)
+                mask = torch.zeros_like(ids)
+                for row, i in enumerate(chosen):
+                    ids[row, longest - len(prompts[i]) :] = prompts[i]
+                    mask[row, longest - len(prompts[i]) :] = 1
+                said = self.model.generate(
+                    input_ids=ids.to(device_of(self)),
+                    attention_mask=mask.to(device_of(self)),
+                    do_sample=False,
+                    max_new_tokens=max_new_tokens,
+                    pad_token_id=self.padding,
+                    eos_token_id=self.tokenizer.eos_token_id,
+                )[:, longest:]
+                texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
+                for i, text in zip(chosen, texts, strict=True):
+                    out[i] = text.strip()
+        return out
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        mode = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(mode)
+
+
+def _by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Positions in batches of like length, the longest first, so that memory is known at once."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
