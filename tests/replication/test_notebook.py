@@ -9,7 +9,9 @@ from typing import Any
 from bs4 import BeautifulSoup
 
 from unlearn_core.replication import notebook as nb
+from unlearn_core.replication.papers import Target
 from unlearn_core.replication.records import Row, Rows
+from unlearn_core.replication.tables import targets_table
 
 
 def test_a_search_shows_every_value_what_was_chosen_and_whether_at_an_edge(
@@ -59,3 +61,34 @@ def test_a_search_shows_every_value_what_was_chosen_and_whether_at_an_edge(
         ["IU", "scale", "5: 4.5; 10: 2.5; 20: 9.5", ""],
     ]
     assert [b.text for b in page.select("b")] == ["0.01: 3.5", "1, 4: 4.0", "10: 2.5"]
+
+
+def test_targets_are_a_table_a_setting_and_source_in_their_own_digits() -> None:
+    """Fails where numbers of two sources, or of the paper and of others, stand in one table, where
+    a value has the digits of our tables, or one that nobody gives is filled in."""
+
+    def target(method: str, metric: str, value: float, **more: Any) -> Target:
+        given = {"setting": "CIFAR-10", "kind": "read", "source": "Table 1"} | more
+        return Target(method=method, metric=metric, value=value, **given)
+
+    targets = [
+        target("SalUn", "UA", 2.85, spread=0.43),
+        target("SalUn", "gap", 1.15),
+        target("FT", "gap", 3.784),
+        target("SalUn", "gap", 1.6, kind="independent", source="a study"),
+        target("SalUn", "gap", 2.65, setting="half <of> it"),
+    ]
+    page = BeautifulSoup(targets_table(SimpleNamespace(targets=targets)).data, "html.parser")
+    tables = {
+        t.caption.text: [[c.text for c in tr.select("th, td")] for tr in t.select("tr")]
+        for t in page.select("table")
+    }
+    assert tables == {
+        "CIFAR-10: the paper’s own (Table 1)": [
+            ["Method", "UA", "gap"],
+            ["SalUn", "2.85 ± 0.43", "1.15"],
+            ["FT", "", "3.784"],
+        ],
+        "CIFAR-10: independent (a study)": [["Method", "gap"], ["SalUn", "1.6"]],
+        "half <of> it: the paper’s own (Table 1)": [["Method", "gap"], ["SalUn", "2.65"]],
+    }

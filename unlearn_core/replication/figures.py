@@ -127,8 +127,11 @@ def seed_dots(
         ax.plot([at] * len(seeds), seeds, marker, color=colour, ms=4.5, mew=0, alpha=0.75)
 
 
-def strip(ax: Axes, rows: Sequence[Row], metric: str) -> None:
-    """One line a method, from top to bottom: a dot for every seed and the range as a bar."""
+def strip(ax: Axes, rows: Sequence[Row], metric: str, own: str) -> None:
+    """One line a method, from top to bottom: a dot for every seed and the range as a bar.
+
+    Methods whose names begin with ``own`` are in another colour.
+    """
     methods = list(dict.fromkeys(row.method for row in rows))
     for y, method in enumerate(methods):
         values = [
@@ -136,7 +139,7 @@ def strip(ax: Axes, rows: Sequence[Row], metric: str) -> None:
         ]
         if not values:
             continue
-        colour = COLOURS[1] if method.startswith("SSD") else COLOURS[0]
+        colour = COLOURS[1] if method.startswith(own) else COLOURS[0]
         ax.plot([min(values), max(values)], [y, y], color=colour, lw=5, alpha=0.25)
         ax.plot(values, [y] * len(values), "o", color=colour, ms=5, mew=0, alpha=0.8)
     ax.set_yticks(range(len(methods)), methods)

@@ -36,11 +36,11 @@ BASES = {
 SHORT = dict(zip(BASES, ("fitted", "early"), strict=True))
 
 DETAIL = (
+    "gap",
     "forget_accuracy",
     "retain_accuracy",
     "test_accuracy",
     "confidence_mia",
-    "gap",
     "relearned_accuracy",
     "seconds",
     "peak_memory",

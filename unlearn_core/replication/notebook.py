@@ -167,7 +167,10 @@ def strips(
     alt: str,
     where: Callable[[Row], bool] = lambda row: True,
 ) -> Shown | None:
-    """A dot plot of every method and seed, one panel a metric, for the first such experiment."""
+    """A dot plot of every method and seed, one panel a metric, for the first such experiment.
+
+    The chapter's own methods, whose names begin as the paper is called, are in another colour.
+    """
     names = run.experiments(prefix)
     if not names:
         return None
@@ -176,7 +179,7 @@ def strips(
     height = 0.32 * len({r.method for r in rows}) + 1.1
     with figure(caption, alt, size=(8.4, height), columns=len(metrics)) as (axes, shown):
         for i, (ax, metric) in enumerate(zip(axes, metrics, strict=True)):
-            strip(ax, rows, metric)
+            strip(ax, rows, metric, run.file.paper.short)
             ax.set_title(METRICS[metric].label, fontsize=10)
             if i:
                 ax.set_yticklabels([])

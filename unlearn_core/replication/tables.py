@@ -151,23 +151,34 @@ def verdicts_table(paper: PaperFile, verdicts: Iterable[Verdict]) -> HTML:
     return table(head, rows, kind="wide")
 
 
-def targets_table(paper: PaperFile) -> HTML:
-    """The paper's numbers, and others'; each kind in a column of its own.
+#: What a target's kind is called.
+KINDS = {
+    "read": "the paper’s own",
+    "read second-hand": "the paper’s own, read second-hand",
+    "independent": "independent",
+}
 
-    A line holds all metrics that one source gives of a method in one setting, in its digits.
+
+def targets_table(paper: PaperFile) -> HTML:
+    """The paper's numbers, and others', in their own digits: one table a setting and source.
+
+    Each has a line a method and a column a metric.
     """
-    kinds = ("read", "read second-hand", "independent")
-    groups: dict[tuple[str, str, str, str], list[str]] = {}
+    groups: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
     for t in paper.targets:
         spread = f" ± {t.spread:g}" if t.spread is not None else ""
-        value = f"{html.escape(t.metric)} <b>{t.value:g}</b>{spread}"
-        groups.setdefault((t.setting, t.method, t.kind, t.source), []).append(value)
-    rows = []
-    for (setting, method, kind, source), values in groups.items():
-        cells = ["; ".join(values) if kind == k else "" for k in kinds]
-        rows.append([html.escape(setting), html.escape(method), *cells, html.escape(source)])
-    head = ["Setting", "Method", "The paper’s own", "Read second-hand", "Independent", "Source"]
-    return table(head, rows, kind="wide")
+        lines = groups.setdefault((t.setting, t.kind, t.source), {})
+        lines.setdefault(t.method, {})[t.metric] = f"{t.value:g}{spread}"
+    out = []
+    for (setting, kind, source), lines in groups.items():
+        metrics = list(dict.fromkeys(m for cells in lines.values() for m in cells))
+        rows = [
+            [html.escape(method), *(cells.get(m, "") for m in metrics)]
+            for method, cells in lines.items()
+        ]
+        caption = f"{setting}: {KINDS[kind]} ({source})"
+        out.append(table(["Method", *map(html.escape, metrics)], rows, caption=caption).data)
+    return HTML("".join(out))
 
 
 def deviations_table(paper: PaperFile, effects: dict[str, str]) -> HTML:
