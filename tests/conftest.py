@@ -115,8 +115,8 @@ class RulesRun:
     def targets(self, name: str) -> list[Any]:
         ((_, wanted),) = self.known[name].forget.items()
         if wanted == "all":
-            targets = (r.variant.get("forget") for r in self.rows if r.experiment == name)
-            return list(dict.fromkeys(targets))
+            rows = (r for r in self.rows if r.experiment == name and r.method != "Selection")
+            return list(dict.fromkeys(r.variant.get("forget") for r in rows))
         return wanted if isinstance(wanted, list) else [wanted]
 
     def data(self, name: str) -> Any:
