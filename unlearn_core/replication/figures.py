@@ -133,6 +133,9 @@ def strip(ax: Axes, rows: Sequence[Row], metric: str, own: str) -> None:
     Methods whose names begin with ``own`` are in another colour.
     """
     methods = list(dict.fromkeys(row.method for row in rows))
+    every = [row.metrics[metric].value for row in rows if metric in row.metrics]
+    if every and min(every) > 0 and max(every) > 1000 * min(every):
+        ax.set_xscale("log")  # a model that came apart would press all others together
     for y, method in enumerate(methods):
         values = [
             r.metrics[metric].value for r in rows if r.method == method and metric in r.metrics
