@@ -10,8 +10,7 @@ import torch
 
 from unlearn_core.data import QuestionSet, batches, fictional_authors
 from unlearn_core.models import Chat
-
-IGNORED = -100
+from unlearn_core.models.chat import IGNORED
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ..models.chat import IGNORED
+
 __all__ = ["DIVERGENCES", "answer_probability", "divergence_loss"]
 
 DIVERGENCES = ("tv", "js", "pearson", "kl")
@@ -65,7 +67,7 @@ def answer_probability(
         A sequence without an answer, under "answer".
     """
     targets = labels[:, 1:]
-    said = targets != -100
+    said = targets != IGNORED
     if normalize == "answer" and not said.any(dim=1).all():
         raise ValueError("a sequence has no answer")
     chosen = logits[:, :-1].gather(2, targets.clamp(min=0)[:, :, None])[:, :, 0]

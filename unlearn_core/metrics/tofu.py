@@ -22,6 +22,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..models.chat import IGNORED
+
 __all__ = [
     "AnswerLosses",
     "ForgetQuality",
@@ -33,9 +35,6 @@ __all__ = [
     "truth_ratio",
     "truth_ratio_score",
 ]
-
-#: The label of a token that is not part of the answer.
-IGNORED = -100
 
 
 class AnswerLosses(NamedTuple):

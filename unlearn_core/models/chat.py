@@ -194,12 +194,13 @@ class Chat(nn.Module):
         One float32 tensor (tokens,) a pair, on the CPU, in the order of ``pairs``. Sequences of
         like length share a batch.
         """
-        rows = [self.encode(*pair) for pair in pairs]
+        questions, answers = zip(*pairs, strict=True) if pairs else ((), ())
+        data = self.encoded(QuestionSet(questions, answers))
+        rows = [data[i] for i in range(len(data))]
         out: list[Tensor] = [torch.empty(0)] * len(rows)
-        collate = EncodedSet(QuestionSet((), ()), self.encode, self.padding).collate
         with self._evaluating():
             for chosen in _by_length([len(r.input_ids) for r in rows], batch_size):
-                batch = collate([rows[i] for i in chosen])
+                batch = data.collate([rows[i] for i in chosen])
                 labels = batch.pop("labels").to(device_of(self))[:, 1:]
                 logits = self(**{k: v.to(device_of(self)) for k, v in batch.items()})[:, :-1]
                 said = labels != IGNORED

@@ -109,7 +109,7 @@ def _side_by_side(bases: dict[str, dict[str, list[Row]]], profile: str) -> str:
     for kind in [k for k in one if k in two]:
         means = {SHORT[base]: _mean_gaps(parts[kind]) for base, parts in bases.items()}
         ranked = set.intersection(*map(set, means.values())) - {ORIGINAL}
-        common = [m for m in means["fitted"] if m in ranked]
+        common = [m for m in next(iter(means.values())) if m in ranked]
         for base, gaps in means.items():
             ranks = dict(zip(common, rankdata([gaps[m] for m in common]), strict=True))
             columns[f"{kind}, {base}"] = {
