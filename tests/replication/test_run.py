@@ -180,6 +180,27 @@ class TestCleanOnly:
         assert row(replication(), work).provenance.commit == first
         assert work.done == 1
 
+    def test_what_is_published_is_not_made_again(
+        self, project: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where a chapter's new row costs all others again on a machine without the cache,
+        or where a run that does not publish takes its rows from the book."""
+        commit(project.root)
+        run, work = replication(), Work()
+        made = row(run, work)
+        run.claim("C1")(lambda rows, seed: 1.0)
+        run.finish().write(project.root / "book" / "published" / "ci" / "tiny.json")
+        commit(project.root)
+        monkeypatch.setenv("UNLEARN_CACHE", str(project.root / "build" / "another"))
+        assert row(replication(), work).detail == {"detail": 2}, "it was not made here"
+
+        monkeypatch.setenv("UNLEARN_CACHE", str(project.root / "build" / "a third"))
+        monkeypatch.setenv("UNLEARN_CLEAN", "1")
+        later = replication()
+        assert row(later, work) == made
+        assert row(later, work, seed=1).detail == {"detail": 3}
+        assert work.done == 3
+
     def test_a_dirty_tree_is_refused_at_once(
         self, project: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:

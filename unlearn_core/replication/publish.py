@@ -74,7 +74,8 @@ def worktree(root: Path) -> Iterator[Path]:
 def publish(profile: str, papers: Sequence[str] = (), *, jobs: int = 1) -> list[Outcome]:
     """Run the notebooks on a clean checkout of HEAD, and copy what they made into the book.
 
-    The cache is shared: rows that a clean commit has made are taken from it, the others are made.
+    The cache is shared: rows that a clean commit has made are taken from it, or else from what the
+    book has published; the others are made.
     """
     root = project_root()
     (root / "build").mkdir(exist_ok=True)

@@ -57,7 +57,8 @@ class Replication:
     Environment
     -----------
     UNLEARN_CACHE : the cache's folder (default ``build/cache``)
-    UNLEARN_CLEAN : "1" accepts only rows that were made on a clean commit, and makes others again
+    UNLEARN_CLEAN : "1" accepts only rows that were made on a clean commit, and makes others again;
+        what the cache lacks is taken from the records of this profile in ``book/published``
     UNLEARN_REHEARSE : "1" runs the profile for a few steps (`make rehearse`)
     """
 
@@ -100,6 +101,18 @@ class Replication:
             for name, e in self.profile.experiments.items()
             if e.requires is not None and not os.environ.get(e.requires.env)
         )
+
+    @cached_property
+    def published(self) -> dict[str, Row]:
+        """The rows that the book has published in this profile, by key.
+
+        A run that publishes makes none of them again, so that one chapter's new row needs no
+        second night for all others; any other run makes its own.
+        """
+        if not self.clean_only:
+            return {}
+        files = sorted((self.root / "book" / "published" / self.profile_name).glob("*.json"))
+        return {row.key: row for file in files for row in Record.read(file).rows}
 
     def experiments(self, prefix: str = "") -> list[str]:
         """The experiments that run in this profile: the one of that name, or those that begin so."""
@@ -171,7 +184,7 @@ class Replication:
         key = digest({"schema": SCHEMA, **names, "spec": dict(spec)})
         with self.cache.lock("rows", key):
             found = self.cache.read("rows", key)
-            row = Row.model_validate(found) if found else None
+            row = Row.model_validate(found) if found else self.published.get(key)
             if row is None or (self.clean_only and row.provenance.dirty):
                 began = time.perf_counter()
                 metrics, detail = compute()
