@@ -14,8 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from unlearn_core.data import ForgetSplit, ImageData, forget_class, shapes
-from unlearn_core.models import Recipe, SmallCNN, TrainConfig
+from unlearn_core.data import (
+    IDK,
+    ForgetSplit,
+    ImageData,
+    fictional_authors,
+    forget_class,
+    forget_questions,
+    shapes,
+)
+from unlearn_core.models import Chat, Recipe, SmallCNN, TinyLlama, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDENS = ROOT / "tests" / "data_files" / "goldens"
@@ -74,6 +82,18 @@ def recipe(tiny_split: ForgetSplit) -> Recipe:
 @pytest.fixture
 def model(recipe: Recipe) -> torch.nn.Module:
     return recipe.build(0)
+
+
+@pytest.fixture(scope="session")
+def learned() -> tuple[Chat, ForgetSplit]:
+    """A tiny language model that knows the answers of two drawn authors, and what it is to forget."""
+    data = fictional_authors(authors=2, forget_authors=1, holdout_authors=1)
+    spec = TinyLlama(hidden=32, layers=2, heads=2, vocabulary=600)
+    config = TrainConfig(epochs=60, lr=3e-3, batch_size=8, optimizer="adamw")
+    split = forget_questions(data, spec.build(0).encoded, IDK[:6])
+    recipe = Recipe(spec, split.task, config)
+    model = recipe.fit(split.forget + split.retain, 0, device=torch.device("cpu"))
+    return model, split
 
 
 class RulesRun:

@@ -13,19 +13,28 @@ import pytest
 import torch
 from torch import nn
 
-from unlearn_core.data import ForgetSplit, ImageData, WithheldDataError, forget_random
+from unlearn_core.data import (
+    Answering,
+    ForgetSplit,
+    ImageData,
+    WithheldDataError,
+    forget_random,
+)
 from unlearn_core.methods import (
+    FLAT,
     IAU,
     METHODS,
     SSD,
     ContractError,
+    GradDiff,
     GradientAscent,
     InfluenceCG,
     Method,
     Retrain,
     check_method,
 )
-from unlearn_core.models import Recipe, TrainConfig
+from unlearn_core.methods.contract import STAND_INS
+from unlearn_core.models import Recipe, SmallCNN, TinyLlama, TrainConfig
 from unlearn_core.seeding import generator
 
 # Small and active: at alpha = 10 and one class in ten, nothing could be selected.
@@ -46,6 +55,12 @@ SMALL: dict[str, dict[str, Any]] = {
         name: {"train": TrainConfig(epochs=3, lr=0.01, batch_size=3, momentum=0.9)}
         for name in ("scrub", "cf_k", "eu_k")
     },
+    # A few questions in batches of three, with steps that are large enough to be seen.
+    **{
+        name: {"train": TrainConfig(epochs=2, lr=1e-3, batch_size=3, optimizer="adamw")}
+        for name, cls in METHODS.items()
+        if "text" in cls.works_on and "train" in {f.name for f in dataclasses.fields(cls)}
+    },
     "influence": {"samples": 10},
     "masked": {"method": GradientAscent(TrainConfig(epochs=2, lr=0.01, batch_size=3))},
 }
@@ -57,10 +72,44 @@ def make(cls: type[Method], recipe: Recipe, **options: Any) -> Method:
     return cls(**given, **SMALL.get(cls.name, {}), **options)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_keeps_the_contract(name: str, recipe: Recipe) -> None:
+EVERYWHERE = [(name, m) for name, cls in METHODS.items() for m in sorted(cls.works_on)]
+
+
+def stand_in(modality: str, recipe: Recipe) -> tuple[nn.Module, ForgetSplit, Recipe]:
+    """A model and a split of that modality, and a recipe that makes such a model."""
+    model, split = STAND_INS[modality]()
+    if modality == "images":
+        return model, split, recipe
+    spec = TinyLlama(hidden=16, layers=2, heads=2, vocabulary=400)
+    train = TrainConfig(epochs=1, lr=1e-3, batch_size=8, optimizer="adamw")
+    return model, split, Recipe(spec, Answering(), train)
+
+
+@pytest.mark.parametrize(("name", "modality"), EVERYWHERE)
+def test_every_method_keeps_the_contract(name: str, modality: str, recipe: Recipe) -> None:
     """Fails if a method changes its input, leaks a state, or draws otherwise than it says."""
-    check_method(make(METHODS[name], recipe))
+    model, split, own = stand_in(modality, recipe)
+    check_method(make(METHODS[name], own), model, split)
+
+
+def test_without_a_model_the_stand_ins_are_taken() -> None:
+    """Fails if a method is checked on one modality of several, or on half of a problem."""
+    seen = []
+
+    class Spy(GradDiff):
+        def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+            seen.append(split.task.modality)
+            return super().unlearn(model, split, seed)
+
+    check_method(Spy(**SMALL["grad_diff"]))
+    assert set(seen) == {"images", "text"}
+    with pytest.raises(ValueError, match="both a model and a split, or neither"):
+        check_method(Spy(), SmallCNN(10, 1, width=4).build(0))
+
+
+def test_another_modality_is_refused(tiny_split: ForgetSplit, recipe: Recipe) -> None:
+    with pytest.raises(TypeError, match="FLAT works on text, not on images"):
+        FLAT()(recipe.build(0), tiny_split)
 
 
 @pytest.mark.parametrize("fisher", ["batch_sorted", "batch_shuffled", "per_sample"])
@@ -89,7 +138,9 @@ def test_so_does_every_form_of_iau_and_of_what_it_approximates(method: Method) -
     check_method(method)
 
 
-@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"unsir"}))
+@pytest.mark.parametrize(
+    "name", sorted(n for n, c in METHODS.items() if "images" in c.works_on and n != "unsir")
+)
 def test_so_does_every_method_on_a_given_model_and_a_random_split(
     name: str, recipe: Recipe, tiny_data: ImageData
 ) -> None:
@@ -99,12 +150,11 @@ def test_so_does_every_method_on_a_given_model_and_a_random_split(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_works_where_the_model_is(
-    name: str, recipe: Recipe, tiny_split: ForgetSplit
-) -> None:
+@pytest.mark.parametrize(("name", "modality"), EVERYWHERE)
+def test_every_method_works_where_the_model_is(name: str, modality: str, recipe: Recipe) -> None:
     """Fails if a tensor is made on the CPU that meets one on the GPU."""
-    unlearned = make(METHODS[name], recipe)(recipe.build(0).cuda(), tiny_split)
+    model, split, own = stand_in(modality, recipe)
+    unlearned = make(METHODS[name], own)(model.cuda(), split)
     assert all(p.is_cuda and p.isfinite().all() for p in unlearned.parameters())
 
 

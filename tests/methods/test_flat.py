@@ -1,14 +1,20 @@
-"""FLAT's losses, against numbers recorded from the authors' code."""
+"""FLAT, its losses against numbers recorded from the authors' code."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from methods.tables import LogitTables, batch_of
 from torch import Tensor
 
+from unlearn_core.data import Answering, ForgetSplit
+from unlearn_core.methods import FLAT
 from unlearn_core.methods.flat import DIVERGENCES, answer_probability, divergence_loss
+from unlearn_core.models import Chat, TrainConfig
 
 Golden = Callable[[str], dict[str, Tensor]]
 NAMES = {"kl": "KL", "js": "JS", "pearson": "Pearson", "tv": "TV"}
@@ -53,43 +59,111 @@ class TestRecordedBatches:
     def test_probabilities(self, golden: Golden, case: str) -> None:
         g = golden(f"flat/{case}")
         for side, letter in (("template", "a"), ("forget", "b")):
+            model = LogitTables({side: g[f"in_logits_{side}"]})
             for normalize in ("answer", "padded"):
-                found = answer_probability(
-                    g[f"in_logits_{side}"], g[f"in_labels_{side}"], normalize
-                )
+                batch = batch_of(side, g[f"in_labels_{side}"])
+                found = answer_probability(Answering(), model, batch, normalize).detach()
                 expected = g[f"out_{letter}_{normalize}"]
                 torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
     @pytest.mark.parametrize("divergence", DIVERGENCES)
-    def test_losses_and_gradients(self, golden: Golden, case: str, divergence: str) -> None:
+    @pytest.mark.parametrize(
+        ("variant", "normalize", "reduce"),
+        [
+            ("code", "padded", "batch_mean"),
+            ("paper", "answer", "sequence"),
+            ("answer_batchmean", "answer", "batch_mean"),
+            ("padded_sequence", "padded", "sequence"),
+        ],
+    )
+    def test_losses_and_gradients(
+        self, golden: Golden, case: str, divergence: str, variant: str, normalize: str, reduce: str
+    ) -> None:
         """Fails where the padded length and the answer's are exchanged, or the place of the mean."""
         g, name = golden(f"flat/{case}"), NAMES[divergence]
-        logits = {s: g[f"in_logits_{s}"].clone().requires_grad_() for s in ("forget", "template")}
-
-        def probability(side: str, normalize: str) -> Tensor:
-            return answer_probability(logits[side], g[f"in_labels_{side}"], normalize)
-
-        for variant, normalize, mean_first in (
-            ("code", "padded", True),
-            ("paper", "answer", False),
-            ("answer_batchmean", "answer", True),
-            ("padded_sequence", "padded", False),
-        ):
-            a, b = probability("template", normalize), probability("forget", normalize)
-            if mean_first:
-                a, b = a.mean(), b.mean()
-            loss = divergence_loss(a, b, divergence).mean()
-            expected = g[f"out_{variant}_loss_{name}"]
-            torch.testing.assert_close(loss.detach(), expected, rtol=0, atol=1e-8)
-            if variant in ("code", "paper"):
-                gradients = torch.autograd.grad(loss, list(logits.values()))
-                for side, gradient in zip(logits, gradients, strict=True):
-                    expected = g[f"out_{variant}_grad_{side}_{name}"]
-                    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-8)
+        sides = ("forget", "template")
+        model = LogitTables({s: g[f"in_logits_{s}"] for s in sides})
+        batch = {s: batch_of(s, g[f"in_labels_{s}"]) for s in sides}
+        method = FLAT(divergence=divergence, normalize=normalize, reduce=reduce)
+        loss = method.loss(Answering(), model, batch)
+        expected = g[f"out_{variant}_loss_{name}"]
+        torch.testing.assert_close(loss.detach(), expected, rtol=0, atol=1e-8)
+        if variant in ("code", "paper"):
+            gradients = torch.autograd.grad(loss, [model.tables[s] for s in sides])
+            for side, gradient in zip(sides, gradients, strict=True):
+                expected = g[f"out_{variant}_grad_{side}_{name}"]
+                torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-8)
 
 
 def test_an_answer_that_is_not_there() -> None:
-    labels = torch.tensor([[-100, 1], [-100, -100]])
+    model = LogitTables({"x": torch.zeros(2, 2, 3)})
+    batch = batch_of("x", torch.tensor([[-100, 1], [-100, -100]]))
     with pytest.raises(ValueError, match="no answer"):
-        answer_probability(torch.zeros(2, 2, 3), labels)
-    assert answer_probability(torch.zeros(2, 2, 3), labels, "padded")[1] == 0
+        answer_probability(Answering(), model, batch)
+    assert answer_probability(Answering(), model, batch, "padded")[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"divergence": "hellinger"}, "unknown divergence 'hellinger'; known: tv, js, pearson, kl"),
+        ({"normalize": "none"}, "unknown normalize 'none'"),
+        ({"reduce": "sum"}, "unknown reduce 'sum'"),
+    ],
+)
+def test_unknown_options(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        FLAT(**options)
+
+
+class TestUnlearning:
+    """On a tiny model that has learned its few answers by heart."""
+
+    def probabilities(self, model: Chat, split: ForgetSplit, answers: Any) -> Tensor:
+        batch = answers.collate([answers[i] for i in range(len(answers))])
+        with torch.no_grad():
+            return answer_probability(split.task, model, batch)
+
+    @pytest.mark.parametrize("divergence", DIVERGENCES)
+    def test_answers_go_and_templates_come(
+        self, learned: tuple[Chat, ForgetSplit], divergence: str
+    ) -> None:
+        """Fails where the two sides of a pair are exchanged, which would teach the answers."""
+        model, split = learned
+        config = TrainConfig(epochs=20, lr=1e-3, batch_size=4, optimizer="adamw")
+        unlearned = FLAT(divergence, config)(model, split)
+        n = len(split.forget)
+        templates = [split.forget.with_answers([t] * n) for t in split.task.templates]
+        answer, template = (
+            sum(self.probabilities(unlearned, split, x).mean() for x in sets) / len(sets)
+            - sum(self.probabilities(model, split, x).mean() for x in sets) / len(sets)
+            for sets in ([split.forget], templates)
+        )
+        assert answer < -0.8
+        assert template > 0.03
+
+    def test_the_epochs_draw_templates_anew(self, learned: tuple[Chat, ForgetSplit]) -> None:
+        """Fails where templates are drawn once, or a question comes twice in an epoch."""
+        model, split = learned
+        config = TrainConfig(epochs=2, lr=1e-3, batch_size=3)
+        epochs = FLAT(train=config).epochs(split, 0)
+
+        def said(epoch: int, side: str) -> list[str]:
+            rows = [r for b in epochs(epoch) for r in b[side]["input_ids"].tolist()]
+            return sorted(model.tokenizer.batch_decode(rows, skip_special_tokens=True))
+
+        whole = [model.prompt(q) + a for q, a in (split.forget.questions[i] for i in range(8))]
+        assert said(0, "forget") == said(1, "forget") == sorted(whole)
+        assert said(0, "template") == said(0, "template") != said(1, "template")
+        templates = {t for text in said(0, "template") for t in [text.split("Answer: ")[1]]}
+        assert len(templates) > 1
+        assert templates <= set(split.task.templates)
+
+    def test_without_templates(self, learned: tuple[Chat, ForgetSplit]) -> None:
+        model, split = learned
+        bare = dataclasses.replace(split, task=Answering())
+        with pytest.raises(ValueError, match="no template answers"):
+            FLAT()(model, bare)
+
+    def test_it_reads_neither_retain_data_nor_a_reference(self) -> None:
+        assert FLAT.needs == {"forget", "templates"}

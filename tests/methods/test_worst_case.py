@@ -25,7 +25,7 @@ from unlearn_core.methods.worst_case import (
     upper_step,
 )
 from unlearn_core.models import (
-    ModelSpec,
+    ClassifierSpec,
     Recipe,
     TrainConfig,
     TrainingError,
@@ -326,7 +326,7 @@ class Linear16(nn.Module):
 
 
 @dataclass(frozen=True)
-class Linear16Spec(ModelSpec):
+class Linear16Spec(ClassifierSpec):
     def make(self) -> nn.Module:
         return Linear16(self.classes)
 

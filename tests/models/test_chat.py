@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from unlearn_core.data import QuestionSet, batches, fictional_authors
+from unlearn_core.data import IGNORED, QuestionSet, batches, fictional_authors
 from unlearn_core.models import Chat
-from unlearn_core.models.chat import IGNORED
 
 
 @pytest.fixture(scope="module")

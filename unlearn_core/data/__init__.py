@@ -21,14 +21,21 @@ from .splits import (
     WithheldDataError,
     forget_class,
     forget_indices,
+    forget_questions,
     forget_random,
     forget_subclass,
     make_split,
 )
-from .tasks import Classification
+from .tasks import IGNORED, Answering, Classification, Task
+from .templates import COPYRIGHT_REFUSALS, IDK, TEMPLATES
 
 __all__ = [
+    "COPYRIGHT_REFUSALS",
     "DATASETS",
+    "IDK",
+    "IGNORED",
+    "TEMPLATES",
+    "Answering",
     "Classification",
     "Consecutive",
     "ForgetSplit",
@@ -39,6 +46,7 @@ __all__ = [
     "QuestionSet",
     "Source",
     "SplitError",
+    "Task",
     "WithheldDataError",
     "batches",
     "cifar10",
@@ -50,6 +58,7 @@ __all__ = [
     "fictional_authors",
     "forget_class",
     "forget_indices",
+    "forget_questions",
     "forget_random",
     "forget_subclass",
     "image_folder",

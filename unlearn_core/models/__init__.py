@@ -1,9 +1,10 @@
 """Building, training and running models."""
 
 from .chat import Chat, EncodedSet, Encoding
-from .classifiers import MODELS, LeNet, ModelSpec, ResNet18, SmallCNN, ViT
+from .classifiers import MODELS, ClassifierSpec, LeNet, ModelSpec, ResNet18, SmallCNN, ViT
 from .gradients import sample_gradients
 from .inference import Outputs, predict
+from .language import LANGUAGE_MODELS, SmolLM2, TinyLlama
 from .training import (
     Recipe,
     TrainConfig,
@@ -16,8 +17,10 @@ from .training import (
 )
 
 __all__ = [
+    "LANGUAGE_MODELS",
     "MODELS",
     "Chat",
+    "ClassifierSpec",
     "EncodedSet",
     "Encoding",
     "LeNet",
@@ -26,6 +29,8 @@ __all__ = [
     "Recipe",
     "ResNet18",
     "SmallCNN",
+    "SmolLM2",
+    "TinyLlama",
     "TrainConfig",
     "TrainingError",
     "ViT",

@@ -17,13 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data import QuestionSet
+from ..data import IGNORED, QuestionSet
 from .training import device_of
 
-__all__ = ["Chat", "EncodedSet", "Encoding", "IGNORED"]
-
-#: The label of a token that is not part of an answer.
-IGNORED = -100
+__all__ = ["Chat", "EncodedSet", "Encoding"]
 
 
 class Encoding(NamedTuple):

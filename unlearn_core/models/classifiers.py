@@ -18,6 +18,7 @@ from ..data import Source, resolve
 from ..seeding import seeded
 
 __all__ = [
+    "ClassifierSpec",
     "LeNet",
     "LeNetClassifier",
     "MODELS",
@@ -141,11 +142,8 @@ class ViTClassifier(nn.Module):
         return self.head(self.encoder(pixel_values=x).last_hidden_state[:, 0])
 
 
-@dataclass(frozen=True)
 class ModelSpec:
-    """Base of the specs: ``build(seed)`` makes a fresh model."""
-
-    classes: int
+    """Base of all specs: ``build(seed)`` makes a fresh model."""
 
     def make(self) -> nn.Module:
         raise NotImplementedError
@@ -157,11 +155,21 @@ class ModelSpec:
     def build(self, seed: int) -> nn.Module:
         """A freshly initialised model in evaluation mode, on the CPU."""
         with seeded(seed, "init"):
-            return self.make().to(memory_format=torch.channels_last).eval()
+            return self.make().eval()
 
 
 @dataclass(frozen=True)
-class ResNet18(ModelSpec):
+class ClassifierSpec(ModelSpec):
+    """Base of the specs of classifiers."""
+
+    classes: int
+
+    def build(self, seed: int) -> nn.Module:
+        return super().build(seed).to(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class ResNet18(ClassifierSpec):
     """ResNet-18 with the CIFAR stem; width 64 is the usual one (11.2 M parameters)."""
 
     channels: int = 3
@@ -172,7 +180,7 @@ class ResNet18(ModelSpec):
 
 
 @dataclass(frozen=True)
-class SmallCNN(ModelSpec):
+class SmallCNN(ClassifierSpec):
     """Three convolutions; for images of 8 to 32 pixels."""
 
     channels: int = 1
@@ -183,7 +191,7 @@ class SmallCNN(ModelSpec):
 
 
 @dataclass(frozen=True)
-class LeNet(ModelSpec):
+class LeNet(ClassifierSpec):
     """LeNet-5 for square images of ``size`` pixels, at least 16; 62,006 parameters as it is."""
 
     channels: int = 3
@@ -198,7 +206,7 @@ class LeNet(ModelSpec):
 
 
 @dataclass(frozen=True)
-class ViT(ModelSpec):
+class ViT(ClassifierSpec):
     """A ViT from the hub, pretrained, with a new linear head."""
 
     id: str = "google/vit-base-patch16-224"
@@ -215,7 +223,7 @@ class ViT(ModelSpec):
         return ViTClassifier(self.classes, encoder)
 
 
-MODELS: dict[str, type[ModelSpec]] = {
+MODELS: dict[str, type[ClassifierSpec]] = {
     "resnet18": ResNet18,
     "small_cnn": SmallCNN,
     "lenet": LeNet,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data import Classification
+from ..data import Task
 from ..data import batches as make_batches
 from ..registry import ADDED
 from ..seeding import derive_seed, generator, seeded
@@ -59,7 +59,7 @@ class TrainConfig:
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     momentum: float = 0.0
     weight_decay: float = 0.0
-    schedule: Literal["constant", "multistep", "cosine"] = "constant"
+    schedule: Literal["constant", "multistep", "cosine", "linear"] = "constant"
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
     warmup_epochs: float = 0.0
@@ -82,9 +82,9 @@ class TrainConfig:
             raise ValueError("milestones belong to the multistep schedule, which needs them")
         if self.optimizer not in ("sgd", "adam", "adamw"):
             raise ValueError(f"unknown optimizer {self.optimizer!r}; known: sgd, adam, adamw")
-        if self.schedule not in ("constant", "multistep", "cosine"):
+        if self.schedule not in ("constant", "multistep", "cosine", "linear"):
             raise ValueError(
-                f"unknown schedule {self.schedule!r}; known: constant, multistep, cosine"
+                f"unknown schedule {self.schedule!r}; known: constant, multistep, cosine, linear"
             )
         if self.precision not in ("no", "fp16", "bf16"):
             raise ValueError(f"unknown precision {self.precision!r}; known: no, fp16, bf16")
@@ -109,9 +109,11 @@ class TrainConfig:
             return epoch / self.warmup_epochs
         if self.schedule == "multistep":
             return self.gamma ** sum(epoch >= m for m in self.milestones)
+        done = (epoch - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9)
         if self.schedule == "cosine":
-            done = (epoch - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9)
             return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        if self.schedule == "linear":
+            return max(1.0 - done, 0.0)
         return 1.0
 
 
@@ -295,7 +297,7 @@ class Recipe:
     version: ClassVar[int] = 1
 
     model: ModelSpec
-    task: Classification
+    task: Task
     train: TrainConfig
 
     def build(self, seed: int) -> nn.Module:

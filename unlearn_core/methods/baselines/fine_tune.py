@@ -12,7 +12,7 @@ from torch import nn
 
 from ...data import ForgetSplit
 from ...models import TrainConfig, shuffled_epochs, train
-from ..base import Method
+from ..base import ANY, Method
 
 __all__ = ["FineTune"]
 
@@ -24,6 +24,7 @@ class FineTune(Method):
     name: ClassVar[str] = "fine_tune"
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
     draws: ClassVar[bool] = True
+    works_on: ClassVar[frozenset[str]] = ANY
 
     train: TrainConfig = TrainConfig(epochs=5, lr=0.02, momentum=0.9, weight_decay=5e-4)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...data import ForgetSplit
 from ...models import TrainConfig, shuffled_epochs, train
-from ..base import Method
+from ..base import ANY, Method
 
 __all__ = ["GradientAscent"]
 
@@ -26,6 +26,7 @@ class GradientAscent(Method):
     name: ClassVar[str] = "gradient_ascent"
     needs: ClassVar[frozenset[str]] = frozenset({"forget"})
     draws: ClassVar[bool] = True
+    works_on: ClassVar[frozenset[str]] = ANY
 
     train: TrainConfig = TrainConfig(
         epochs=5, lr=1e-4, batch_size=256, momentum=0.9, weight_decay=5e-4

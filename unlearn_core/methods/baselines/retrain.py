@@ -17,7 +17,7 @@ from torch import nn
 from ...data import ForgetSplit
 from ...models import Recipe, shuffled_epochs, train
 from ...seeding import derive_seed, seeded
-from ..base import Method
+from ..base import ANY, Method
 
 __all__ = ["Retrain", "retrain_seed"]
 
@@ -40,6 +40,7 @@ class Retrain(Method):
     name: ClassVar[str] = "retrain"
     needs: ClassVar[frozenset[str]] = frozenset({"retain", "fresh_model"})
     draws: ClassVar[bool] = True
+    works_on: ClassVar[frozenset[str]] = ANY
 
     recipe: Recipe
     mode: Literal["full", "head_reset"] = "full"

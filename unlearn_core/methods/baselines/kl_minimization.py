@@ -1,0 +1,65 @@
+r"""KL minimisation (Maini et al., 2024; arXiv 2401.06121): unlearn, and stay where the original was.
+
+.. math:: L = -\ell(D_f) + \mathrm{KL}\big(p_{\theta_0}\,\Vert\,p_\theta\big)\ \text{on}\ D_r.
+
+Authors' code: github.com/locuslab/tofu and github.com/UCSC-REAL/FLAT, ``dataloader.py``, loss ``KL``:
+the divergence is a mean over all positions of the retain batch, prompts and padding included. GUARD
+writes the divergence the other way round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ...data import ForgetSplit, Task
+from ...models import TrainConfig, train
+from ..base import ANY, FORGET_TEXT, Method
+from ..paired import frozen_copy, paired_epochs
+
+__all__ = ["KLMinimization", "kept_outputs"]
+
+
+def kept_outputs(task: Task, reference: nn.Module, model: nn.Module, batch: Any) -> Tensor:
+    """KL of the reference's outputs from the model's: a mean over all positions of the batch."""
+    with torch.no_grad():
+        before = task.logits(reference, batch)
+    flat = [
+        x.flatten(0, -2).to(torch.promote_types(x.dtype, torch.float32)).log_softmax(dim=-1)
+        for x in (task.logits(model, batch), before)
+    ]
+    return nn.functional.kl_div(*flat, reduction="batchmean", log_target=True)
+
+
+@dataclass(frozen=True)
+class KLMinimization(Method):
+    """Raise the loss on the forget set; keep the outputs on the retain set.
+
+    Attributes
+    ----------
+    weight : of the divergence
+    """
+
+    name: ClassVar[str] = "kl_minimization"
+    needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "reference"})
+    draws: ClassVar[bool] = True
+    works_on: ClassVar[frozenset[str]] = ANY
+
+    train: TrainConfig = FORGET_TEXT
+    weight: float = 1.0
+
+    def loss(
+        self, task: Task, reference: nn.Module, model: nn.Module, batch: dict[str, Any]
+    ) -> Tensor:
+        """Of a batch of pairs "forget" and "retain": a scalar."""
+        kept = kept_outputs(task, reference, model, batch["retain"])
+        return -task.loss(model, batch["forget"]) + self.weight * kept
+
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        loss = partial(self.loss, split.task, frozen_copy(model))
+        epochs = paired_epochs(split, self.train, seed, retain=True)
+        return train(model, epochs, loss, self.train, seed=seed, name=self.name)

