@@ -36,14 +36,12 @@ from unlearn_core.replication.cache import CacheWarning, digest
 from unlearn_core.replication.classification import (
     ORIGINAL,
     ClassificationTrial,
-    Costs,
-    OptimizerSteps,
-    changed,
     choose,
     trials,
 )
 from unlearn_core.replication.records import SCHEMA, Row, Value
 from unlearn_core.replication.run import InvariantError, Replication
+from unlearn_core.replication.trial import Costs, OptimizerSteps, changed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -241,7 +239,8 @@ import torch
 
 torch.set_num_threads(1)
 from unlearn_core.models import training
-from unlearn_core.replication.classification import ClassificationTrial, OptimizerSteps
+from unlearn_core.replication.classification import ClassificationTrial
+from unlearn_core.replication.trial import OptimizerSteps
 from unlearn_core.replication.run import Replication
 
 stop_at, mark = int(sys.argv[1]), Path(sys.argv[2])
@@ -692,7 +691,7 @@ class TestJudgedOnValidation:
         assert split.test is trial.data.validation
         assert (split.test_forget, split.test_retain) == (None, None)
         assert (len(split.forget), len(split.retain)) == (6, 54)
-        row = trial._row("Original", {}, lambda: (trial.evaluate(trial.original), {}))
+        row = trial.bare_row("Original", {}, lambda: trial.evaluate(trial.original))
         out = predict(trial.original, trial.data.validation)
         right = (out.logits.argmax(dim=1) == out.labels).double().mean().item()
         assert row.metrics["test_accuracy"].value == pytest.approx(100 * right)

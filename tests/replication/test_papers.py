@@ -17,7 +17,7 @@ from unlearn_core.methods import METHODS
 from unlearn_core.methods.worst_case import SELECTORS, WorstCase
 from unlearn_core.models import MODELS, Recipe, TrainConfig
 from unlearn_core.registry import ConfigError, build
-from unlearn_core.replication.classification import TASKS, changed
+from unlearn_core.replication.classification import TASKS
 from unlearn_core.replication.papers import (
     Experiment,
     Profile,
@@ -28,6 +28,7 @@ from unlearn_core.replication.papers import (
     rehearsed,
 )
 from unlearn_core.replication.run import source_hash
+from unlearn_core.replication.trial import changed
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPERS = sorted(f.stem for f in (ROOT / "notebooks").glob("*.yaml"))

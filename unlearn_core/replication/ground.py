@@ -13,8 +13,8 @@ from scipy.stats import rankdata, spearmanr
 
 from ..methods import METHODS
 from . import tables
-from .classification import ORIGINAL
 from .records import Record, Row
+from .trial import ORIGINAL
 
 __all__ = ["BASES", "ground_tables"]
 

@@ -109,6 +109,9 @@ class Experiment(Model):
     grid: dict[str, list[Any]] = {}
     requires: Requirement | None = None
     seeds: tuple[int, ...] = Field((), description="instead of the profile's")
+    original_seed: int | None = Field(
+        None, description="all seeds share the original and the retrained model of this one"
+    )
     task: dict[str, Any] = Field({"use": "classification"}, description="what is trained for")
     attack: Literal["entropy", "confidence", "shadow"] = Field(
         "entropy", description="the membership attack that is measured and that the gap reads"
