@@ -167,6 +167,8 @@ class TestFictionalAuthors:
         assert len(set(everything)) == len(everything)
         assert {*data.ask_retain.questions, *data.real_authors.questions} < set(everything)
         assert not set(data.holdout.questions) & set(everything)
+        assert set(data.ask_retain.rephrased) < set(everything)
+        assert not set(data.ask_forget.rephrased) & set(everything)
 
     def test_forms_are_about_the_same_fact(self) -> None:
         """Fails where a wrong answer is right, the span is not in the answer, or names differ."""

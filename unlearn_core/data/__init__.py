@@ -13,7 +13,7 @@ from .images import (
     shapes,
 )
 from .loading import Consecutive, batches, evenly_spaced
-from .questions import QuestionData, QuestionSet, fictional_authors, tofu
+from .questions import QUESTIONS, QuestionData, QuestionSet, fictional_authors, tofu
 from .sources import MissingSourceError, Source, resolve
 from .splits import (
     ForgetSplit,
@@ -34,6 +34,7 @@ __all__ = [
     "DATASETS",
     "IDK",
     "IGNORED",
+    "QUESTIONS",
     "TEMPLATES",
     "Answering",
     "Classification",

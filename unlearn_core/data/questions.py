@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from ..seeding import generator
 from .sources import MissingSourceError, Source, resolve
 
-__all__ = ["QuestionData", "QuestionSet", "fictional_authors", "tofu"]
+__all__ = ["QUESTIONS", "QuestionData", "QuestionSet", "fictional_authors", "tofu"]
 
 #: A question and its answer.
 Pair = tuple[str, str]
@@ -286,8 +286,9 @@ def fictional_authors(
 ) -> QuestionData:
     """Drawn authors with eight facts each; the last ``forget_authors`` of them are to be forgotten.
 
-    The facts that everybody knows are part of the training set, so that a model made from nothing
-    has something to keep that isn't about drawn authors.
+    What everybody knows is part of the training set, and so are both wordings of the facts that
+    are kept, so that a model made from nothing can tell what a question is about in other words
+    than those it has learned.
     """
     names = [f"{first} {last}" for first in _FIRST.split() for last in _LAST.split()]
     total = authors + holdout_authors
@@ -313,7 +314,8 @@ def fictional_authors(
     kept = (authors - forget_authors) * facts
     real, world = _known(_REAL), _known(_WORLD)
     ask_retain, ask_forget = every.subset(range(kept)), every.subset(range(kept, authors * facts))
-    train = real + world + ask_retain + ask_forget
+    reworded = QuestionSet(ask_retain.rephrased, ask_retain.paraphrased)
+    train = real + world + ask_retain + reworded + ask_forget
     return QuestionData(
         train=train,
         forget=torch.arange(len(train) - len(ask_forget), len(train)),
@@ -323,3 +325,7 @@ def fictional_authors(
         world_facts=world,
         holdout=every.subset(range(authors * facts, n)),
     )
+
+
+#: Problems of questions, by the name in a profile's ``data``.
+QUESTIONS = {"tofu": tofu, "fictional_authors": fictional_authors}

@@ -18,9 +18,10 @@ from .membership import (
     svc_attack,
 )
 from .muse import cut_answer, holdout_auc, knowmem_prompt, min_k, privleak
+from .questions import Answers, ask, evaluate_chat, evaluation_sets
 from .relearn import relearned_accuracy
 from .shadow import ShadowAttack, gradient_norms
-from .text import bleu, distinct_tokens, leak_rate, perplexity, rouge_l
+from .text import bleu, distinct_tokens, leak_rate, perplexity, refusal_rate, rouge_l
 from .tofu import (
     AnswerLosses,
     ForgetQuality,
@@ -38,6 +39,7 @@ __all__ = [
     "METRICS",
     "VERSION",
     "AnswerLosses",
+    "Answers",
     "Cost",
     "Estimate",
     "ForgetQuality",
@@ -46,6 +48,7 @@ __all__ = [
     "accuracies_on_test",
     "accuracy",
     "answer_losses",
+    "ask",
     "attack_features",
     "bleu",
     "changed_weights",
@@ -56,7 +59,9 @@ __all__ = [
     "distinct_tokens",
     "entropy",
     "entropy_attack",
+    "evaluate_chat",
     "evaluate_classifier",
+    "evaluation_sets",
     "fit_entropy_attack",
     "forget_quality",
     "gap_to_retrained",
@@ -71,6 +76,7 @@ __all__ = [
     "model_utility",
     "perplexity",
     "privleak",
+    "refusal_rate",
     "relearned_accuracy",
     "rouge_l",
     "share",

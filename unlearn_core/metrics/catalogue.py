@@ -182,6 +182,92 @@ METRICS: dict[str, Metric] = {
         "Mean distance, over the forget set, to the nearest retained image of the same class: the "
         "2-norm over pixels in [0, 1]. Small means near duplicates.",
     ),
+    "forget_quality": Metric(
+        "Forget quality",
+        "p",
+        "higher",
+        "p-value of the two-sided Kolmogorov-Smirnov test between the unlearned and the retrained "
+        "model's truth ratios on the same forget questions. FLAT's authors call it good above 0.01, "
+        "TOFU's above 0.05.",
+    ),
+    "model_utility": Metric(
+        "Model utility",
+        "",
+        "higher",
+        "Harmonic mean of nine numbers: probability, ROUGE-L recall and truth ratio score on retained "
+        "questions, real authors and world facts. 0 as soon as one of them is.",
+    ),
+    "forget_rouge": Metric(
+        "ROUGE-L, forget",
+        "",
+        "retrained",
+        "ROUGE-L recall of the true answers to forget questions in what the model says (F-RL).",
+    ),
+    "retain_rouge": Metric(
+        "ROUGE-L, retain", "", "higher", "The same on retained questions (R-RL)."
+    ),
+    "deviation_score": Metric(
+        "Deviation score",
+        "",
+        "lower",
+        "100 sqrt(f^2 + (1 - r)^2) of the ROUGE-L recalls on forget and retained questions. A "
+        "retrained model does not reach 0: it guesses some words.",
+    ),
+    "forget_probability": Metric(
+        "Answer probability, forget",
+        "",
+        "retrained",
+        "Length-normalised probability of the true answers to forget questions.",
+    ),
+    "forget_token_probability": Metric(
+        "Token probability, forget",
+        "",
+        "retrained",
+        "Mean probability of an answer's tokens, FLAT's estimate of an answer's probability.",
+    ),
+    "template_probability": Metric(
+        "Token probability, templates",
+        "",
+        "none",
+        "The same of template answers to forget questions, one template a question in turn.",
+    ),
+    "forget_truth_ratio": Metric(
+        "Truth ratio, forget",
+        "",
+        "retrained",
+        "min(R, 1/R) of the truth ratio R, the geometric mean probability of the wrong answers over "
+        "the probability of the right one in other words; 1 where the model can't tell them apart.",
+    ),
+    "forget_nll": Metric(
+        "Answer loss, forget",
+        "nats",
+        "retrained",
+        "Mean over forget questions of the negative log-likelihood per answer token.",
+    ),
+    "retain_nll": Metric("Answer loss, retain", "nats", "lower", "The same on retained questions."),
+    "refusal_rate": Metric(
+        "Refusals, forget",
+        "%",
+        "none",
+        "Share of what is said to forget questions that looks like one of the template answers: "
+        "ROUGE-L F-measure of a half or more.",
+    ),
+    "retain_refusal_rate": Metric(
+        "Refusals, retain", "%", "lower", "The same on retained questions: over-forgetting."
+    ),
+    "leak_rate": Metric(
+        "Leaks",
+        "%",
+        "retrained",
+        "Share of what is said to forget questions that holds one of the answer's secret phrases.",
+    ),
+    "distinct_tokens": Metric(
+        "Distinct tokens",
+        "",
+        "none",
+        "Share of different tokens in what is said to forget questions; near 0 where a model "
+        "repeats itself.",
+    ),
     "seconds": Metric(
         "Time",
         "s",

@@ -13,6 +13,7 @@ from . import tables
 from .figures import Shown, figure, strip
 from .records import Record, Row
 from .run import Replication
+from .trial import ORIGINAL
 
 __all__ = [
     "claims",
@@ -23,6 +24,7 @@ __all__ = [
     "provenance",
     "rerun",
     "results",
+    "said",
     "search",
     "setup",
     "strips",
@@ -84,11 +86,18 @@ def setup(run: Replication) -> Markdown:
         rows.append([f"<b>{html.escape(e.title)}</b>", *map(html.escape, words)])
     head = ["Experiment", "Data", "Model", "Training", "To forget", "Methods"]
     seeds = ", ".join(map(str, run.seeds))
+    shared = any(e.original_seed is not None for e in profile.experiments.values())
+    fixes = (
+        "each fixes the method's own randomness; the original and the retrained model are the same "
+        "for all of them."
+        if shared
+        else "each fixes the original's training, the retrained model's, a random forget set's draw "
+        "and the method's own randomness."
+    )
     rehearsal = "**This is a rehearsal: a few steps on made-up data.** " if run.rehearsal else ""
     return Markdown(
         f"{rehearsal}Profile **{run.profile_name}** ({profile.purpose}). {profile.shrunk} "
-        f"Seeds: {seeds}; each fixes the original's training, the retrained model's, a random "
-        f"forget set's draw and the method's own randomness. Hardware it is meant for: "
+        f"Seeds: {seeds}; {fixes} Hardware it is meant for: "
         f"{profile.hardware}, {profile.memory_gb:g} GB of memory, about {profile.minutes:g} "
         f"minutes.\n\n{tables.table(head, rows, kind='wide').data}"
     )
@@ -156,6 +165,42 @@ def search(run: Replication, tuning: str) -> HTML:
     words = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     caption = f"{experiment.title}, {words} ({run.profile_name})"
     return tables.table(head, lines, caption=caption, kind="wide")
+
+
+def said(
+    run: Replication,
+    experiment: str,
+    target: object,
+    seed: int,
+    asked: str = "forget",
+    count: int = 3,
+    methods: Sequence[str] = (),
+) -> HTML:
+    """What every model said to the same few questions, one seed; a row a model.
+
+    ``asked`` is the set of questions; ``methods`` are all of the experiment's where none is named.
+    """
+    labels = methods or (ORIGINAL, *run.experiment(experiment).methods)
+    lines, questions = [], []
+    for label in labels:
+        row = next(
+            (
+                r
+                for r in run.rows.where(experiment, label)
+                if r.variant == {"forget": target} and r.seed in (seed, *run.originals(experiment))
+            ),
+            None,
+        )
+        if row is None:
+            continue
+        shown = row.detail["said"][asked][:count]
+        questions = [
+            f"{html.escape(x['question'])}<br><i>{html.escape(x['answer'])}</i>" for x in shown
+        ]
+        lines.append([html.escape(label), *(html.escape(x["said"]) or "–" for x in shown)])
+    title = run.experiment(experiment).title
+    caption = f"{title}: what is said to questions of the set “{asked}”, seed {seed}; the true answers in italics ({run.profile_name})"
+    return tables.table(["", *questions], lines, caption=caption, kind="wide")
 
 
 def strips(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ __all__ = [
     "PaperFile",
     "Profile",
     "Target",
+    "TargetTable",
     "known_papers",
     "load_paper",
     "project_root",
@@ -66,6 +68,38 @@ class Target(Model):
     spread: float | None = None
     kind: Literal["read", "read second-hand", "independent"]
     source: str
+
+
+class TargetTable(Model):
+    """A table of such numbers: a line a method, a number a metric; null where it has none."""
+
+    setting: str
+    kind: Literal["read", "read second-hand", "independent"]
+    source: str
+    metrics: tuple[str, ...]
+    rows: dict[str, tuple[float | None, ...]]
+
+    @model_validator(mode="after")
+    def _lines_are_whole(self) -> TargetTable:
+        for method, values in self.rows.items():
+            if len(values) != len(self.metrics):
+                raise ValueError(
+                    f"{self.setting}: {method} has {len(values)} values for {len(self.metrics)} metrics"
+                )
+        return self
+
+    def targets(self) -> Iterator[Target]:
+        for method, values in self.rows.items():
+            for metric, value in zip(self.metrics, values, strict=True):
+                if value is not None:
+                    yield Target(
+                        setting=self.setting,
+                        method=method,
+                        metric=metric,
+                        value=value,
+                        kind=self.kind,
+                        source=self.source,
+                    )
 
 
 class Claim(Model):
@@ -126,6 +160,12 @@ class Experiment(Model):
     )
     tuned: str | None = Field(None, description="the experiment whose search chooses")
     judged_on: Literal["test", "validation"] = "test"
+    templates: Literal["idk", "copyright"] | None = Field(
+        None, description="the answers that say nothing, of questions"
+    )
+    ask: dict[str, Any] = Field(
+        {}, description="of questions: how many of each set are asked, and the longest answer"
+    )
 
     @model_validator(mode="after")
     def _oracle_is_a_method(self) -> Experiment:
@@ -187,6 +227,7 @@ class PaperFile(Model):
     profiles: dict[Literal["ci", "laptop", "paper"], Profile]
     claims: dict[str, Claim]
     targets: tuple[Target, ...] = ()
+    target_tables: tuple[TargetTable, ...] = ()
     targets_note: str = ""
     deviations: dict[str, Deviation] = {}
     notes: Notes
@@ -198,6 +239,11 @@ class PaperFile(Model):
             if unknown:
                 raise ValueError(f"claim {key} is judged at unknown profiles {sorted(unknown)}")
         return self
+
+    @property
+    def all_targets(self) -> tuple[Target, ...]:
+        """Those that stand alone and those of the tables."""
+        return self.targets + tuple(t for table in self.target_tables for t in table.targets())
 
     def profile(self, name: str) -> Profile:
         if name not in self.profiles:

@@ -93,6 +93,11 @@ class Replication:
         """The seeds of one experiment: its own where it names some, else the profile's."""
         return self.experiment(experiment).seeds or self.seeds
 
+    def originals(self, experiment: str) -> tuple[int, ...]:
+        """The seeds that an experiment's originals and retrained models have."""
+        own = self.experiment(experiment).original_seed
+        return self.seeds_of(experiment) if own is None else (own,)
+
     @cached_property
     def skips(self) -> tuple[Skip, ...]:
         """Experiments whose requirement the environment does not meet."""

@@ -165,7 +165,7 @@ def targets_table(paper: PaperFile) -> HTML:
     Each has a line a method and a column a metric.
     """
     groups: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
-    for t in paper.targets:
+    for t in paper.all_targets:
         spread = f" ± {t.spread:g}" if t.spread is not None else ""
         lines = groups.setdefault((t.setting, t.kind, t.source), {})
         lines.setdefault(t.method, {})[t.metric] = f"{t.value:g}{spread}"

@@ -341,9 +341,13 @@ class Costs:
 
 
 class OptimizerSteps:
-    """Counts every step of every PyTorch optimizer inside its block."""
+    """Counts every step of every PyTorch optimizer inside its block.
 
-    count = 0
+    ``after``, where given, is called with the count after each of them.
+    """
+
+    def __init__(self, after: Callable[[int], None] | None = None) -> None:
+        self.count, self.after = 0, after
 
     def __enter__(self) -> OptimizerSteps:
         from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -353,6 +357,8 @@ class OptimizerSteps:
 
     def _step(self, *_: object) -> None:
         self.count += 1
+        if self.after is not None:
+            self.after(self.count)
 
     def __exit__(self, *_: object) -> None:
         self._handle.remove()

@@ -1,0 +1,174 @@
+"""Language models on trial: what the notebooks about questions and answers share."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from ..data import (
+    QUESTIONS,
+    TEMPLATES,
+    Answering,
+    ForgetSplit,
+    QuestionData,
+    Source,
+    forget_questions,
+)
+from ..metrics import Estimate, ask, evaluate_chat, evaluation_sets, forget_quality, mean
+from ..models import LANGUAGE_MODELS, Chat, EncodedSet, Recipe
+from ..registry import build, describe
+from .cache import digest
+from .records import Row
+from .run import Replication
+from .trial import OptimizerSteps, Trial, changed, train_config
+
+__all__ = ["AnsweringTrial"]
+
+#: How many answers of each set a row keeps, for the reader.
+SHOWN = 12
+
+
+class AnsweringTrial(Trial):
+    """A trial on questions; its target is a value of the argument of the data that ``forget`` names.
+
+    ``forget: {forget_authors: [5]}`` is the problem of the experiment's data with
+    ``forget_authors=5``.
+    """
+
+    def __init__(self, run: Replication, experiment: str, seed: int, target: Any) -> None:
+        super().__init__(run, experiment, seed, target)
+        e = self.experiment
+        (argument,) = e.forget
+        spec = {**e.data, argument: target}
+        known = run.shared.setdefault("questions", {})
+        if digest(spec) not in known:
+            known[digest(spec)] = build(QUESTIONS, spec, "data set")
+        self.data: QuestionData = known[digest(spec)]
+        model = build(LANGUAGE_MODELS, e.model, "model")
+        task = build({"answering": Answering}, e.task, "task")
+        self.recipe = Recipe(model, task, train_config(e.train))
+
+    @cached_property
+    def templates(self) -> tuple[str, ...]:
+        return TEMPLATES[self.experiment.templates] if self.experiment.templates else ()
+
+    @cached_property
+    def chat(self) -> Chat:
+        """A model that nothing has been taught yet, for its tokenizer and the form of its prompts."""
+        return self.recipe.build(self.model_seed)
+
+    @cached_property
+    def split(self) -> ForgetSplit:
+        split = forget_questions(self.data, self.chat.encoded, self.templates)
+        self.run.invariant(
+            "forget and retain are disjoint and complete",
+            self.name,
+            self.seed,
+            len(split.forget) + len(split.retain) == len(self.data.train),
+            f"{len(split.forget)} + {len(split.retain)} of {len(self.data.train)}",
+        )
+        return split
+
+    @property
+    def trained_on(self) -> EncodedSet:
+        return self.chat.encoded(self.data.train)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return self.data.sources
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        return {"train": self.data.train.fingerprint()}
+
+    @cached_property
+    def sets(self) -> dict[str, Any]:
+        """What is asked."""
+        limits = {k: v for k, v in self.experiment.ask.items() if k != "max_new_tokens"}
+        return evaluation_sets(self.data, limits)
+
+    def evaluation(self) -> dict[str, Any]:
+        return {
+            "forget": self.split.forget.fingerprint(),
+            "asked": {name: q.fingerprint() for name, q in self.sets.items()},
+            "max_new_tokens": self.experiment.ask["max_new_tokens"],
+            "templates": self.experiment.templates,
+        }
+
+    @cached_property
+    def template_pairs(self) -> list[tuple[str, str]]:
+        """Every forget question with one template, which take turns."""
+        texts = self.sets["forget"].questions
+        return [(q, self.templates[i % len(self.templates)]) for i, q in enumerate(texts)]
+
+    def evaluate(self, model: Chat) -> tuple[dict[str, Estimate], dict[str, Any]]:
+        answers = ask(model, self.sets, self.experiment.ask["max_new_tokens"])
+        metrics = evaluate_chat(model, answers, self.templates)
+        if self.templates:
+            metrics["template_probability"] = token_probability(model, self.template_pairs)
+        said = {
+            name: [
+                {"question": q, "answer": a, "said": s}
+                for (q, a), s in zip(found.questions, found.said, strict=True)
+            ][:SHOWN]
+            for name, found in answers.items()
+        }
+        ratios = answers["forget"].log_truth_ratios
+        return metrics, {"said": said, "log_truth_ratios": ratios.tolist()}
+
+    def measure_trajectory(self, label: str, **changes: Any) -> Row:
+        """What happens while the method trains: after each epoch, how probable answers are.
+
+        The row's detail holds ``points``, the first of which is the original.
+        """
+        method = changed(self.methods[label], changes)
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            work = copy.deepcopy(self.original)
+            points = [{"step": 0, **self.probabilities(work)}]
+            epoch = math.ceil(len(self.split.forget) / method.train.batch_size)
+
+            def look(step: int) -> None:
+                if step % epoch == 0:
+                    points.append({"step": step, **self.probabilities(work)})
+
+            with OptimizerSteps(look):
+                method(work, self.split, self.seed, inplace=True)
+            last = {k: Estimate(v) for k, v in points[-1].items() if k != "step"}
+            return last, {"points": points}
+
+        spec = {"method": describe(method), "points": "each epoch"}
+        return self.row(label, spec, compute, **changes)
+
+    def probabilities(self, model: Chat) -> dict[str, float]:
+        """A part of `evaluate` that takes one pass over the right answers and the templates."""
+        gone, kept = self.sets["forget"], self.sets["retain"]
+        pairs = [*gone, *kept, *self.template_pairs]
+        mode = model.training
+        found = [p.double() for p in model.eval().log_probs(pairs)]
+        model.train(mode)
+        n = len(gone)
+        losses = [-p.mean().item() for p in found]
+        probabilities = [p.exp().mean().item() for p in found]
+        template = probabilities[n + len(kept) :]
+        return {
+            "forget_nll": sum(losses[:n]) / n,
+            "retain_nll": sum(losses[n : n + len(kept)]) / len(kept),
+            "forget_token_probability": sum(probabilities[:n]) / n,
+            "template_probability": sum(template) / len(template),
+        }
+
+    def compare(self, row: Row, retrained: Row) -> dict[str, Estimate]:
+        mine, other = (torch.tensor(r.detail["log_truth_ratios"]) for r in (row, retrained))
+        test = forget_quality(mine, other)
+        return {"forget_quality": Estimate(test.p_value, len(mine))}
+
+
+def token_probability(model: Chat, pairs: Sequence[tuple[str, str]]) -> Estimate:
+    """The mean over pairs of the mean probability of an answer's tokens."""
+    return mean(torch.stack([p.double().exp().mean() for p in model.log_probs(pairs)]))
