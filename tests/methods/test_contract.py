@@ -61,6 +61,10 @@ SMALL: dict[str, dict[str, Any]] = {
         for name, cls in METHODS.items()
         if "text" in cls.works_on and "train" in {f.name for f in dataclasses.fields(cls)}
     },
+    "rmu": {
+        "layer": 1,
+        "train": TrainConfig(epochs=2, lr=1e-3, batch_size=3, optimizer="adamw"),
+    },
     "influence": {"samples": 10},
     "masked": {"method": GradientAscent(TrainConfig(epochs=2, lr=0.01, batch_size=3))},
 }

@@ -78,7 +78,7 @@ def test_targets_are_a_table_a_setting_and_source_in_their_own_digits() -> None:
         target("SalUn", "gap", 1.6, kind="independent", source="a study"),
         target("SalUn", "gap", 2.65, setting="half <of> it"),
     ]
-    page = BeautifulSoup(targets_table(SimpleNamespace(targets=targets)).data, "html.parser")
+    page = BeautifulSoup(targets_table(targets).data, "html.parser")
     tables = {
         t.caption.text: [[c.text for c in tr.select("th, td")] for tr in t.select("tr")]
         for t in page.select("table")

@@ -238,7 +238,7 @@ def first(run: Replication, prefix: str, draw: Callable[[str], Shown]) -> Shown 
 
 
 def targets(run: Replication) -> Markdown:
-    return Markdown(f"{run.file.targets_note}\n\n{tables.targets_table(run.file).data}")
+    return Markdown(f"{run.file.targets_note}\n\n{tables.targets_table(run.file.all_targets).data}")
 
 
 def verdicts(run: Replication) -> HTML:

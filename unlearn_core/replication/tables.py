@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from IPython.display import HTML
 
 from ..metrics import METRICS
-from .papers import PaperFile
+from .papers import PaperFile, Target
 from .records import Record, Row, Verdict
 
 __all__ = [
@@ -159,13 +159,13 @@ KINDS = {
 }
 
 
-def targets_table(paper: PaperFile) -> HTML:
+def targets_table(targets: Iterable[Target]) -> HTML:
     """The paper's numbers, and others', in their own digits: one table a setting and source.
 
     Each has a line a method and a column a metric.
     """
     groups: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
-    for t in paper.all_targets:
+    for t in targets:
         spread = f" ± {t.spread:g}" if t.spread is not None else ""
         lines = groups.setdefault((t.setting, t.kind, t.source), {})
         lines.setdefault(t.method, {})[t.metric] = f"{t.value:g}{spread}"
