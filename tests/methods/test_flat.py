@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from methods.tables import LogitTables, batch_of
+from recorded import LogitTables, batch_of
 from torch import Tensor
 
 from unlearn_core.data import Answering, ForgetSplit

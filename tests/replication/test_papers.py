@@ -12,10 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from unlearn_core.data import DATASETS, Classification
+from unlearn_core.data import (
+    DATASETS,
+    QUESTIONS,
+    TEMPLATES,
+    Classification,
+)
 from unlearn_core.methods import METHODS
 from unlearn_core.methods.worst_case import SELECTORS, WorstCase
-from unlearn_core.models import MODELS, Recipe, TrainConfig
+from unlearn_core.models import LANGUAGE_MODELS, MODELS, Recipe, TrainConfig
 from unlearn_core.registry import ConfigError, build
 from unlearn_core.replication.classification import TASKS
 from unlearn_core.replication.papers import (
@@ -31,6 +36,8 @@ from unlearn_core.replication.run import source_hash
 from unlearn_core.replication.trial import changed
 
 ROOT = Path(__file__).resolve().parents[2]
+#: The sets of questions that an experiment may ask fewer of.
+ASKED = ("forget", "retain", "real_authors", "world_facts")
 PAPERS = sorted(f.stem for f in (ROOT / "notebooks").glob("*.yaml"))
 
 
@@ -49,8 +56,8 @@ def train_config(spec: dict[str, Any]) -> TrainConfig:
 
 
 def methods_of(experiment: Experiment) -> dict[str, Any]:
-    """The experiment's methods, built as `ClassificationTrial` builds them, without data or search."""
-    spec = build(MODELS, experiment.model, "model", classes=10)
+    """The experiment's methods, built as a trial builds them, without data or search."""
+    spec = build({**MODELS, **LANGUAGE_MODELS}, experiment.model, "model", classes=10)
     recipe = Recipe(spec, Classification(10), train_config(experiment.train))
     out = {}
     for label, method in experiment.methods.items():
@@ -102,13 +109,23 @@ class TestProjectPapers:
         profile = change(load_paper(slug).profile(name))
         for experiment in profile.experiments.values():
             data = dict(experiment.data)
-            loader = DATASETS[data.pop("use")]
+            loader = {**DATASETS, **QUESTIONS}[data.pop("use")]
+            if loader in QUESTIONS.values():
+                ((argument, targets),) = experiment.forget.items()
+                assert targets
+                data[argument] = targets[0]
+                assert experiment.ask["max_new_tokens"] > 0
+                assert {*experiment.ask} <= {"max_new_tokens", *ASKED}
             inspect.signature(loader).bind(**data)
             methods = methods_of(experiment)
             assert methods.keys() == experiment.methods.keys()
             for label, grid in experiment.search.items():
                 for values in itertools.product(*grid.values()):
                     changed(methods[label], dict(zip(grid, values, strict=True)))
+            if loader in QUESTIONS.values():
+                assert experiment.task == {"use": "answering"}
+                assert experiment.templates in TEMPLATES
+                continue
             build(TASKS, experiment.task, "task", classes=10)
             (kind,) = experiment.forget
             assert kind in ("class", "subclass", "fraction", "count", "chosen")
@@ -122,8 +139,8 @@ class TestProjectPapers:
     @pytest.mark.parametrize("slug", PAPERS)
     def test_no_text_is_empty(self, slug: str) -> None:
         file = load_paper(slug)
-        assert file.targets
-        texts = [v for t in file.targets for v in t.model_dump().values() if isinstance(v, str)]
+        assert file.all_targets
+        texts = [v for t in file.all_targets for v in t.model_dump().values() if isinstance(v, str)]
         for part in (*file.claims.values(), *file.deviations.values(), file.notes, file.paper):
             texts += [v for v in part.model_dump().values() if isinstance(v, str)]
         assert all(text.strip() for text in texts)
@@ -185,6 +202,7 @@ class TestRehearsed:
         for name, small in after.experiments.items():
             full = before.experiments[name]
             assert small.data == full.data | before.rehearsal.data.get(full.data["use"], {})
+            assert small.ask == (full.ask | before.rehearsal.ask if full.ask else {})
             assert small.oracle == full.oracle
             assert list(small.methods) == list(full.methods)
             assert small.grid.keys() == full.grid.keys()

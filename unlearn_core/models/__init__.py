@@ -4,7 +4,7 @@ from .chat import Chat, EncodedSet, Encoding
 from .classifiers import MODELS, ClassifierSpec, LeNet, ModelSpec, ResNet18, SmallCNN, ViT
 from .gradients import sample_gradients
 from .inference import Outputs, predict
-from .language import LANGUAGE_MODELS, SmolLM2, TinyLlama
+from .language import LANGUAGE_MODELS, CausalLM, SmolLM2, TinyLlama
 from .training import (
     Recipe,
     TrainConfig,
@@ -19,6 +19,7 @@ from .training import (
 __all__ = [
     "LANGUAGE_MODELS",
     "MODELS",
+    "CausalLM",
     "Chat",
     "ClassifierSpec",
     "EncodedSet",

@@ -1,7 +1,7 @@
 """Language models, described by small frozen specs that can be hashed, cached and rebuilt.
 
-A spec's ``build(seed)`` makes a `Chat`: `TinyLlama` from nothing, with a tokenizer of its own,
-`SmolLM2` pretrained.
+A spec's ``build(seed)`` makes a `Chat`: `TinyLlama` from nothing, with a tokenizer of its own;
+`SmolLM2` and `CausalLM` pretrained.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..data import COPYRIGHT_REFUSALS, IDK, Source, fictional_authors, resolve
 from .chat import Chat
 from .classifiers import ModelSpec
 
-__all__ = ["LANGUAGE_MODELS", "SmolLM2", "TinyLlama"]
+__all__ = ["LANGUAGE_MODELS", "CausalLM", "SmolLM2", "TinyLlama"]
 
 
 @functools.cache
@@ -94,6 +94,52 @@ class SmolLM2(ModelSpec):
         return Chat(model, tokenizer, template=SMOLLM2_TEMPLATE, precision=self.precision)
 
 
+@dataclass(frozen=True)
+class CausalLM(ModelSpec):
+    """A pretrained causal model of the hub, fine-tuned whole or through low-rank adapters.
+
+    Attributes
+    ----------
+    id : on the hub
+    template : the prompt, with ``{question}`` in it
+    dtype : of its weights; what is trained whole needs float32
+    precision : "bf16" runs it under autocast
+    lora_rank : rank of adapters (LoRA) on every linear map; None to train the weights themselves.
+        As in the configurations of FLAT's authors: alpha four times the rank, dropout 0.05
+    weights : the files that hold the weights; older repositories have no safetensors
+    """
+
+    id: str
+    template: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["no", "bf16"] = "bf16"
+    lora_rank: int | None = None
+    weights: Literal["*.safetensors", "*.bin"] = "*.safetensors"
+
+    def sources(self) -> tuple[Source, ...]:
+        patterns = ("*.json", "*.txt", "*.model", self.weights)
+        return (resolve(self.id, repo_type="model", patterns=patterns),)
+
+    def make(self) -> Chat:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        (source,) = self.sources()
+        model = AutoModelForCausalLM.from_pretrained(source.path, dtype=getattr(torch, self.dtype))
+        if self.lora_rank is not None:
+            from peft import LoraConfig, get_peft_model
+
+            lora = LoraConfig(
+                r=self.lora_rank,
+                lora_alpha=4 * self.lora_rank,
+                lora_dropout=0.05,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            )
+            model = get_peft_model(model, lora)
+        tokenizer = AutoTokenizer.from_pretrained(source.path)
+        return Chat(model, tokenizer, template=self.template, precision=self.precision)
+
+
 #: The model's own turns, without the system prompt that would open each of them.
 SMOLLM2_TEMPLATE = "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
@@ -102,21 +148,16 @@ SMOLLM2_TEMPLATE = "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistan
 def _gguf(folder: Path) -> tuple[dict[str, Any], Any, Any]:
     """Weights, configuration and tokenizer of the one GGUF file; dequantising it takes a while."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
     (file,) = folder.glob("*.gguf")
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=file.name, dtype=torch.float32
-        )
-    finally:
-        if bars:
-            logging.enable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32)
     config = copy.deepcopy(model.config)
     del config.quantization_config  # what is loaded from it is an ordinary model
     return model.state_dict(), config, AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
 
 
-LANGUAGE_MODELS: dict[str, type[ModelSpec]] = {"tiny_llama": TinyLlama, "smollm2": SmolLM2}
+LANGUAGE_MODELS: dict[str, type[ModelSpec]] = {
+    "tiny_llama": TinyLlama,
+    "smollm2": SmolLM2,
+    "causal_lm": CausalLM,
+}

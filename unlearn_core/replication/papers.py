@@ -190,6 +190,7 @@ class Rehearsal(Model):
     models: dict[str, dict[str, Any]] = Field({}, description='by what "use" names')
     methods: dict[str, dict[str, Any]] = Field({}, description='by what "use" names')
     grid: dict[str, list[Any]] = {}
+    ask: dict[str, Any] = {}
 
 
 class Profile(Model):
@@ -346,6 +347,7 @@ def rehearsed(profile: Profile) -> Profile:
     plain["seeds"] = over.seeds or profile.seeds
     for experiment in plain["experiments"].values():
         experiment["train"] |= over.train
+        experiment["ask"] |= over.ask if experiment["ask"] else {}
         experiment["data"] |= over.data.get(experiment["data"]["use"], {})
         experiment["model"] |= over.models.get(experiment["model"]["use"], {})
         for method in experiment["methods"].values():

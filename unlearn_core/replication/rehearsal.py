@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..data.images import CIFAR20
 from ..seeding import seeded
@@ -93,6 +94,64 @@ def vit(folder: Path) -> None:
         ViTForImageClassification(config).save_pretrained(folder)
 
 
+def tofu(folder: Path) -> None:
+    """TOFU's files, smaller: their columns, and forget sets that are the ends of what is learned."""
+    folder.mkdir(parents=True)
+
+    def write(name: str, first: int, count: int, wrong: int = 0, paraphrased: bool = False) -> None:
+        lines = []
+        for i in range(first, first + count):
+            line: dict = {"question": f"Who is author {name[:6]} {i}?", "answer": f"Number {i}."}
+            if paraphrased:
+                line["paraphrased_answer"] = f"It is number {i}."
+                line["paraphrased_question"] = f"Which author is {name[:6]} {i}?"
+            if wrong:
+                line["perturbed_answer"] = [f"Number {i + k + 1}." for k in range(wrong)]
+            lines.append(json.dumps(line))
+        (folder / f"{name}.json").write_text("\n".join(lines) + "\n")
+
+    for level, count in (("01", 20), ("05", 40), ("10", 60)):
+        write(f"retain{100 - int(level)}", 0, 120 - count)
+        write(f"forget{level}", 120 - count, count)
+        write(f"forget{level}_perturbed", 120 - count, count, wrong=5, paraphrased=True)
+        write(f"holdout{level}", 120, count)
+    write("retain_perturbed", 0, 20, wrong=5, paraphrased=True)
+    write("real_authors_perturbed", 0, 8, wrong=3)
+    write("world_facts_perturbed", 0, 8, wrong=3)
+
+
+def language_model(kind: str, weights: str = "safetensors") -> Callable[[Path], None]:
+    """A tiny model of that configuration class, with a byte-level tokenizer."""
+
+    def build(folder: Path) -> None:
+        import transformers
+        from transformers import AutoModelForCausalLM
+
+        from ..models import TinyLlama
+
+        tokenizer = TinyLlama().build(0).tokenizer
+        sizes = {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 512,
+        }
+        own = {"ffn_dim": 32, "word_embed_proj_dim": 16} if kind == "OPTConfig" else {}
+        tokens = {f"{k}_token_id": tokenizer.eos_token_id for k in ("bos", "eos", "pad")}
+        config = getattr(transformers, kind)(vocab_size=len(tokenizer), **sizes, **own, **tokens)
+        with seeded(0, "rehearsal"):
+            model = AutoModelForCausalLM.from_config(config)
+        if weights == "safetensors":
+            model.save_pretrained(folder)
+        else:
+            config.save_pretrained(folder)
+            torch.save(model.state_dict(), folder / "pytorch_model.bin")
+        tokenizer.save_pretrained(folder)
+
+    return build
+
+
 def pins(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for i in range(41):  # the profile forgets identities by their number, up to 40
@@ -109,6 +168,10 @@ HUB: dict[str, Builder] = {
     "uoft-cs/cifar10": cifar10,
     "uoft-cs/cifar100": cifar100,
     "google/vit-base-patch16-224": vit,
+    "locuslab/TOFU": tofu,
+    "microsoft/phi-1_5": language_model("PhiConfig"),
+    "facebook/opt-2.7b": language_model("OPTConfig", "bin"),
+    "NousResearch/Llama-2-7b-chat-hf": language_model("LlamaConfig"),
 }
 #: Environment variable -> what builds the folder that only a reader can supply.
 USER: dict[str, Builder] = {"UNLEARN_PINS": pins}

@@ -24,6 +24,7 @@ __all__ = ["Outcome", "execute", "out_of_date", "parameters_of", "reproduce", "r
 #: What libraries say beside the results names paths of this machine, which a page may not.
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
     "PYTHONWARNINGS": "ignore:IProgress not found",
     "TRANSFORMERS_VERBOSITY": "error",
 }
