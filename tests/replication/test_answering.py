@@ -1,0 +1,214 @@
+"""Trials of language models: the same rows and rules as the classifiers', on questions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from unlearn_core.data import IDK
+from unlearn_core.metrics import METRICS, forget_quality
+from unlearn_core.models import device_of
+from unlearn_core.registry import ConfigError
+from unlearn_core.replication import answering
+from unlearn_core.replication.answering import SHOWN, AnsweringTrial
+from unlearn_core.replication.run import Replication
+from unlearn_core.replication.trial import ORIGINAL, OptimizerSteps
+
+TRAIN = {"epochs": 25, "lr": 3e-3, "batch_size": 8, "optimizer": "adamw"}
+FORGET = {"epochs": 3, "lr": 1e-3, "batch_size": 4, "optimizer": "adamw"}
+
+
+@pytest.fixture
+def config(tiny: dict[str, Any]) -> dict[str, Any]:
+    """A paper with one experiment on questions, two seeds."""
+    tiny["profiles"]["ci"]["experiments"] = {
+        "authors": {
+            "title": "Two of four drawn authors",
+            "data": {"use": "fictional_authors", "authors": 4, "holdout_authors": 1},
+            "model": {"use": "tiny_llama", "hidden": 32, "layers": 1, "vocabulary": 600},
+            "train": TRAIN,
+            "task": {"use": "answering"},
+            "forget": {"forget_authors": [2]},
+            "oracle": "Retrain",
+            "templates": "idk",
+            "ask": {"retain": 5, "max_new_tokens": 6},
+            "methods": {
+                "Retrain": {"use": "retrain"},
+                "FLAT": {"use": "flat", "divergence": "kl", "train": FORGET},
+                "GA": {"use": "gradient_ascent", "train": FORGET},
+            },
+        }
+    }
+    return tiny
+
+
+def own(config: dict[str, Any]) -> dict[str, Any]:
+    return config["profiles"]["ci"]["experiments"]["authors"]
+
+
+def run_of(project: Any, config: dict[str, Any]) -> Replication:
+    project.paper("tiny", config)
+    return Replication("tiny", "ci", "build/ci")
+
+
+@pytest.fixture
+def run(project: Any, config: dict[str, Any]) -> Replication:
+    return run_of(project, config)
+
+
+@pytest.fixture
+def trial(run: Replication) -> AnsweringTrial:
+    return AnsweringTrial(run, "authors", 0, 2)
+
+
+class TestRows:
+    def test_metrics_and_what_was_said(self, trial: AnsweringTrial) -> None:
+        row = trial.measure_original()
+        assert set(row.metrics) - {"forget_quality"} <= METRICS.keys()
+        assert row.metrics["forget_rouge"].n == 16
+        assert row.metrics["retain_rouge"].n == 5
+        assert row.metrics["forget_token_probability"].value > 0.5, "the original knows its answers"
+        said = row.detail["said"]
+        assert {name: len(x) for name, x in said.items()} == {
+            **{"forget": SHOWN, "retain": 5, "real_authors": 8, "world_facts": 10}
+        }
+        assert said["forget"][3]["answer"] == trial.data.ask_forget.answers[3]
+        assert len(row.detail["log_truth_ratios"]) == 16
+        assert row.variant == {"forget": 2}
+
+    def test_forget_quality_compares_with_the_retrained_model(self, trial: AnsweringTrial) -> None:
+        """Fails where a model is compared with itself, or with another one's questions."""
+        row, retrained = trial.measure_original(), trial.measure_method("Retrain")
+        ratios = [torch.tensor(r.detail["log_truth_ratios"]) for r in (row, retrained)]
+        expected = forget_quality(*ratios).p_value
+        assert row.metrics["forget_quality"].value == expected
+        assert retrained.metrics["forget_quality"].value == 1
+        assert row.metrics["forget_nll"].value < retrained.metrics["forget_nll"].value - 1
+
+    def test_a_second_run_trains_nothing(self, run: Replication) -> None:
+        first = [AnsweringTrial(run, "authors", s, 2).measure_method("FLAT") for s in (0, 1)]
+        later = Replication("tiny", "ci", "build/ci")
+        with OptimizerSteps() as steps:
+            again = [AnsweringTrial(later, "authors", s, 2).measure_method("FLAT") for s in (0, 1)]
+        assert steps.count == 0
+        assert again == first
+        assert first[0].metrics["forget_nll"] != first[1].metrics["forget_nll"]
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"templates": "copyright"},
+            {"ask": {"retain": 5, "max_new_tokens": 7}},
+            {"ask": {"retain": 6, "max_new_tokens": 6}},
+            {"data": {"use": "fictional_authors", "authors": 5, "holdout_authors": 1}},
+            {"model": {"use": "tiny_llama", "hidden": 32, "layers": 2, "vocabulary": 600}},
+        ],
+    )
+    def test_what_determines_a_row_is_in_its_key(
+        self, project: Any, config: dict[str, Any], change: dict[str, Any]
+    ) -> None:
+        own(config)["train"] = TRAIN | {"epochs": 1}
+        keys = []
+        for more in ({}, change):
+            own(config).update(more)
+            run = run_of(project, config)
+            keys.append(AnsweringTrial(run, "authors", 0, 2).measure_original().key)
+        assert keys[0] != keys[1]
+
+    def test_templates_are_those_of_the_experiment(self, trial: AnsweringTrial) -> None:
+        assert trial.split.task.templates == IDK
+        assert [t for _, t in trial.template_pairs] == list(IDK[:16])
+        (invariant,) = trial.run.invariants
+        assert (invariant.holds, invariant.detail) == (True, "16 + 50 of 66")
+
+
+class TestOneOriginalForAllSeeds:
+    def test_seeds_share_it(self, project: Any, config: dict[str, Any]) -> None:
+        """Fails where each seed trains an original of its own, or is compared with another's."""
+        own(config)["original_seed"] = 1
+        run = run_of(project, config)
+        first, second = (AnsweringTrial(run, "authors", seed, 2) for seed in (0, 1))
+        assert first.measure_original() == second.measure_original()
+        assert first.measure_original().seed == 1
+        assert first.measure_method("Retrain").seed == 1
+        rows = [t.measure_method("GA") for t in (first, second)]
+        assert [r.seed for r in rows] == [0, 1]
+        assert rows[0].metrics["forget_nll"] != rows[1].metrics["forget_nll"]
+        assert len(run.rows.where("authors", "Retrain")) == 1
+        assert run.originals("authors") == (1,)
+        models = list((project.root / "build/cache/models").glob("*/*/meta.json"))
+        assert len(models) == 2
+
+    def test_without_it_each_has_its_own(self, run: Replication) -> None:
+        a, b = (AnsweringTrial(run, "authors", s, 2).measure_original() for s in (0, 1))
+        assert (a.seed, b.seed) == (0, 1)
+        assert a.metrics["forget_nll"] != b.metrics["forget_nll"]
+        assert run.originals("authors") == (0, 1)
+
+
+class TestTrajectory:
+    def test_a_point_an_epoch(self, trial: AnsweringTrial) -> None:
+        row = trial.measure_trajectory("GA")
+        points = row.detail["points"]
+        assert [p["step"] for p in points] == [0, 4, 8, 12]
+        original = trial.measure_original().metrics
+        for name in ("forget_nll", "forget_token_probability", "template_probability"):
+            assert points[0][name] == pytest.approx(original[name].value, rel=1e-4)
+        assert points[0]["forget_nll"] < points[1]["forget_nll"] < points[3]["forget_nll"]
+        assert row.metrics["forget_nll"].value == points[-1]["forget_nll"]
+
+    def test_looking_changes_nothing(self, trial: AnsweringTrial) -> None:
+        """Fails where a look draws from a random state, or leaves the model in evaluation mode."""
+        looked_at = trial.measure_trajectory("GA").metrics["forget_nll"].value
+        alone = trial.measure_method("GA").metrics["forget_nll"].value
+        assert looked_at == pytest.approx(alone, rel=1e-4)
+
+    def test_it_is_another_row_than_the_method_s_own(self, trial: AnsweringTrial) -> None:
+        assert trial.measure_trajectory("GA").key != trial.measure_method("GA").key
+
+
+class TestErrors:
+    def test_an_unknown_argument_of_the_data(self, project: Any, config: dict[str, Any]) -> None:
+        own(config)["forget"] = {"forget_author": [2]}
+        run = run_of(project, config)
+        with pytest.raises(ConfigError, match="has no argument 'forget_author'"):
+            AnsweringTrial(run, "authors", 0, 2)
+
+    def test_another_task(self, project: Any, config: dict[str, Any]) -> None:
+        own(config)["task"] = {"use": "classification"}
+        run = run_of(project, config)
+        with pytest.raises(ConfigError, match="unknown task 'classification'; known: answering"):
+            AnsweringTrial(run, "authors", 0, 2)
+
+    def test_there_is_no_search(self, project: Any, config: dict[str, Any]) -> None:
+        experiments = config["profiles"]["ci"]["experiments"]
+        experiments["tuning"] = own(config) | {"search": {"GA": {"lr": [1, 2]}}}
+        own(config)["tuned"] = "tuning"
+        run = run_of(project, config)
+        with pytest.raises(ConfigError, match="no search for AnsweringTrial"):
+            _ = AnsweringTrial(run, "authors", 0, 2).methods
+
+    def test_a_set_of_no_such_name(self, project: Any, config: dict[str, Any]) -> None:
+        own(config)["ask"] = {"retained": 5, "max_new_tokens": 6}
+        trial = AnsweringTrial(run_of(project, config), "authors", 0, 2)
+        with pytest.raises(ValueError, match=r"unknown sets \['retained'\]"):
+            _ = trial.sets
+
+
+def test_token_probability_by_hand() -> None:
+    class Two:
+        def log_probs(self, pairs: Any) -> list[torch.Tensor]:
+            return [torch.tensor([0.0, -math.log(2)]), torch.tensor([-math.log(4)])]
+
+    found = answering.token_probability(Two(), [("q", "a"), ("q", "b")])
+    assert found.value == pytest.approx((3 / 4 + 1 / 4) / 2)
+    assert found.n == 2
+
+
+def test_it_runs_where_the_model_is(trial: AnsweringTrial) -> None:
+    assert device_of(trial.original) == trial.device
+    assert trial.first is trial
+    assert trial.measure_original().method == ORIGINAL
