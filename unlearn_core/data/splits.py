@@ -200,6 +200,8 @@ def forget_questions(
     gone = torch.zeros(len(data.train), dtype=torch.bool)
     gone[data.forget] = True
     forget, retain = (data.train.subset(side.nonzero()[:, 0]) for side in (gone, ~gone))
+    if data.ask_forget.questions == forget.questions:
+        forget = replace(forget, spans=data.ask_forget.spans)  # what must not be given away
     for side, what in ((forget, "forget"), (retain, "retain")):
         if not len(side):
             raise SplitError(f"the {what} set is empty")

@@ -5,6 +5,7 @@ from .classifiers import MODELS, ClassifierSpec, LeNet, ModelSpec, ResNet18, Sma
 from .gradients import sample_gradients
 from .inference import Outputs, predict
 from .language import LANGUAGE_MODELS, CausalLM, SmolLM2, TinyLlama
+from .sentences import MINILM, SentenceEncoder
 from .training import (
     Recipe,
     TrainConfig,
@@ -18,6 +19,7 @@ from .training import (
 
 __all__ = [
     "LANGUAGE_MODELS",
+    "MINILM",
     "MODELS",
     "CausalLM",
     "Chat",
@@ -29,6 +31,7 @@ __all__ = [
     "Outputs",
     "Recipe",
     "ResNet18",
+    "SentenceEncoder",
     "SmallCNN",
     "SmolLM2",
     "TinyLlama",

@@ -132,6 +132,14 @@ class Chat(nn.Module):
         with self._autocast():
             return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """The embeddings and what each layer makes of them: (B, length, hidden) each."""
+        with self._autocast():
+            out = self.model(
+                input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
+            )
+        return out.hidden_states
+
     @contextlib.contextmanager
     def _autocast(self) -> Iterator[None]:
         kind = device_of(self).type
@@ -209,30 +217,45 @@ class Chat(nn.Module):
                     out[i] = part
         return out
 
-    @torch.no_grad()
     def answer(
         self, questions: Sequence[str], max_new_tokens: int = 200, batch_size: int = 16
     ) -> list[str]:
         """What the model says, greedily, to each question."""
-        prompts = []
-        for question in questions:
-            ids = self.tokenizer(
-                self.prompt(question).rstrip(" "), add_special_tokens=self.template is not None
-            )["input_ids"]
+        prompts = [self.prompt(q) for q in questions]
+        return self.complete(prompts, max_new_tokens, batch_size)
+
+    @torch.no_grad()
+    def complete(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        batch_size: int = 16,
+        options: Callable[[list[int], int], dict[str, Any]] = lambda chosen, length: {},
+    ) -> list[str]:
+        """What the model writes after each prompt, without white space around it.
+
+        ``options`` maps the positions of a batch's prompts, and the length that they are padded to,
+        to more arguments for ``generate``.
+        """
+        encoded = []
+        for prompt in prompts:
+            ids = self.tokenizer(prompt.rstrip(" "), add_special_tokens=self.template is not None)[
+                "input_ids"
+            ]
             if ids[-1] == self.tokenizer.eos_token_id and len(ids) > 1:
                 ids = ids[:-1]
-            self._check_length(len(ids) + max_new_tokens, question)
-            prompts.append(torch.tensor(ids))
-        out = [""] * len(prompts)
+            self._check_length(len(ids) + max_new_tokens, prompt)
+            encoded.append(torch.tensor(ids))
+        out = [""] * len(encoded)
         with self._evaluating(), self._autocast():
-            for chosen in _by_length([len(p) for p in prompts], batch_size):
+            for chosen in _by_length([len(p) for p in encoded], batch_size):
                 # Padding on the left: what is generated follows the prompt at once.
-                longest = max(len(prompts[i]) for i in chosen)
+                longest = max(len(encoded[i]) for i in chosen)
                 ids = torch.full((len(chosen), longest), self.padding)
                 mask = torch.zeros_like(ids)
                 for row, i in enumerate(chosen):
-                    ids[row, longest - len(prompts[i]) :] = prompts[i]
-                    mask[row, longest - len(prompts[i]) :] = 1
+                    ids[row, longest - len(encoded[i]) :] = encoded[i]
+                    mask[row, longest - len(encoded[i]) :] = 1
                 said = self.model.generate(
                     input_ids=ids.to(device_of(self)),
                     attention_mask=mask.to(device_of(self)),
@@ -240,6 +263,7 @@ class Chat(nn.Module):
                     max_new_tokens=max_new_tokens,
                     pad_token_id=self.padding,
                     eos_token_id=self.tokenizer.eos_token_id,
+                    **options(chosen, longest),
                 )[:, longest:]
                 texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
                 for i, text in zip(chosen, texts, strict=True):

@@ -1,0 +1,164 @@
+"""Methods that act while a model answers: which prompts they act on, and the model that they return.
+
+Their weights are the original's. A `FlaggedChat` answers a prompt that nobody has flagged as the
+original does, and a flagged one in another way; who flags is a `PromptClassifier` on the frozen
+model's own hidden states, or perfect knowledge (`knows`), for baselines that are stated so.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from ..models import Chat, TrainConfig, device_of, shuffled_epochs, train
+from ..seeding import derive_seed, seeded
+
+__all__ = ["FlaggedChat", "PromptClassifier", "knows", "prompt_embeddings"]
+
+
+@torch.no_grad()
+def prompt_embeddings(chat: Chat, questions: Sequence[str], batch_size: int = 16) -> Tensor:
+    """The mean over a question's tokens of the penultimate layer's hidden states: (n, hidden).
+
+    Float32, on the CPU. The question alone is read, not the form of the prompt.
+    """
+    rows = [chat.tokenizer(q)["input_ids"] for q in questions]
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    out: list[Tensor] = [torch.empty(0)] * len(rows)
+    for start in range(0, len(rows), batch_size):
+        chosen = order[start : start + batch_size]
+        lengths = torch.tensor([len(rows[i]) for i in chosen])
+        ids = nn.utils.rnn.pad_sequence(
+            [torch.tensor(rows[i]) for i in chosen], batch_first=True, padding_value=chat.padding
+        )
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(device_of(chat))
+        states = chat.hidden_states(ids.to(device_of(chat)), mask)[-2].float()
+        pooled = (states * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        for i, z in zip(chosen, pooled.cpu(), strict=True):
+            out[i] = z
+    return torch.stack(out)
+
+
+class PromptClassifier(nn.Module):
+    """Whether a prompt asks for what is to be forgotten: a small network on `prompt_embeddings`.
+
+    Linear, ReLU, layer norm, dropout, linear; two classes.
+    """
+
+    def __init__(self, inputs: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.mean = nn.Buffer(torch.zeros(inputs))
+        self.scale = nn.Buffer(torch.ones(inputs))
+        self.layers = nn.Sequential(
+            nn.Linear(inputs, hidden),
+            nn.ReLU(),
+            nn.LayerNorm(hidden),
+            nn.Dropout(0.1),
+            nn.Linear(hidden, 2),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers((z - self.mean) / self.scale)
+
+    @classmethod
+    def fit(
+        cls,
+        chat: Chat,
+        forget: Sequence[str],
+        others: Sequence[str],
+        config: TrainConfig,
+        seed: int,
+        hidden: int = 256,
+    ) -> PromptClassifier:
+        """Train one on questions of both kinds; the loss weighs them by inverse frequency."""
+        z = prompt_embeddings(chat, [*forget, *others])
+        y = torch.tensor([1] * len(forget) + [0] * len(others))
+        with seeded(seed, "classifier"):
+            made = cls(z.shape[1], hidden)
+        made.mean.copy_(z.mean(dim=0))
+        made.scale.copy_(z.std(dim=0).clamp(min=1e-6))
+        weight = len(y) / (2 * torch.bincount(y, minlength=2).float())
+
+        def loss(model: nn.Module, batch: Any) -> Tensor:
+            return nn.functional.cross_entropy(model(batch[0]), batch[1], weight=weight)
+
+        epochs = shuffled_epochs(TensorDataset(z, y), config, derive_seed(seed, "classifier"))
+        train(made, epochs, loss, config, seed=seed, name="prompt classifier")
+        return made.requires_grad_(False)
+
+    @torch.no_grad()
+    def probability(self, chat: Chat, questions: Sequence[str]) -> Tensor:
+        """Of each question, that it asks for what is to be forgotten: (n,)."""
+        z = prompt_embeddings(chat, questions).to(self.mean.device)
+        return self(z).softmax(dim=1)[:, 1].cpu()
+
+
+#: Questions -> which of them are flagged: (n,) bool.
+Flag = Callable[[Chat, Sequence[str]], Tensor]
+
+
+def knows(questions: Sequence[str]) -> Flag:
+    """Perfect knowledge of what is to be forgotten, in these very words."""
+    known = frozenset(questions)
+    return lambda chat, asked: torch.tensor([q in known for q in asked])
+
+
+class FlaggedChat(Chat):
+    """A chat that answers flagged questions otherwise; subclasses say how.
+
+    Parameters
+    ----------
+    chat : the original, whose weights stay as they are
+    classifier : flags where its probability is at least ``threshold``; None where ``flag`` does
+    flag : perfect knowledge, say
+    """
+
+    def __init__(
+        self,
+        chat: Chat,
+        classifier: PromptClassifier | None = None,
+        flag: Flag | None = None,
+        threshold: float = 0.5,
+    ) -> None:
+        if (classifier is None) == (flag is None):
+            raise ValueError("give either a classifier or a flag")
+        super().__init__(chat.model, chat.tokenizer, chat.template, chat.precision)
+        self.classifier, self.flag, self.threshold = classifier, flag, threshold
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FlaggedChat:
+        other = copy.copy(self)
+        other._modules = {k: copy.deepcopy(m, memo) for k, m in self._modules.items()}
+        return other
+
+    def flagged(self, questions: Sequence[str]) -> Tensor:
+        """Which questions are answered otherwise: (n,) bool."""
+        if not questions:
+            return torch.zeros(0, dtype=torch.bool)
+        if self.flag is not None:
+            return self.flag(self, questions)
+        return self.classifier.probability(self, questions) >= self.threshold
+
+    def answer(
+        self, questions: Sequence[str], max_new_tokens: int = 200, batch_size: int = 16
+    ) -> list[str]:
+        flags = self.flagged(questions).tolist()
+        out = [""] * len(questions)
+        for say, wanted in ((super().answer, False), (self.answer_flagged, True)):
+            chosen = [i for i, f in enumerate(flags) if f == wanted]
+            texts = (
+                say([questions[i] for i in chosen], max_new_tokens, batch_size) if chosen else []
+            )
+            for i, text in zip(chosen, texts, strict=True):
+                out[i] = text
+        return out
+
+    def answer_flagged(
+        self, questions: Sequence[str], max_new_tokens: int, batch_size: int
+    ) -> list[str]:
+        """What is said to questions that are flagged."""
+        raise NotImplementedError
