@@ -243,10 +243,10 @@ def needs_table() -> str:
         draws = (
             cls.draws if isinstance(cls.draws, bool) else "if it shuffles, or as the method inside"
         )
-        rows.append(
-            [f"<code>{cls.__name__}</code>", *cells, {True: "yes", False: "no"}.get(draws, draws)]
-        )
-    return tables.table(["Method", *NEEDS, "seed matters"], rows, kind="wide").data
+        works_on = ", ".join(sorted(cls.works_on))
+        seed = {True: "yes", False: "no"}.get(draws, draws)
+        rows.append([f"<code>{cls.__name__}</code>", works_on, *cells, seed])
+    return tables.table(["Method", "works on", *NEEDS, "seed matters"], rows, kind="wide").data
 
 
 def source_table(chapters: list[Chapter]) -> str:
