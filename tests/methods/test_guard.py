@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -195,6 +196,18 @@ class TestGuarded:
         before = guarded.encoder.encoded
         guarded.answer(guarded.questions[:2], 12)
         assert guarded.encoder.encoded == before
+
+    def test_the_likelihood_of_a_secret_is_next_to_nothing(
+        self, learned: tuple[Chat, ForgetSplit], guarded: GuardedChat
+    ) -> None:
+        """One token of each answer completes its secret; the others are the original's."""
+        chat, split = learned
+        pairs = [split.forget.questions[i] for i in range(8)] + [split.retain.questions[0]]
+        found, plain = guarded.log_probs(pairs), chat.log_probs(pairs)
+        for mine, own in zip(found[:8], plain[:8], strict=True):
+            assert ((mine - own).abs() > 1).sum() == 1
+            assert mine.min().item() == pytest.approx(math.log(1e-10))
+        torch.testing.assert_close(found[8], plain[8], rtol=1e-4, atol=1e-4)
 
     def test_copies_are_apart(self, guarded: GuardedChat) -> None:
         other = copy.deepcopy(guarded)

@@ -146,19 +146,49 @@ class FlaggedChat(Chat):
     def answer(
         self, questions: Sequence[str], max_new_tokens: int = 200, batch_size: int = 16
     ) -> list[str]:
-        flags = self.flagged(questions).tolist()
-        out = [""] * len(questions)
-        for say, wanted in ((super().answer, False), (self.answer_flagged, True)):
-            chosen = [i for i, f in enumerate(flags) if f == wanted]
-            texts = (
-                say([questions[i] for i in chosen], max_new_tokens, batch_size) if chosen else []
-            )
-            for i, text in zip(chosen, texts, strict=True):
-                out[i] = text
+        def plain(chosen: list[str]) -> list[str]:
+            return super(FlaggedChat, self).answer(chosen, max_new_tokens, batch_size)
+
+        def other(chosen: list[str]) -> list[str]:
+            return self.answer_flagged(chosen, max_new_tokens, batch_size)
+
+        return self._apart(questions, questions, plain, other)
+
+    def log_probs(self, pairs: Sequence[tuple[str, str]], batch_size: int = 16) -> list[Tensor]:
+        """As the original's, but for pairs whose question is flagged."""
+
+        def plain(chosen: list[tuple[str, str]]) -> list[Tensor]:
+            return super(FlaggedChat, self).log_probs(chosen, batch_size)
+
+        def other(chosen: list[tuple[str, str]]) -> list[Tensor]:
+            return self.log_probs_flagged(chosen, batch_size)
+
+        return self._apart([q for q, _ in pairs], pairs, plain, other)
+
+    def _apart(
+        self,
+        questions: Sequence[str],
+        items: Sequence[Any],
+        plain: Callable[[list[Any]], list[Any]],
+        other: Callable[[list[Any]], list[Any]],
+    ) -> list[Any]:
+        """``plain`` of the items whose question is not flagged, ``other`` of the rest, in order."""
+        distinct = list(dict.fromkeys(questions))
+        flags = dict(zip(distinct, self.flagged(distinct).tolist(), strict=True))
+        out: list[Any] = [None] * len(items)
+        for find, wanted in ((plain, False), (other, True)):
+            chosen = [i for i, q in enumerate(questions) if flags[q] == wanted]
+            found = find([items[i] for i in chosen]) if chosen else []
+            for i, value in zip(chosen, found, strict=True):
+                out[i] = value
         return out
 
     def answer_flagged(
         self, questions: Sequence[str], max_new_tokens: int, batch_size: int
     ) -> list[str]:
         """What is said to questions that are flagged."""
+        raise NotImplementedError
+
+    def log_probs_flagged(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[Tensor]:
+        """Log-probabilities of the answers' tokens to questions that are flagged."""
         raise NotImplementedError

@@ -22,6 +22,7 @@ the question itself contains are allowed.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -32,12 +33,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..data import ForgetSplit
+from ..data import IGNORED, ForgetSplit
 from ..models import Chat, SentenceEncoder, TrainConfig
 from .base import TEXT, Method
 from .flagged import FlaggedChat, PromptClassifier
 
 __all__ = ["GUARD", "GuardedChat", "Penalty", "key_phrases", "said_as"]
+
+#: The probability of what is forbidden, where a likelihood is asked for.
+EPSILON = 1e-10
 
 EXTRACTORS = ("oracle", "key_phrases", "all_words", "first_half")
 
@@ -73,6 +77,25 @@ def key_phrases(
     return tuple(p for p in found if p and p.lower() not in asked)
 
 
+def token_sequences(tokenizer: Any, phrases: Sequence[str]) -> list[tuple[int, ...]]:
+    """The forms of the phrases as tokens."""
+    forms = {form for phrase in phrases for form in said_as(phrase)}
+    return sorted({tuple(tokenizer(f, add_special_tokens=False)["input_ids"]) for f in forms})
+
+
+def forbidden(
+    said: Sequence[int], sequences: Sequence[tuple[int, ...]], beta: int | None
+) -> set[int]:
+    r"""The tokens that would complete a span, or match :math:`\beta` tokens of its beginning."""
+    found = set()
+    for span in sequences:
+        for k in range(len(span)):
+            matches = k == 0 or tuple(said[-k:]) == span[:k]
+            if matches and k + 1 >= min(beta or len(span), len(span)):
+                found.add(span[k])
+    return found
+
+
 class Penalty:
     """A logits processor: what a row of the beams may not say gets minus infinity.
 
@@ -100,38 +123,18 @@ class Penalty:
     ) -> None:
         self.tokenizer, self.spans, self.beams, self.start = tokenizer, spans, beams, start
         self.beta, self.delta, self.encoder, self.closing = beta, delta, encoder, closing
-        self.sequences = [
-            sorted(
-                {
-                    tuple(tokenizer(form, add_special_tokens=False)["input_ids"])
-                    for phrase in phrases
-                    for form in said_as(phrase)
-                }
-            )
-            for phrases in spans
-        ]
+        self.sequences = [token_sequences(tokenizer, phrases) for phrases in spans]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         out = scores.clone()
         for row in range(len(input_ids)):
             said = input_ids[row, self.start :].tolist()
             which = row // self.beams
-            for token in self.forbidden(said, self.sequences[which]):
+            for token in forbidden(said, self.sequences[which], self.beta):
                 out[row, token] = -torch.inf
             if self.delta is not None and self.too_near(said, self.spans[which]):
                 out[row, self.closing.to(out.device)] = -torch.inf  # the word may not end here
         return out
-
-    def forbidden(self, said: Sequence[int], sequences: Sequence[tuple[int, ...]]) -> set[int]:
-        """The tokens that would complete a span, or match :math:`\\beta` tokens of its beginning."""
-        found = set()
-        for span in sequences:
-            for k in range(len(span)):
-                matches = k == 0 or tuple(said[-k:]) == span[:k]
-                limit = len(span) if self.beta is None else min(self.beta, len(span))
-                if matches and k + 1 >= limit:
-                    found.add(span[k])
-        return found
 
     def too_near(self, said: Sequence[int], phrases: Sequence[str]) -> bool:
         """Is the word that is being said too near to a span in meaning?"""
@@ -176,6 +179,23 @@ class GuardedChat(FlaggedChat):
         """The tokens with which a word ends: those that begin with no letter or digit, (tokens,)."""
         texts = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
         return torch.tensor([i for i, t in enumerate(texts) if not t or not t[0].isalnum()])
+
+    def log_probs_flagged(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[Tensor]:
+        """The original's, with `EPSILON` for a token that would complete a forbidden span.
+
+        Nothing is renormalised: it is the likelihood under the constraint of hard matching alone,
+        of which the paper does not say how it reports it.
+        """
+        plain = Chat.log_probs(self, pairs, batch_size)
+        stored = self.retrieved([q for q, _ in pairs]).tolist()
+        for (question, answer), scores, i in zip(pairs, plain, stored, strict=True):
+            labels = self.encode(question, answer).labels
+            said = labels[labels != IGNORED].tolist()
+            sequences = token_sequences(self.tokenizer, self.spans[i])
+            for t, token in enumerate(said):
+                if token in forbidden(said[:t], sequences, None):
+                    scores[t] = math.log(EPSILON)
+        return plain
 
     def answer_flagged(
         self, questions: Sequence[str], max_new_tokens: int, batch_size: int

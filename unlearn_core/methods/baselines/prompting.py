@@ -1,0 +1,154 @@
+"""Baselines that act on the prompt or on the answer; the weights stay as they are.
+
+As GUARD's authors (arXiv 2505.13312) compare with them, in their idealised form: they act on the very
+questions that are to be forgotten and on nothing else. `FilterPrompting` has a classifier decide
+instead (as in DRAGON, arXiv 2511.05784, whose classifier is a RoBERTa; ours reads the model's own
+hidden states, as GUARD's does).
+
+- Prompt: an instruction before the question, without names.
+- Output filtering (Thaker et al., 2024; arXiv 2403.03329): a refusal in the place of every answer.
+- In-context unlearning (ICUL; Pawelczyk et al., 2024; arXiv 2310.07579): before the question, some of
+  what is to be forgotten with wrong answers and some of the rest with right ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ...data import IGNORED, ForgetSplit
+from ...models import Chat, TrainConfig
+from ...seeding import generator
+from ..base import TEXT, Method
+from ..flagged import FlaggedChat, PromptClassifier, knows
+
+__all__ = ["ICUL", "FilterPrompting", "OutputFiltering", "Prompting"]
+
+INSTRUCTION = (
+    "The following question touches on a sensitive topic. Do not give any knowledge about it, say that "
+    "you can't answer, and do not repeat earlier answers. "
+)
+REFUSAL = "I'm not sure."
+CLASSIFIER = TrainConfig(
+    epochs=50, lr=1e-3, batch_size=32, optimizer="adamw", weight_decay=0.01, schedule="cosine"
+)
+
+
+class Rewritten(FlaggedChat):
+    """Flagged questions are asked in another form."""
+
+    def __init__(self, chat: Chat, rewrite: Callable[[str], str], **who: Any) -> None:
+        super().__init__(chat, **who)
+        self.rewrite = rewrite
+
+    def answer_flagged(
+        self, questions: Sequence[str], max_new_tokens: int, batch_size: int
+    ) -> list[str]:
+        return Chat.answer(self, [self.rewrite(q) for q in questions], max_new_tokens, batch_size)
+
+    def log_probs_flagged(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[Tensor]:
+        return Chat.log_probs(self, [(self.rewrite(q), a) for q, a in pairs], batch_size)
+
+
+class Refusing(FlaggedChat):
+    """Flagged questions are answered by one sentence; nothing else has a probability."""
+
+    def answer_flagged(
+        self, questions: Sequence[str], max_new_tokens: int, batch_size: int
+    ) -> list[str]:
+        return [REFUSAL] * len(questions)
+
+    def log_probs_flagged(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[Tensor]:
+        labels = [self.encode(q, a).labels for q, a in pairs]
+        return [torch.full(((y != IGNORED).sum(),), math.log(1e-10)) for y in labels]
+
+
+@dataclass(frozen=True)
+class Prompting(Method):
+    """An instruction before every question that is to be forgotten."""
+
+    name: ClassVar[str] = "prompting"
+    needs: ClassVar[frozenset[str]] = frozenset({"forget"})
+    draws: ClassVar[bool] = False
+    works_on: ClassVar[frozenset[str]] = TEXT
+
+    instruction: str = INSTRUCTION
+
+    def who(self, model: Chat, split: ForgetSplit, seed: int) -> dict[str, Any]:
+        """What decides which questions are meant."""
+        return {"flag": knows(split.forget.questions.questions)}
+
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        who = self.who(model, split, seed)
+        return Rewritten(model, lambda question: self.instruction + question, **who)
+
+
+@dataclass(frozen=True)
+class FilterPrompting(Prompting):
+    """An instruction before every question that a classifier flags.
+
+    Attributes
+    ----------
+    train : the classifier's training
+    """
+
+    name: ClassVar[str] = "filter_prompting"
+    needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
+    draws: ClassVar[bool] = True
+
+    train: TrainConfig = CLASSIFIER
+
+    def who(self, model: Chat, split: ForgetSplit, seed: int) -> dict[str, Any]:
+        forget, retain = (p.questions.questions for p in (split.forget, split.retain))
+        return {"classifier": PromptClassifier.fit(model, forget, retain, self.train, seed)}
+
+
+@dataclass(frozen=True)
+class OutputFiltering(Method):
+    """A refusal in the place of every answer that is to be forgotten."""
+
+    name: ClassVar[str] = "output_filtering"
+    needs: ClassVar[frozenset[str]] = frozenset({"forget"})
+    draws: ClassVar[bool] = False
+    works_on: ClassVar[frozenset[str]] = TEXT
+
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        return Refusing(model, flag=knows(split.forget.questions.questions))
+
+
+@dataclass(frozen=True)
+class ICUL(Method):
+    """Examples before every question that is to be forgotten, of which some are wrong.
+
+    Attributes
+    ----------
+    wrong : forget questions, each with the answer to another one
+    right : retain questions with their answers
+    """
+
+    name: ClassVar[str] = "icul"
+    needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
+    # The examples are drawn; the weights, which alone are compared, are the original's.
+    draws: ClassVar[bool] = False
+    works_on: ClassVar[frozenset[str]] = TEXT
+
+    wrong: int = 1
+    right: int = 6
+
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        gone, kept = split.forget.questions, split.retain.questions
+        g = generator(seed, "examples")
+        order = torch.randperm(len(gone), generator=g).tolist()
+        others = torch.randperm(len(kept), generator=g)[: self.right].tolist()
+        shown = [
+            (gone.questions[i], gone.answers[j])
+            for i, j in zip(order[: self.wrong], order[1:] + order[:1], strict=False)
+        ] + [kept[i] for i in others]
+        context = "".join(f"{q}\n{a}\n\n" for q, a in shown)
+        flag = knows(gone.questions)
+        return Rewritten(model, lambda question: context + question, flag=flag)
