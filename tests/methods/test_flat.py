@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from recorded import LogitTables, batch_of
 from torch import Tensor
 
 from unlearn_core.data import Answering, ForgetSplit
-from unlearn_core.methods import FLAT
+from unlearn_core.methods import FLAT, FixedWeights
 from unlearn_core.methods.flat import DIVERGENCES, answer_probability, divergence_loss
 from unlearn_core.models import Chat, TrainConfig
 
@@ -60,39 +61,81 @@ class TestRecordedBatches:
         g = golden(f"flat/{case}")
         for side, letter in (("template", "a"), ("forget", "b")):
             model = LogitTables({side: g[f"in_logits_{side}"]})
-            for normalize in ("answer", "padded"):
-                batch = batch_of(side, g[f"in_labels_{side}"])
-                found = answer_probability(Answering(), model, batch, normalize).detach()
+            batch = batch_of(side, g[f"in_labels_{side}"])
+            for normalize, length in (("answer", None), ("padded", batch["labels"].shape[1])):
+                found = answer_probability(Answering(), model, batch, length).detach()
                 expected = g[f"out_{letter}_{normalize}"]
                 torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
     @pytest.mark.parametrize("divergence", DIVERGENCES)
     @pytest.mark.parametrize(
-        ("variant", "normalize", "reduce"),
-        [
-            ("code", "padded", "batch_mean"),
-            ("paper", "answer", "sequence"),
-            ("answer_batchmean", "answer", "batch_mean"),
-            ("padded_sequence", "padded", "sequence"),
-        ],
+        ("variant", "reduce"), [("paper", "sequence"), ("answer_batchmean", "batch_mean")]
     )
     def test_losses_and_gradients(
-        self, golden: Golden, case: str, divergence: str, variant: str, normalize: str, reduce: str
+        self, golden: Golden, case: str, divergence: str, variant: str, reduce: str
     ) -> None:
-        """Fails where the padded length and the answer's are exchanged, or the place of the mean."""
+        """Fails where a mean is taken at the other place."""
         g, name = golden(f"flat/{case}"), NAMES[divergence]
         sides = ("forget", "template")
         model = LogitTables({s: g[f"in_logits_{s}"] for s in sides})
         batch = {s: batch_of(s, g[f"in_labels_{s}"]) for s in sides}
-        method = FLAT(divergence=divergence, normalize=normalize, reduce=reduce)
+        method = FLAT(divergence=divergence, reduce=reduce)
         loss = method.loss(Answering(), model, batch)
         expected = g[f"out_{variant}_loss_{name}"]
         torch.testing.assert_close(loss.detach(), expected, rtol=0, atol=1e-8)
-        if variant in ("code", "paper"):
+        if variant == "paper":
             gradients = torch.autograd.grad(loss, [model.tables[s] for s in sides])
             for side, gradient in zip(sides, gradients, strict=True):
                 expected = g[f"out_{variant}_grad_{side}_{name}"]
                 torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-8)
+
+    @pytest.mark.parametrize("divergence", DIVERGENCES)
+    @pytest.mark.parametrize(
+        ("variant", "mean_first"), [("code", True), ("padded_sequence", False)]
+    )
+    def test_divided_by_the_padded_length(
+        self, golden: Golden, case: str, divergence: str, variant: str, mean_first: bool
+    ) -> None:
+        """As the code does; in these cases each side is padded to a length of its own."""
+        g, name = golden(f"flat/{case}"), NAMES[divergence]
+        sides = ("template", "forget")
+        model = LogitTables({s: g[f"in_logits_{s}"] for s in sides})
+        a, b = (
+            answer_probability(Answering(), model, batch_of(s, labels), labels.shape[1])
+            for s in sides
+            for labels in [g[f"in_labels_{s}"]]
+        )
+        if mean_first:
+            a, b = a.mean(), b.mean()
+        loss = divergence_loss(a, b, divergence).mean()
+        expected = g[f"out_{variant}_loss_{name}"]
+        torch.testing.assert_close(loss.detach(), expected, rtol=0, atol=1e-8)
+        if variant == "code":
+            gradients = torch.autograd.grad(loss, [model.tables[s] for s in sides])
+            for side, gradient in zip(sides, gradients, strict=True):
+                expected = g[f"out_{variant}_grad_{side}_{name}"]
+                torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-8)
+
+
+def test_one_length_for_both_sides() -> None:
+    """Fails where each batch is divided by its own length: 500 counts for both in the code."""
+    tables = {"template": torch.zeros(1, 3, 4), "forget": torch.zeros(1, 5, 4)}
+    batch = {k: batch_of(k, torch.full(v.shape[:2], 1)) for k, v in tables.items()}
+    method = FLAT(divergence="pearson", padded_to=11)
+    a, b = 2 / 4 / 10, 4 / 4 / 10
+    loss = method.loss(Answering(), LogitTables(tables), batch)
+    assert loss.item() == pytest.approx(-a + b + b**2 / 4)
+
+
+@pytest.mark.parametrize(("of", "expected"), [("probability", 3 / 4), ("loss", math.log(4))])
+def test_fixed_weights_by_hand(of: str, expected: float) -> None:
+    """Of an answer that is sure and a template with one chance in four; fails where the two sides
+    are exchanged."""
+    tables = {"template": torch.zeros(1, 2, 4), "forget": torch.zeros(1, 2, 4)}
+    tables["forget"][0, 0, 1] = 50.0
+    batch = {k: batch_of(k, torch.tensor([[-100, 1]])) for k in tables}
+    loss = FixedWeights(of=of).loss(Answering(), LogitTables(tables), batch).item()
+    assert loss == pytest.approx(expected)
 
 
 def test_an_answer_that_is_not_there() -> None:
@@ -100,14 +143,14 @@ def test_an_answer_that_is_not_there() -> None:
     batch = batch_of("x", torch.tensor([[-100, 1], [-100, -100]]))
     with pytest.raises(ValueError, match="no answer"):
         answer_probability(Answering(), model, batch)
-    assert answer_probability(Answering(), model, batch, "padded")[1] == 0
+    assert answer_probability(Answering(), model, batch, 2)[1] == 0
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
         ({"divergence": "hellinger"}, "unknown divergence 'hellinger'; known: tv, js, pearson, kl"),
-        ({"normalize": "none"}, "unknown normalize 'none'"),
+        ({"padded_to": 1}, "padded_to must be at least 2, not 1"),
         ({"reduce": "sum"}, "unknown reduce 'sum'"),
     ],
 )

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from unlearn_core.data import Answering, ForgetSplit, ImageData, forget_class
-from unlearn_core.methods import RMU, TaskVector
+from unlearn_core.data import (
+    Answering,
+    ForgetSplit,
+    ImageData,
+    fictional_authors,
+    forget_class,
+    forget_questions,
+)
+from unlearn_core.methods import RMU, Mismatch, TaskVector
 from unlearn_core.methods.paired import Beside, log_probs_before, paired_epochs, template_answers
-from unlearn_core.models import Chat, Recipe, TrainConfig, shuffled_epochs, train
+from unlearn_core.models import CausalLM, Chat, Recipe, TrainConfig, shuffled_epochs, train
 
 CONFIG = TrainConfig(epochs=2, lr=1e-3, batch_size=3, optimizer="adamw")
 
@@ -146,3 +155,29 @@ def test_withheld_templates_are_not_there(learned: tuple[Chat, ForgetSplit]) -> 
     seen = split.only(frozenset({"forget"}), "GA")
     assert seen.task == Answering()
     assert split.only(frozenset({"forget", "templates"}), "FLAT").task == split.task
+
+
+class TestWhatIsRefused:
+    def test_rmu_on_another_architecture(self, hub: Path) -> None:
+        from unlearn_core.replication.rehearsal import language_model
+
+        language_model("PhiConfig")(hub / "a/model")
+        chat = CausalLM("a/model", "Question: {question}\nAnswer: ").build(0)
+        data = fictional_authors(2, 1, 1)
+        split = forget_questions(data, chat.encoded)
+        with pytest.raises(TypeError, match="rmu knows models built like Llama, not PhiFor"):
+            RMU(layer=0)(chat, split)
+
+    def test_a_task_vector_of_adapters(self, hub: Path) -> None:
+        from unlearn_core.replication.rehearsal import language_model
+
+        language_model("LlamaConfig")(hub / "a/model")
+        chat = CausalLM("a/model", "Question: {question}\nAnswer: ", lora_rank=2).build(0)
+        split = forget_questions(fictional_authors(2, 1, 1), chat.encoded)
+        with pytest.raises(TypeError, match="task_vector subtracts weights"):
+            TaskVector()(chat, split)
+
+    def test_mismatch_without_unrelated_answers(self, learned: tuple[Chat, ForgetSplit]) -> None:
+        chat, split = learned
+        with pytest.raises(ValueError, match="no unrelated answers"):
+            Mismatch()(chat, replace(split, unrelated=None))

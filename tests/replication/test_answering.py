@@ -34,7 +34,7 @@ def config(tiny: dict[str, Any]) -> dict[str, Any]:
             "forget": {"forget_authors": [2]},
             "oracle": "Retrain",
             "templates": "idk",
-            "ask": {"retain": 5, "max_new_tokens": 6},
+            "ask": {"retain": 5, "max_new_tokens": 6, "every": 5},
             "methods": {
                 "Retrain": {"use": "retrain"},
                 "FLAT": {"use": "flat", "divergence": "kl", "train": FORGET},
@@ -150,10 +150,11 @@ class TestOneOriginalForAllSeeds:
 
 
 class TestTrajectory:
-    def test_a_point_an_epoch(self, trial: AnsweringTrial) -> None:
+    def test_a_point_every_few_steps_and_one_at_the_end(self, trial: AnsweringTrial) -> None:
+        """Fails where the last steps of a training are not seen."""
         row = trial.measure_trajectory("GA")
         points = row.detail["points"]
-        assert [p["step"] for p in points] == [0, 4, 8, 12]
+        assert [p["step"] for p in points] == [0, 5, 10, 12]
         original = trial.measure_original().metrics
         for name in ("forget_nll", "forget_token_probability", "template_probability"):
             assert points[0][name] == pytest.approx(original[name].value, rel=1e-4)
@@ -168,6 +169,23 @@ class TestTrajectory:
 
     def test_it_is_another_row_than_the_method_s_own(self, trial: AnsweringTrial) -> None:
         assert trial.measure_trajectory("GA").key != trial.measure_method("GA").key
+
+
+def test_steps_are_the_optimizer_s(project: Any, config: dict[str, Any]) -> None:
+    """Fails where batches are counted instead: two of them make a step here."""
+    own(config)["methods"]["GA"]["train"] = FORGET | {"accumulate": 2}
+    run = run_of(project, config)
+    row = AnsweringTrial(run, "authors", 0, 2).measure_trajectory("GA")
+    assert [p["step"] for p in row.detail["points"]] == [0, 5, 6]
+
+
+def test_other_templates_are_other_rows(
+    trial: AnsweringTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where a sentence is changed and the rows that learned the former one are kept."""
+    before = trial.evaluation()
+    monkeypatch.setitem(answering.TEMPLATES, "idk", (*IDK[:-1], "No idea at all."))
+    assert AnsweringTrial(trial.run, "authors", 0, 2).evaluation() != before
 
 
 class TestErrors:

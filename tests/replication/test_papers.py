@@ -115,7 +115,7 @@ class TestProjectPapers:
                 assert targets
                 data[argument] = targets[0]
                 assert experiment.ask["max_new_tokens"] > 0
-                assert {*experiment.ask} <= {"max_new_tokens", *ASKED}
+                assert {*experiment.ask} <= {"max_new_tokens", "every", *ASKED}
             inspect.signature(loader).bind(**data)
             methods = methods_of(experiment)
             assert methods.keys() == experiment.methods.keys()

@@ -183,7 +183,7 @@ class TestOthers:
 
     def test_every_method_of_the_main_experiment_ran(self, root: Path, slug: str) -> None:
         record = Record.read(root / "build" / "rehearsal" / f"{slug}.json")
-        name = {"iau": "lenet", "flat": "tofu"}.get(slug, "random")
+        name = {"iau": "lenet", "flat": "tofu_llama"}.get(slug, "random")
         ran = {row.method for row in record.rows if row.experiment == name}
         assert {"Original", *load_paper(slug).profile("paper").experiments[name].methods} <= ran
 

@@ -153,7 +153,8 @@ def tofu(
     forget : "forget01", "forget05" or "forget10", the last 2, 10 or 20 of 200 authors
     authors : how many authors the original learns; those to forget and the first of the others.
         The evaluation of what is kept exists for the first twenty only. None for all 200
-    forget_authors : how many of the forget set's authors, the last ones; None for all of them
+    forget_authors : how many of the forget set's authors, the last ones, while the others are kept;
+        None for all of them
 
     Raises
     ------
@@ -167,15 +168,20 @@ def tofu(
     gone, kept = _read(source, forget), _read(source, levels[forget])
     ask_gone, ask_kept = _read(source, f"{forget}_perturbed"), _read(source, "retain_perturbed")
     if forget_authors is not None:
-        if not 0 < forget_authors * PER_AUTHOR <= len(gone):
-            raise ValueError(f"{forget} has {len(gone) // PER_AUTHOR} authors")
-        last = range(len(gone) - forget_authors * PER_AUTHOR, len(gone))
-        gone, ask_gone = gone.subset(last), ask_gone.subset(last)
+        first = len(gone) - forget_authors * PER_AUTHOR
+        if not 0 <= first < len(gone):
+            raise ValueError(
+                f"{forget} has {len(gone) // PER_AUTHOR} authors: {forget_authors} of them can't be "
+                "forgotten"
+            )
+        kept = kept + gone.subset(range(first))
+        gone, ask_gone = (q.subset(range(first, len(q))) for q in (gone, ask_gone))
     if authors is not None:
         rest = authors * PER_AUTHOR - len(gone)
         if not 0 < rest <= len(kept):
             raise ValueError(
-                f"{authors} authors leave {rest // PER_AUTHOR} beside those to be forgotten"
+                f"of {authors} authors {len(gone) // PER_AUTHOR} are to be forgotten; there are "
+                f"{len(kept) // PER_AUTHOR} others, and some must be kept"
             )
         kept = kept.subset(range(rest))
         ask_kept = ask_kept.subset(range(min(rest, len(ask_kept))))

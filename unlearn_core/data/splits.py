@@ -212,7 +212,7 @@ def forget_questions(
         Answering(tuple(templates)),
         encode(forget),
         encode(retain),
-        unrelated=encode(data.holdout) if data.holdout is not None else None,
+        unrelated=encode(data.holdout),
     )
 
 

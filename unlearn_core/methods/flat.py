@@ -17,7 +17,7 @@ model learns the template and unlearns the answer is so fixed by the divergence,
 bounded. There is no retain data and no reference model.
 
 Authors' code: github.com/UCSC-REAL/FLAT, ``dataloader.py``, commit bf2ef07. It divides by the padded
-length instead of the answer's (``normalize="padded"``) and takes the batch's mean of a and b before
+length instead of the answer's (``padded_to``) and takes the batch's mean of a and b before
 :math:`g^*` and :math:`f^*`.
 """
 
@@ -37,7 +37,7 @@ from ..data import Answering, ForgetSplit
 from ..models import TrainConfig, train
 from ..seeding import generator
 from .base import FORGET_TEXT, TEXT, Method
-from .paired import paired_epochs, template_answers
+from .paired import paired_epochs, template_epochs
 
 __all__ = [
     "DIVERGENCES",
@@ -73,22 +73,22 @@ def answer_probability(
     task: Answering,
     model: Callable[..., Tensor],
     batch: dict[str, Tensor],
-    normalize: Literal["answer", "padded"] = "answer",
+    padded_to: int | None = None,
 ) -> Tensor:
     """The mean probability of the tokens of each answer: (n,).
 
-    "padded" divides by the length of the batch less one, whatever the answer.
+    ``padded_to`` divides by that length less one instead, whatever the answer.
 
     Raises
     ------
     ValueError
-        A sequence without an answer, under "answer".
+        A sequence without an answer.
     """
     scores, rows = task.token_log_probs(model, batch)
-    n, length = batch["labels"].shape
+    n = len(batch["labels"])
     total = scores.new_zeros(n).index_add(0, rows, scores.exp())
-    if normalize == "padded":
-        return total / (length - 1)
+    if padded_to is not None:
+        return total / (padded_to - 1)
     tokens = torch.bincount(rows, minlength=n)
     if not tokens.all():
         raise ValueError("a sequence has no answer")
@@ -102,8 +102,8 @@ class FLAT(Method):
     Attributes
     ----------
     divergence : "tv", "js", "pearson" or "kl"
-    normalize : the probability of an answer is a mean over its tokens (the paper), or over the
-        padded sequence (the authors' code)
+    padded_to : None for a mean over an answer's tokens (the paper); or the length that sequences
+        are padded to, over which the authors' code takes it (500 on TOFU)
     reduce : the loss is a mean of each question's loss (the paper), or the loss of the batch's mean
         probabilities (the authors' code)
     """
@@ -115,24 +115,22 @@ class FLAT(Method):
 
     divergence: Literal["tv", "js", "pearson", "kl"] = "tv"
     train: TrainConfig = FORGET_TEXT
-    normalize: Literal["answer", "padded"] = "answer"
+    padded_to: int | None = None
     reduce: Literal["sequence", "batch_mean"] = "sequence"
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("divergence", DIVERGENCES),
-            ("normalize", ("answer", "padded")),
-            ("reduce", ("sequence", "batch_mean")),
-        ):
+        for name, known in (("divergence", DIVERGENCES), ("reduce", ("sequence", "batch_mean"))):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}"
                 )
+        if self.padded_to is not None and self.padded_to < 2:
+            raise ValueError(f"padded_to must be at least 2, not {self.padded_to}")
 
     def loss(self, task: Answering, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         r""":math:`L` of a batch of pairs "template" and "forget": a scalar."""
         a, b = (
-            answer_probability(task, model, batch[side], self.normalize)
+            answer_probability(task, model, batch[side], self.padded_to)
             for side in ("template", "forget")
         )
         if self.reduce == "batch_mean":
@@ -145,12 +143,7 @@ class FLAT(Method):
 
     def epochs(self, split: ForgetSplit, seed: int) -> Callable[[int], Iterable[Any]]:
         """Epoch -> its batches of pairs, every question once, with a template drawn for it."""
-        return paired_epochs(
-            split,
-            self.train,
-            seed,
-            template=lambda epoch: template_answers(split, seed, epoch),
-        )
+        return template_epochs(split, self.train, seed)
 
 
 @dataclass(frozen=True)
@@ -171,10 +164,35 @@ class FLATRetain(FLAT):
 
 
 @dataclass(frozen=True)
-class FixedWeights(FLAT):
-    r"""An ablation of our own: no divergence, but :math:`\ell(x, y_e) - \ell(x, y_f)`, unbounded."""
+class FixedWeights(Method):
+    r"""An ablation of our own: no divergence, and both terms weigh one.
+
+    Attributes
+    ----------
+    of : "probability" for :math:`b - a`; "loss" for :math:`\ell(x, y_e) - \ell(x, y_f)`, which has
+        no bound
+    """
 
     name: ClassVar[str] = "fixed_weights"
+    needs: ClassVar[frozenset[str]] = frozenset({"forget", "templates"})
+    draws: ClassVar[bool] = True
+    works_on: ClassVar[frozenset[str]] = TEXT
+
+    train: TrainConfig = FORGET_TEXT
+    of: Literal["probability", "loss"] = "probability"
+
+    def __post_init__(self) -> None:
+        if self.of not in ("probability", "loss"):
+            raise ValueError(f"of is 'probability' or 'loss', not {self.of!r}")
 
     def loss(self, task: Answering, model: nn.Module, batch: dict[str, Any]) -> Tensor:
-        return task.loss(model, batch["template"]) - task.loss(model, batch["forget"])
+        """Of a batch of pairs "template" and "forget": a scalar."""
+        if self.of == "loss":
+            return task.loss(model, batch["template"]) - task.loss(model, batch["forget"])
+        a, b = (answer_probability(task, model, batch[k]).mean() for k in ("template", "forget"))
+        return b - a
+
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        epochs = template_epochs(split, self.train, seed)
+        loss = partial(self.loss, split.task)
+        return train(model, epochs, loss, self.train, seed=seed, name=self.name)

@@ -20,7 +20,14 @@ from ..data import ForgetSplit, Task, batches
 from ..models import TrainConfig, device_of, shuffled_epochs, to
 from ..seeding import derive_seed, generator
 
-__all__ = ["Beside", "frozen_copy", "log_probs_before", "paired_epochs", "template_answers"]
+__all__ = [
+    "Beside",
+    "frozen_copy",
+    "log_probs_before",
+    "paired_epochs",
+    "template_answers",
+    "template_epochs",
+]
 
 
 class Beside(Dataset):
@@ -93,6 +100,19 @@ def paired_epochs(
         return shuffled_epochs(Beside(**parts), config, derive_seed(seed, "pairs"))(epoch)
 
     return batches_of
+
+
+def template_epochs(
+    split: ForgetSplit, config: TrainConfig, seed: int, **beside: Any
+) -> Callable[[int], Iterable[dict[str, Any]]]:
+    """`paired_epochs` with template answers, drawn anew in every epoch."""
+    return paired_epochs(
+        split,
+        config,
+        seed,
+        template=lambda epoch: template_answers(split, seed, epoch),
+        **beside,
+    )
 
 
 @torch.no_grad()

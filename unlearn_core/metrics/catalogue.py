@@ -250,7 +250,7 @@ METRICS: dict[str, Metric] = {
         "%",
         "none",
         "Share of what is said to forget questions that looks like one of the template answers: "
-        "ROUGE-L F-measure of a half or more.",
+        "ROUGE-L F-measure of 3/4 or more.",
     ),
     "retain_refusal_rate": Metric(
         "Refusals, retain", "%", "lower", "The same on retained questions: over-forgetting."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -32,6 +31,9 @@ __all__ = ["AnsweringTrial"]
 #: How many answers of each set a row keeps, for the reader.
 SHOWN = 12
 
+#: What an experiment's ``ask`` holds beside limits of its sets.
+NO_SETS = ("max_new_tokens", "every")
+
 
 class AnsweringTrial(Trial):
     """A trial on questions; its target is a value of the argument of the data that ``forget`` names.
@@ -57,10 +59,17 @@ class AnsweringTrial(Trial):
     def templates(self) -> tuple[str, ...]:
         return TEMPLATES[self.experiment.templates] if self.experiment.templates else ()
 
-    @cached_property
+    @property
     def chat(self) -> Chat:
-        """A model that nothing has been taught yet, for its tokenizer and the form of its prompts."""
-        return self.recipe.build(self.model_seed)
+        """A model that nothing has been taught yet, for its tokenizer and the form of its prompts.
+
+        One for all trials on that model: it may be large.
+        """
+        known = self.run.shared.setdefault("chats", {})
+        key = digest(describe(self.recipe.model))
+        if key not in known:
+            known[key] = self.recipe.build(0)
+        return known[key]
 
     @cached_property
     def split(self) -> ForgetSplit:
@@ -89,7 +98,7 @@ class AnsweringTrial(Trial):
     @cached_property
     def sets(self) -> dict[str, Any]:
         """What is asked."""
-        limits = {k: v for k, v in self.experiment.ask.items() if k != "max_new_tokens"}
+        limits = {k: v for k, v in self.experiment.ask.items() if k not in NO_SETS}
         return evaluation_sets(self.data, limits)
 
     def evaluation(self) -> dict[str, Any]:
@@ -97,7 +106,7 @@ class AnsweringTrial(Trial):
             "forget": self.split.forget.fingerprint(),
             "asked": {name: q.fingerprint() for name, q in self.sets.items()},
             "max_new_tokens": self.experiment.ask["max_new_tokens"],
-            "templates": self.experiment.templates,
+            "templates": digest(self.templates),
         }
 
     @cached_property
@@ -122,27 +131,30 @@ class AnsweringTrial(Trial):
         return metrics, {"said": said, "log_truth_ratios": ratios.tolist()}
 
     def measure_trajectory(self, label: str, **changes: Any) -> Row:
-        """What happens while the method trains: after each epoch, how probable answers are.
+        """What happens while the method trains: how probable answers are.
 
-        The row's detail holds ``points``, the first of which is the original.
+        Looked at after every so many optimizer steps as the experiment's ``ask`` says, and at the
+        end. The row's detail holds ``points``, the first of which is the original.
         """
         method = changed(self.methods[label], changes)
+        every = self.experiment.ask["every"]
 
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
             work = copy.deepcopy(self.original)
             points = [{"step": 0, **self.probabilities(work)}]
-            epoch = math.ceil(len(self.split.forget) / method.train.batch_size)
 
             def look(step: int) -> None:
-                if step % epoch == 0:
+                if step % every == 0:
                     points.append({"step": step, **self.probabilities(work)})
 
-            with OptimizerSteps(look):
+            with OptimizerSteps(look) as steps:
                 method(work, self.split, self.seed, inplace=True)
+            if points[-1]["step"] != steps.count:
+                points.append({"step": steps.count, **self.probabilities(work)})
             last = {k: Estimate(v) for k, v in points[-1].items() if k != "step"}
             return last, {"points": points}
 
-        spec = {"method": describe(method), "points": "each epoch"}
+        spec = {"method": describe(method), "every": every}
         return self.row(label, spec, compute, **changes)
 
     def probabilities(self, model: Chat) -> dict[str, float]:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ...data import Answering, ForgetSplit
 from ...models import TrainConfig, train
 from ..base import FORGET_TEXT, TEXT, Method
-from ..paired import log_probs_before, paired_epochs, template_answers
+from ..paired import log_probs_before, template_answers, template_epochs
 
 __all__ = ["DPO", "DPORetain", "ReferenceFreeDPO", "SimPO", "dpo_loss"]
 
@@ -77,12 +77,11 @@ class ReferenceFreeDPO(Method):
                 drawn = template_answers(split, seed, epoch)
                 other = log_probs_before(model, task, drawn, size)
                 before[epoch] = {"forget_before": true, "template_before": other}
-        epochs = paired_epochs(
+        epochs = template_epochs(
             split,
             self.train,
             seed,
             retain="retain" in self.needs,
-            template=lambda epoch: template_answers(split, seed, epoch),
             before=before.__getitem__ if before else None,
         )
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...data import ForgetSplit, Task
 from ...models import TrainConfig, train
 from ..base import FORGET_TEXT, TEXT, Method
-from ..paired import frozen_copy, paired_epochs, template_answers
+from ..paired import frozen_copy, template_epochs
 from .kl_minimization import kept_outputs
 
 __all__ = ["LLMU"]
@@ -54,11 +54,5 @@ class LLMU(Method):
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         loss = partial(self.loss, split.task, frozen_copy(model))
-        epochs = paired_epochs(
-            split,
-            self.train,
-            seed,
-            retain=True,
-            template=lambda epoch: template_answers(split, seed, epoch),
-        )
+        epochs = template_epochs(split, self.train, seed, retain=True)
         return train(model, epochs, loss, self.train, seed=seed, name=self.name)

@@ -75,6 +75,8 @@ class Mismatch(PreferenceOptimization):
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "unrelated"})
 
     def answers(self, split: ForgetSplit, seed: int) -> Callable[[int], Dataset]:
+        if split.unrelated is None or not len(split.unrelated):
+            raise ValueError("there are no unrelated answers to learn instead")
         texts = split.unrelated.questions.answers
 
         def draw(epoch: int) -> Dataset:

@@ -67,11 +67,13 @@ class RMU(Method):
     alpha: float = 1200.0
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        layers, task = model.model.model.layers, split.task
+        layers, task = getattr(model.model.base_model, "layers", ()), split.task
+        if not layers or not hasattr(layers[0].mlp, "down_proj"):
+            raise TypeError(f"rmu knows models built like Llama, not {type(model.model).__name__}")
         if not 0 <= self.layer < len(layers):
             raise ValueError(f"there is no layer {self.layer}: the model has {len(layers)}")
         reference = frozen_copy(model)
-        there = reference.model.model.layers[self.layer]
+        there = reference.model.base_model.layers[self.layer]
         u = torch.rand(model.model.config.hidden_size, generator=generator(seed, "direction"))
         aim = (self.steering * u / u.norm()).to(device_of(model))
 

@@ -40,6 +40,8 @@ class TaskVector(Method):
     alpha: float = 1.0
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        if any("lora" in name for name, _ in model.named_parameters()):
+            raise TypeError("task_vector subtracts weights; those of adapters are factors of them")
         before = [p.detach().clone() for p in model.parameters()]
         epochs = shuffled_epochs(split.forget, self.train, seed)
         train(model, epochs, split.task.loss, self.train, seed=seed, name=self.name)
