@@ -78,7 +78,7 @@ class TestTrainConfig:
             ({"milestones": (1,)}, "milestones"),
             ({"optimizer": "sdg"}, "unknown optimizer 'sdg'; known: sgd, adam, adamw"),
             ({"optimizer": "adam", "momentum": 0.9}, "momentum belongs to sgd"),
-            ({"schedule": "linear"}, "schedule"),
+            ({"schedule": "step"}, "unknown schedule 'step'; known: .*cosine, linear"),
             ({"precision": "fp8"}, "precision"),
             ({"max_steps": 0}, "max_steps"),
             ({"patience": 0}, "patience must be at least 1, not 0"),
@@ -131,6 +131,13 @@ class TestFactor:
     )
     def test_warmup_and_then_a_cosine_over_the_rest(self, epoch: float, expected: float) -> None:
         config = TrainConfig(6, 1.0, schedule="cosine", warmup_epochs=2)
+        assert config.factor(epoch) == pytest.approx(expected)
+
+    @pytest.mark.parametrize(
+        ("epoch", "expected"), [(0, 0), (0.5, 0.5), (1, 1), (2, 0.75), (5, 0), (6, 0)]
+    )
+    def test_warmup_and_then_a_line_to_zero(self, epoch: float, expected: float) -> None:
+        config = TrainConfig(5, 1.0, schedule="linear", warmup_epochs=1)
         assert config.factor(epoch) == pytest.approx(expected)
 
     def test_the_loop_applies_it_at_every_step(self) -> None:
