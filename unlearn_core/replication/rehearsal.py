@@ -198,4 +198,7 @@ def rehearse(papers: Sequence[str], *, jobs: int = 1) -> list[Outcome]:
     # A row from an earlier rehearsal would prove nothing of the code as it is now.
     shutil.rmtree(folder / "cache", ignore_errors=True)
     variables = build_hub(folder / "hub") | {"UNLEARN_CACHE": str(folder / "cache")}
+    # Tiny models gain nothing from a second thread, and PyTorch 2.14 has crashed on one here, in the
+    # backward pass of a ResNet-18 on a batch of eight.
+    variables |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     return reproduce("paper", papers, jobs=jobs, rehearsal=True, variables=variables)
