@@ -101,7 +101,7 @@ def test_the_seed_draws_the_images(retrained: nn.Module, mixed: ForgetSplit) -> 
 def test_an_image_must_be_left_to_judge_by(
     retrained: nn.Module, split: ForgetSplit, examples: int
 ) -> None:
-    with pytest.raises(ValueError, match=f"from {examples} images leaves none of 20 to judge by"):
+    with pytest.raises(ValueError, match=f"from {examples} examples leaves none of 20 to judge by"):
         relearned_accuracy(retrained, split, 0, examples=examples)
 
 

@@ -28,6 +28,7 @@ from .splits import (
 )
 from .tasks import IGNORED, Answering, Classification, Task
 from .templates import COPYRIGHT_REFUSALS, IDK, TEMPLATES
+from .wordings import WORDINGS, reworded
 
 __all__ = [
     "COPYRIGHT_REFUSALS",
@@ -36,6 +37,7 @@ __all__ = [
     "IGNORED",
     "QUESTIONS",
     "TEMPLATES",
+    "WORDINGS",
     "Answering",
     "Classification",
     "Consecutive",
@@ -65,6 +67,7 @@ __all__ = [
     "image_folder",
     "make_split",
     "resolve",
+    "reworded",
     "shapes",
     "tofu",
 ]

@@ -135,6 +135,11 @@ class FlaggedChat(Chat):
         other._modules = {k: copy.deepcopy(m, memo) for k, m in self._modules.items()}
         return other
 
+    @property
+    def bare(self) -> Chat:
+        """The model without what stands around it: what somebody who has the weights has."""
+        return Chat(self.model, self.tokenizer, self.template, self.precision)
+
     def flagged(self, questions: Sequence[str]) -> Tensor:
         """Which questions are answered otherwise: (n,) bool."""
         if not questions:

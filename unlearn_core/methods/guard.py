@@ -33,12 +33,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..data import IGNORED, ForgetSplit
+from ..data import IGNORED, ForgetSplit, QuestionSet
 from ..models import Chat, SentenceEncoder, TrainConfig
 from .base import TEXT, Method
 from .flagged import FlaggedChat, PromptClassifier
 
-__all__ = ["GUARD", "GuardedChat", "Penalty", "key_phrases", "said_as"]
+__all__ = ["GUARD", "GuardedChat", "Penalty", "key_phrases", "key_phrases_of", "said_as"]
 
 #: The probability of what is forbidden, where a likelihood is asked for.
 EPSILON = 1e-10
@@ -75,6 +75,12 @@ def key_phrases(
     asked = question.lower()
     found = dict.fromkeys(p.strip() for p in (*quoted, *names, *rare))
     return tuple(p for p in found if p and p.lower() not in asked)
+
+
+def key_phrases_of(stored: QuestionSet, kept: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """`key_phrases` of every answer, ``kept`` being the answers that say which words are common."""
+    common = Counter(w for a in kept for w in {x.lower() for x in words_of(a)})
+    return tuple(key_phrases(q, a, common, len(kept)) for q, a in stored)
 
 
 def token_sequences(tokenizer: Any, phrases: Sequence[str]) -> list[tuple[int, ...]]:
@@ -266,9 +272,7 @@ class GUARD(Method):
                 raise ValueError("the data names no phrases of the answers; use another extractor")
             return list(stored.spans)
         if self.extractor == "key_phrases":
-            kept = split.retain.questions.answers
-            common = Counter(w for a in kept for w in {x.lower() for x in words_of(a)})
-            return [key_phrases(q, a, common, len(kept)) for q, a in stored]
+            return list(key_phrases_of(stored, split.retain.questions.answers))
         words = [words_of(a) for a in stored.answers]
         if self.extractor == "first_half":
             words = [w[: (len(w) + 1) // 2] for w in words]

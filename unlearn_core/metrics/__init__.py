@@ -19,7 +19,7 @@ from .membership import (
 )
 from .muse import cut_answer, holdout_auc, knowmem_prompt, min_k, privleak
 from .questions import Answers, ask, evaluate_chat, evaluation_sets
-from .relearn import relearned_accuracy
+from .relearn import relearned_accuracy, relearned_probability
 from .shadow import ShadowAttack, gradient_norms
 from .text import bleu, distinct_tokens, leak_rate, perplexity, refusal_rate, rouge_l
 from .tofu import (
@@ -78,6 +78,7 @@ __all__ = [
     "privleak",
     "refusal_rate",
     "relearned_accuracy",
+    "relearned_probability",
     "rouge_l",
     "share",
     "svc_attack",

@@ -259,7 +259,81 @@ METRICS: dict[str, Metric] = {
         "Leaks",
         "%",
         "retrained",
-        "Share of what is said to forget questions that holds one of the answer's secret phrases.",
+        "Share of what is said to forget questions that holds one of the answer's secret phrases: those "
+        "that the data names, or those that `key_phrases` finds in the answer.",
+    ),
+    "bare_forget_quality": Metric(
+        "Forget quality, weights",
+        "p",
+        "higher",
+        "Of a method that stands around the model: the forget quality of the model inside.",
+    ),
+    "bare_forget_probability": Metric(
+        "Answer probability, forget, weights",
+        "",
+        "retrained",
+        "Of a method that stands around the model: what the model inside gives the true answers.",
+    ),
+    "holdout_auc": Metric(
+        "Held out looks trained on",
+        "",
+        "retrained",
+        "Probability that the answer to a question about an author whom the model has never seen looks "
+        "more like training data (Min-40 %) than one that is to be forgotten; 0 before unlearning.",
+    ),
+    "privleak": Metric(
+        "PrivLeak",
+        "%",
+        "retrained",
+        "The relative distance of that probability to the retrained model's: -100 where the forget set "
+        "still looks trained on, above 0 where it looks stranger than what was never seen.",
+    ),
+    "bare_holdout_auc": Metric(
+        "Held out looks trained on, weights",
+        "",
+        "retrained",
+        "Of a method that stands around the model: the same of the model inside.",
+    ),
+    "bare_privleak": Metric(
+        "PrivLeak, weights",
+        "%",
+        "retrained",
+        "Of a method that stands around the model: the same of the model inside.",
+    ),
+    "relearned_probability": Metric(
+        "Relearned probability",
+        "",
+        "retrained",
+        "Mean token probability of the other forget answers after a few steps of training on some of "
+        "them; of a method that stands around the model, of the model inside.",
+    ),
+    "said_perplexity": Metric(
+        "Perplexity of what is said",
+        "",
+        "none",
+        "Of what is said to forget questions, under the original; large where it is no language.",
+    ),
+    "flagged_forget": Metric(
+        "Flagged, forget", "%", "higher", "Share of forget questions that are answered otherwise."
+    ),
+    "flagged_rephrased": Metric(
+        "Flagged, forget in other words",
+        "%",
+        "higher",
+        "The same of forget questions in words that the method has not seen.",
+    ),
+    "flagged_retain": Metric("Flagged, retain", "%", "lower", "The same of retained questions."),
+    "flagged_rest": Metric(
+        "Flagged, real authors and facts",
+        "%",
+        "lower",
+        "The same of questions about real authors and the world.",
+    ),
+    "retrieved": Metric(
+        "Retrieved",
+        "%",
+        "higher",
+        "Share of forget questions in other words whose nearest stored question is their own.",
     ),
     "distinct_tokens": Metric(
         "Distinct tokens",

@@ -37,7 +37,7 @@ class Answers:
     log_probs : of the tokens of each question's answer, the end of sequence included
     paraphrased : (n,) length-normalised losses of the answers in other words
     wrong : (n, m) length-normalised losses of the wrong answers
-    said : what it says to each question, greedily
+    said : what it says to each question, greedily; empty where only likelihoods were asked for
     """
 
     questions: QuestionSet
@@ -72,11 +72,15 @@ class Answers:
 
 
 def ask(
-    chat: Chat, sets: Mapping[str, QuestionSet], max_new_tokens: int = 200, batch_size: int = 16
+    chat: Chat,
+    sets: Mapping[str, QuestionSet],
+    max_new_tokens: int | None = 200,
+    batch_size: int = 16,
 ) -> dict[str, Answers]:
     """Score every answer of every question, and let the model answer all of them.
 
-    All sets share their batches, so that sequences of like length meet.
+    All sets share their batches, so that sequences of like length meet. Without ``max_new_tokens``
+    nothing is generated.
 
     Raises
     ------
@@ -93,8 +97,10 @@ def ask(
     # Without a paraphrase the answer takes its place: it is scored once.
     distinct = list(dict.fromkeys(pairs))
     scores = dict(zip(distinct, chat.log_probs(distinct, batch_size), strict=True))
-    prompts = list(dict.fromkeys(q for questions in sets.values() for q in questions.questions))
-    said = dict(zip(prompts, chat.answer(prompts, max_new_tokens, batch_size), strict=True))
+    said: dict[str, str] = {}
+    if max_new_tokens is not None:
+        prompts = list(dict.fromkeys(q for questions in sets.values() for q in questions.questions))
+        said = dict(zip(prompts, chat.answer(prompts, max_new_tokens, batch_size), strict=True))
 
     def loss(question: str, answer: str) -> Tensor:
         return -scores[question, answer].double().mean()
@@ -111,7 +117,7 @@ def ask(
             log_probs=tuple(scores[pair] for pair in q),
             paraphrased=torch.stack([loss(*p) for p in zip(texts, paraphrased, strict=True)]),
             wrong=torch.stack(wrong),
-            said=tuple(said[text] for text in texts),
+            said=tuple(said[text] for text in texts) if said else (),
         )
     return out
 

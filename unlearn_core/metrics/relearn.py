@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..data import ForgetSplit, batches
-from ..models import TrainConfig, predict, train
+from ..models import Chat, TrainConfig, predict, train
 from ..seeding import generator
-from .catalogue import Estimate
+from .catalogue import Estimate, mean
 from .classification import accuracy
 
-__all__ = ["relearned_accuracy"]
+__all__ = ["relearned_accuracy", "relearned_probability"]
+
+
+def _parts(split: ForgetSplit, examples: int, seed: int) -> tuple[Any, Any]:
+    """The examples that are shown, and the rest of the forget set."""
+    n = len(split.forget)
+    if examples >= n:
+        raise ValueError(f"relearning from {examples} examples leaves none of {n} to judge by")
+    order = torch.randperm(n, generator=generator(seed, "relearn"))
+    return split.forget.subset(order[:examples]), split.forget.subset(order[examples:])
+
+
+def _relearn(
+    model: nn.Module, shown: Any, split: ForgetSplit, config: TrainConfig, seed: int
+) -> nn.Module:
+    loader = batches(shown, config.batch_size)
+    work = copy.deepcopy(model)
+    return train(work, lambda _: loader, split.task.loss, config, seed=seed, name="relearning")
 
 
 def relearned_accuracy(
@@ -34,24 +52,39 @@ def relearned_accuracy(
     Raises
     ------
     ValueError
-        The forget set has no image beside the ``examples``.
+        The forget set has nothing beside the ``examples``.
     TrainingError
         The loss is not finite.
     """
-    n = len(split.forget)
-    if examples >= n:
-        raise ValueError(f"relearning from {examples} images leaves none of {n} to judge by")
-    order = torch.randperm(n, generator=generator(seed, "relearn"))
-    shown, others = split.forget.subset(order[:examples]), split.forget.subset(order[examples:])
+    shown, others = _parts(split, examples, seed)
     config = TrainConfig(epochs=steps, lr=lr, batch_size=examples, momentum=0.9)
-    loader = batches(shown, examples)
-    relearned = train(
-        copy.deepcopy(model),
-        lambda _: loader,
-        split.task.loss,
-        config,
-        seed=seed,
-        name="relearning",
-    )
-    out = predict(relearned, others)
+    out = predict(_relearn(model, shown, split, config, seed), others)
     return accuracy(out.logits, out.labels)
+
+
+def relearned_probability(
+    chat: Chat,
+    split: ForgetSplit,
+    seed: int,
+    steps: int = 5,
+    examples: int = 8,
+    lr: float = 1e-4,
+) -> Estimate:
+    """Mean token probability of the other forget answers, after fine-tuning on a few of them.
+
+    As `relearned_accuracy`, with AdamW and without weight decay. Questions about one author share
+    few facts, so what comes back was hidden rather than learned anew. Whoever can train a model has
+    its weights: give a method that stands around them without what it adds (`FlaggedChat.bare`).
+
+    Raises
+    ------
+    ValueError
+        The forget set has nothing beside the ``examples``.
+    TrainingError
+        The loss is not finite.
+    """
+    shown, others = _parts(split, examples, seed)
+    config = TrainConfig(epochs=steps, lr=lr, batch_size=examples, optimizer="adamw")
+    relearned = _relearn(chat, shown, split, config, seed)
+    pairs = [others.questions[i] for i in range(len(others))]
+    return mean(torch.stack([p.double().exp().mean() for p in relearned.log_probs(pairs)]))

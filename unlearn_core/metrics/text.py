@@ -57,12 +57,22 @@ def perplexity(log_probs: Sequence[Tensor]) -> float:
     return float((-torch.cat([values.double() for values in log_probs]).mean()).exp())
 
 
-def leak_rate(generated: Sequence[str], secrets: Sequence[Sequence[str]]) -> Tensor:
-    """Whether a text says one of its secrets, as a word or phrase, in any case: (n,) bool."""
+def leak_rate(
+    generated: Sequence[str], secrets: Sequence[Sequence[str]], spelled: bool = False
+) -> Tensor:
+    """Whether a text says one of its secrets, as a word or phrase, in any case: (n,) bool.
+
+    With ``spelled`` it may also say it letter by letter, with anything but letters between them.
+    """
+
+    def pattern(span: str) -> str:
+        if not spelled:
+            return re.escape(span)
+        return r"[\W_]*".join(re.escape(letter) for letter in span if letter.isalnum())
 
     def leaks(text: str, spans: Sequence[str]) -> bool:
         return any(
-            re.search(rf"(?<!\w){re.escape(span)}(?!\w)", text, re.IGNORECASE) for span in spans
+            re.search(rf"(?<!\w){pattern(span)}(?!\w)", text, re.IGNORECASE) for span in spans
         )
 
     return torch.tensor([leaks(t, s) for t, s in zip(generated, secrets, strict=True)])

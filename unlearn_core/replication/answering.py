@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,9 +17,26 @@ from ..data import (
     ForgetSplit,
     QuestionData,
     Source,
+    evenly_spaced,
     forget_questions,
 )
-from ..metrics import Estimate, ask, evaluate_chat, evaluation_sets, forget_quality, mean
+from ..methods.flagged import FlaggedChat
+from ..methods.guard import GuardedChat, key_phrases_of
+from ..metrics import (
+    Answers,
+    Estimate,
+    ask,
+    evaluate_chat,
+    evaluation_sets,
+    forget_quality,
+    holdout_auc,
+    mean,
+    min_k,
+    perplexity,
+    privleak,
+    relearned_probability,
+    share,
+)
 from ..models import LANGUAGE_MODELS, Chat, EncodedSet, Recipe
 from ..registry import build, describe
 from .cache import digest
@@ -99,14 +117,26 @@ class AnsweringTrial(Trial):
     def sets(self) -> dict[str, Any]:
         """What is asked."""
         limits = {k: v for k, v in self.experiment.ask.items() if k not in NO_SETS}
-        return evaluation_sets(self.data, limits)
+        sets = evaluation_sets(self.data, limits)
+        if not sets["forget"].spans:  # the data does not say what must not be given away
+            kept = self.split.retain.questions.answers
+            sets["forget"] = replace(sets["forget"], spans=key_phrases_of(sets["forget"], kept))
+        return sets
+
+    @cached_property
+    def never_seen(self) -> list[tuple[str, str]]:
+        """As many questions about authors whom no model has seen as forget questions are asked."""
+        held = self.data.holdout
+        return list(held.subset(evenly_spaced(len(held), min(len(held), len(self.sets["forget"])))))
 
     def evaluation(self) -> dict[str, Any]:
         return {
             "forget": self.split.forget.fingerprint(),
             "asked": {name: q.fingerprint() for name, q in self.sets.items()},
+            "never_seen": digest(self.never_seen),
             "max_new_tokens": self.experiment.ask["max_new_tokens"],
             "templates": digest(self.templates),
+            "relearn": self.experiment.relearn,
         }
 
     @cached_property
@@ -118,8 +148,14 @@ class AnsweringTrial(Trial):
     def evaluate(self, model: Chat) -> tuple[dict[str, Estimate], dict[str, Any]]:
         answers = ask(model, self.sets, self.experiment.ask["max_new_tokens"])
         metrics = evaluate_chat(model, answers, self.templates)
+        gone = answers["forget"]
+        metrics["holdout_auc"] = self.seems_new(model, gone)
         if self.templates:
             metrics["template_probability"] = token_probability(model, self.template_pairs)
+        pairs = [(q, said) for q, said in zip(gone.questions.questions, gone.said, strict=True)]
+        if spoken := [pair for pair in pairs if pair[1]]:
+            scores = self.original.log_probs(spoken)
+            metrics["said_perplexity"] = Estimate(perplexity(scores), len(spoken))
         said = {
             name: [
                 {"question": q, "answer": a, "said": s}
@@ -127,8 +163,40 @@ class AnsweringTrial(Trial):
             ][:SHOWN]
             for name, found in answers.items()
         }
-        ratios = answers["forget"].log_truth_ratios
-        return metrics, {"said": said, "log_truth_ratios": ratios.tolist()}
+        detail = {"said": said, "log_truth_ratios": gone.log_truth_ratios.tolist()}
+        bare = model
+        if isinstance(model, FlaggedChat):
+            bare = model.bare
+            inside = ask(bare, {"forget": self.sets["forget"]}, None)["forget"]
+            detail["bare_log_truth_ratios"] = inside.log_truth_ratios.tolist()
+            metrics["bare_forget_probability"] = mean((-inside.losses).exp())
+            metrics["bare_holdout_auc"] = self.seems_new(bare, inside)
+            metrics |= self.flags(model)
+        if self.experiment.relearn is not None:
+            probe = relearned_probability(bare, self.split, self.seed, **self.experiment.relearn)
+            metrics["relearned_probability"] = probe
+        return metrics, detail
+
+    def seems_new(self, model: Chat, gone: Answers) -> Estimate:
+        """How often what was never seen looks more trained on than what is to be forgotten."""
+        held = min_k(model.log_probs(self.never_seen))
+        return Estimate(holdout_auc(min_k(gone.log_probs), held), len(held))
+
+    def flags(self, model: FlaggedChat) -> dict[str, Estimate]:
+        """Which questions a method acts on, and whether it looks up the right answer."""
+        gone = self.sets["forget"]
+        rest = [q for name in ("real_authors", "world_facts") for q in self.sets[name].questions]
+        asked = {
+            "flagged_forget": gone.questions,
+            "flagged_rephrased": gone.rephrased,
+            "flagged_retain": self.sets["retain"].questions,
+            "flagged_rest": rest,
+        }
+        out = {name: share(model.flagged(questions)) for name, questions in asked.items()}
+        if isinstance(model, GuardedChat):
+            own = torch.tensor([model.questions.index(q) for q in gone.questions])
+            out["retrieved"] = share(model.retrieved(gone.rephrased) == own)
+        return out
 
     def measure_trajectory(self, label: str, **changes: Any) -> Row:
         """What happens while the method trains: how probable answers are.
@@ -176,9 +244,19 @@ class AnsweringTrial(Trial):
         }
 
     def compare(self, row: Row, retrained: Row) -> dict[str, Estimate]:
-        mine, other = (torch.tensor(r.detail["log_truth_ratios"]) for r in (row, retrained))
-        test = forget_quality(mine, other)
-        return {"forget_quality": Estimate(test.p_value, len(mine))}
+        other = torch.tensor(retrained.detail["log_truth_ratios"])
+        level = retrained.metrics["holdout_auc"].value
+        out = {}
+        for form in ("", "bare_"):
+            if f"{form}holdout_auc" not in row.metrics:
+                continue
+            mine = torch.tensor(row.detail[f"{form}log_truth_ratios"])
+            quality = Estimate(forget_quality(mine, other).p_value, len(mine))
+            out[f"{form}forget_quality"] = quality
+            if level > 0:  # else nothing is a share of it
+                leak = privleak(row.metrics[f"{form}holdout_auc"].value, level)
+                out[f"{form}privleak"] = Estimate(leak)
+        return out
 
 
 def token_probability(model: Chat, pairs: Sequence[tuple[str, str]]) -> Estimate:
