@@ -71,10 +71,13 @@ class TestPenalty:
 
     def test_whole_spans_only(self) -> None:
         """Fails where a match is not that of the last tokens, or the span is not ended."""
-        assert self.blocked(["cat"], "a ", None) == ""
-        assert self.blocked(["cat"], "a ca", None) == "t"
-        assert self.blocked(["cat"], "ca n", None) == ""
-        assert self.blocked(["cat"], "CA", None) == "T"
+        assert self.blocked(["cat"], "a ", 9) == ""
+        assert self.blocked(["cat"], "a ca", 9) == "t"
+        assert self.blocked(["cat"], "ca n", 9) == ""
+        assert self.blocked(["cat"], "CA", 9) == "T"
+
+    def test_without_hard_matching_nothing_is(self) -> None:
+        assert self.blocked(["cat"], "a ca", None) == ""
 
     def test_two_tokens(self) -> None:
         assert self.blocked(["cat"], "c", 2) == "a"
@@ -88,7 +91,7 @@ class TestPenalty:
         assert rows == ["Cc", "Cc", "Dd", "Dd"]
 
     def test_what_was_asked_does_not_count(self) -> None:
-        penalty = Penalty(self.Letters(), [["cat"]], 1, 2, None, None, None)
+        penalty = Penalty(self.Letters(), [["cat"]], 1, 2, 9, None, None)
         ids = torch.tensor([[ord("c"), ord("a")]])
         assert torch.isfinite(penalty(ids, torch.zeros(1, 128))).all()
 

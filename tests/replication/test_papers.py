@@ -16,6 +16,7 @@ from unlearn_core.data import (
     DATASETS,
     QUESTIONS,
     TEMPLATES,
+    WORDINGS,
     Classification,
 )
 from unlearn_core.methods import METHODS
@@ -115,7 +116,8 @@ class TestProjectPapers:
                 assert targets
                 data[argument] = targets[0]
                 assert experiment.ask["max_new_tokens"] > 0
-                assert {*experiment.ask} <= {"max_new_tokens", "every", *ASKED}
+                assert {*experiment.ask} <= {"max_new_tokens", "every", "wordings", *ASKED}
+                assert {*experiment.ask.get("wordings", ())} <= {*WORDINGS}
             inspect.signature(loader).bind(**data)
             methods = methods_of(experiment)
             assert methods.keys() == experiment.methods.keys()

@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 from ..models import Chat, TrainConfig, device_of, shuffled_epochs, train
 from ..seeding import derive_seed, seeded
 
-__all__ = ["FlaggedChat", "PromptClassifier", "knows", "prompt_embeddings"]
+__all__ = ["FlaggedChat", "PromptClassifier", "every_one", "knows", "prompt_embeddings"]
 
 
 @torch.no_grad()
@@ -106,6 +106,11 @@ def knows(questions: Sequence[str]) -> Flag:
     """Perfect knowledge of what is to be forgotten, in these very words."""
     known = frozenset(questions)
     return lambda chat, asked: torch.tensor([q in known for q in asked])
+
+
+def every_one(chat: Chat, asked: Sequence[str]) -> Tensor:
+    """No knowledge at all: every question is meant."""
+    return torch.ones(len(asked), dtype=torch.bool)
 
 
 class FlaggedChat(Chat):

@@ -89,15 +89,13 @@ def token_sequences(tokenizer: Any, phrases: Sequence[str]) -> list[tuple[int, .
     return sorted({tuple(tokenizer(f, add_special_tokens=False)["input_ids"]) for f in forms})
 
 
-def forbidden(
-    said: Sequence[int], sequences: Sequence[tuple[int, ...]], beta: int | None
-) -> set[int]:
+def forbidden(said: Sequence[int], sequences: Sequence[tuple[int, ...]], beta: float) -> set[int]:
     r"""The tokens that would complete a span, or match :math:`\beta` tokens of its beginning."""
     found = set()
     for span in sequences:
         for k in range(len(span)):
             matches = k == 0 or tuple(said[-k:]) == span[:k]
-            if matches and k + 1 >= min(beta or len(span), len(span)):
+            if matches and k + 1 >= min(beta, len(span)):
                 found.add(span[k])
     return found
 
@@ -111,7 +109,7 @@ class Penalty:
     spans : of each prompt of the batch, its forbidden phrases
     beams : rows a prompt
     start : where the generated tokens begin
-    beta : so many tokens of the beginning of a span are forbidden; None for whole spans only
+    beta : so many tokens of the beginning of a span are forbidden; None for no hard matching
     delta : words this near to a span are forbidden; None for no such limit
     encoder : :math:`\\phi`
     """
@@ -133,23 +131,32 @@ class Penalty:
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         out = scores.clone()
-        for row in range(len(input_ids)):
-            said = input_ids[row, self.start :].tolist()
-            which = row // self.beams
-            for token in forbidden(said, self.sequences[which], self.beta):
-                out[row, token] = -torch.inf
-            if self.delta is not None and self.too_near(said, self.spans[which]):
-                out[row, self.closing.to(out.device)] = -torch.inf  # the word may not end here
+        said = [row[self.start :].tolist() for row in input_ids]
+        for row, tokens in enumerate(said):
+            sequences = self.sequences[row // self.beams]
+            if self.beta is not None and (found := forbidden(tokens, sequences, self.beta)):
+                out[row, list(found)] = -torch.inf
+        if self.delta is not None:
+            closing = self.closing.to(out.device)
+            for row in self.too_near(said):
+                out[row, closing] = -torch.inf  # its last word may not end here
         return out
 
-    def too_near(self, said: Sequence[int], phrases: Sequence[str]) -> bool:
-        """Is the word that is being said too near to a span in meaning?"""
-        if not phrases or not said:
-            return False
-        words = words_of(self.tokenizer.decode(said))
-        if not words or len(words[-1]) < 3:
-            return False
-        return bool((self.encoder([words[-1]]) @ self.encoder(phrases).T).max() >= self.delta)
+    def too_near(self, said: Sequence[Sequence[int]]) -> list[int]:
+        """The rows whose last word is too near to a span in meaning."""
+        last = {}
+        for row, tokens in enumerate(said):
+            words = words_of(self.tokenizer.decode(tokens)) if self.spans[row // self.beams] else []
+            if words and len(words[-1]) >= 3:
+                last[row] = words[-1]
+        if not last:
+            return []
+        near = zip(last, self.encoder(list(last.values())), strict=True)  # all rows at once
+        return [
+            row
+            for row, word in near
+            if (self.encoder(self.spans[row // self.beams]) @ word).max() >= self.delta
+        ]
 
 
 class GuardedChat(FlaggedChat):
@@ -193,13 +200,15 @@ class GuardedChat(FlaggedChat):
         of which the paper does not say how it reports it.
         """
         plain = Chat.log_probs(self, pairs, batch_size)
+        if self.beta is None:
+            return plain
         stored = self.retrieved([q for q, _ in pairs]).tolist()
         for (question, answer), scores, i in zip(pairs, plain, stored, strict=True):
             labels = self.encode(question, answer).labels
             said = labels[labels != IGNORED].tolist()
             sequences = token_sequences(self.tokenizer, self.spans[i])
             for t, token in enumerate(said):
-                if token in forbidden(said[:t], sequences, None):
+                if token in forbidden(said[:t], sequences, math.inf):
                     scores[t] = math.log(EPSILON)
         return plain
 
@@ -232,7 +241,8 @@ class GUARD(Method):
     Attributes
     ----------
     beams : :math:`B`
-    beta : :math:`\\beta`, in tokens; None forbids whole spans only
+    beta : :math:`\\beta`, in tokens; a phrase of fewer may be begun, but not completed. None switches
+        hard matching off
     delta : :math:`\\delta`; None switches soft matching off
     extractor : where forbidden phrases come from: "oracle", those that the data names;
         "key_phrases"; "all_words" of the answer, or the "first_half" of them

@@ -323,6 +323,12 @@ METRICS: dict[str, Metric] = {
         "The same of forget questions in words that the method has not seen.",
     ),
     "flagged_retain": Metric("Flagged, retain", "%", "lower", "The same of retained questions."),
+    "flagged_retain_rephrased": Metric(
+        "Flagged, retain in other words",
+        "%",
+        "lower",
+        "The same of retained questions in words that the method has not seen.",
+    ),
     "flagged_rest": Metric(
         "Flagged, real authors and facts",
         "%",
@@ -342,6 +348,10 @@ METRICS: dict[str, Metric] = {
         "Share of different tokens in what is said to forget questions; near 0 where a model "
         "repeats itself.",
     ),
+    "answer_seconds": Metric(
+        "Time an answer", "s", "lower", "Wall time of answering a forget question, one at a time."
+    ),
+    "token_seconds": Metric("Time a token", "s", "lower", "The same for each token that is said."),
     "seconds": Metric(
         "Time",
         "s",

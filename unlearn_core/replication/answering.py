@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..data import (
     Source,
     evenly_spaced,
     forget_questions,
+    reworded,
 )
 from ..methods.flagged import FlaggedChat
 from ..methods.guard import GuardedChat, key_phrases_of
@@ -30,27 +32,29 @@ from ..metrics import (
     evaluation_sets,
     forget_quality,
     holdout_auc,
+    leak_rate,
     mean,
     min_k,
     perplexity,
     privleak,
     relearned_probability,
+    rouge_l,
     share,
 )
 from ..models import LANGUAGE_MODELS, Chat, EncodedSet, Recipe
 from ..registry import build, describe
 from .cache import digest
-from .records import Row
+from .records import MissingRowError, Row, Rows
 from .run import Replication
-from .trial import OptimizerSteps, Trial, changed, train_config
+from .trial import ORIGINAL, OptimizerSteps, Trial, changed, train_config
 
-__all__ = ["AnsweringTrial"]
+__all__ = ["AnsweringTrial", "Setting", "settings"]
 
 #: How many answers of each set a row keeps, for the reader.
 SHOWN = 12
 
 #: What an experiment's ``ask`` holds beside limits of its sets.
-NO_SETS = ("max_new_tokens", "every")
+NO_SETS = ("max_new_tokens", "every", "wordings")
 
 
 class AnsweringTrial(Trial):
@@ -72,6 +76,7 @@ class AnsweringTrial(Trial):
         model = build(LANGUAGE_MODELS, e.model, "model")
         task = build({"answering": Answering}, e.task, "task")
         self.recipe = Recipe(model, task, train_config(e.train))
+        self._unlearned: tuple[str | None, Any] = (None, None)
 
     @cached_property
     def templates(self) -> tuple[str, ...]:
@@ -164,9 +169,8 @@ class AnsweringTrial(Trial):
             for name, found in answers.items()
         }
         detail = {"said": said, "log_truth_ratios": gone.log_truth_ratios.tolist()}
-        bare = model
+        bare = self.inside(model)
         if isinstance(model, FlaggedChat):
-            bare = model.bare
             inside = ask(bare, {"forget": self.sets["forget"]}, None)["forget"]
             detail["bare_log_truth_ratios"] = inside.log_truth_ratios.tolist()
             metrics["bare_forget_probability"] = mean((-inside.losses).exp())
@@ -176,6 +180,9 @@ class AnsweringTrial(Trial):
             probe = relearned_probability(bare, self.split, self.seed, **self.experiment.relearn)
             metrics["relearned_probability"] = probe
         return metrics, detail
+
+    def inside(self, model: Chat) -> Chat:
+        return model.bare if isinstance(model, FlaggedChat) else model
 
     def seems_new(self, model: Chat, gone: Answers) -> Estimate:
         """How often what was never seen looks more trained on than what is to be forgotten."""
@@ -190,6 +197,7 @@ class AnsweringTrial(Trial):
             "flagged_forget": gone.questions,
             "flagged_rephrased": gone.rephrased,
             "flagged_retain": self.sets["retain"].questions,
+            "flagged_retain_rephrased": self.sets["retain"].rephrased,
             "flagged_rest": rest,
         }
         out = {name: share(model.flagged(questions)) for name, questions in asked.items()}
@@ -225,6 +233,80 @@ class AnsweringTrial(Trial):
         spec = {"method": describe(method), "every": every}
         return self.row(label, spec, compute, **changes)
 
+    def unlearned(self, label: str) -> Chat:
+        """What the method of that name makes of the original; the last one is kept."""
+        if label == ORIGINAL:
+            return self.original
+        if self._unlearned[0] != label:
+            self._unlearned = label, self.unlearn(self.methods[label])[0]
+        return self._unlearned[1]
+
+    def measure_wordings(self, label: str) -> list[Row]:
+        """What the model gives away when the forget questions are asked in other ways: a row each.
+
+        A leak may be spelled. ``label`` is a method's or the original's.
+        """
+        gone, longest = self.sets["forget"], self.experiment.ask["max_new_tokens"]
+        rows = []
+        for wording in self.experiment.ask["wordings"]:
+            positions, asked = reworded(gone, wording)
+
+            def compute(
+                positions: list[int] = positions, asked: list[str] = asked
+            ) -> tuple[dict[str, Estimate], dict[str, Any]]:
+                said = self.unlearned(label).answer(asked, longest)
+                own = gone.subset(positions)
+                metrics = {
+                    "leak_rate": share(leak_rate(said, own.spans, spelled=True)),
+                    "forget_rouge": mean(rouge_l(said, own.answers)),
+                }
+                texts = zip(asked, own.answers, said, strict=True)
+                return metrics, {
+                    "said": [{"question": q, "answer": a, "said": s} for q, a, s in texts][:SHOWN]
+                }
+
+            method = None if label == ORIGINAL else describe(self.methods[label])
+            spec = {"method": method, "wording": digest(asked)}
+            rows.append(self.row(label, spec, compute, wording=wording))
+        return rows
+
+    def measure_decoding(self, label: str) -> list[Row]:
+        """How long an answer to a flagged question takes, one at a time: a row for each way to decode.
+
+        Greedily and by plain beam search with the original, and by beam search under the method's
+        restriction, which stops where it has said enough as the others do.
+        """
+        method = self.methods[label]
+        asked = list(self.sets["forget"].questions)
+        longest = self.experiment.ask["max_new_tokens"]
+        prompts = [self.chat.prompt(q) for q in asked]
+        ways = {
+            "greedy": lambda: self.original.complete(prompts, longest, 1),
+            "beam search": lambda: self.original.complete(
+                prompts, longest, 1, lambda *_: {"num_beams": method.beams}
+            ),
+            "restricted": lambda: self.unlearned(label).answer_flagged(asked, longest, 1),
+        }
+        rows = []
+        for way, decode in ways.items():
+
+            def compute(
+                decode: Callable[[], list[str]] = decode,
+            ) -> tuple[dict[str, Estimate], dict[str, Any]]:
+                self.unlearned(label)  # what is prepared once is not part of an answer
+                started = time.perf_counter()
+                said = decode()
+                seconds = time.perf_counter() - started
+                tokens = [len(self.chat.tokenizer(s)["input_ids"]) for s in said]
+                return {
+                    "answer_seconds": Estimate(seconds / len(asked), len(asked)),
+                    "token_seconds": Estimate(seconds / max(sum(tokens), 1), sum(tokens)),
+                }, {}
+
+            spec = {"method": describe(method), "decoding": way}
+            rows.append(self.row(label, spec, compute, decoding=way))
+        return rows
+
     def probabilities(self, model: Chat) -> dict[str, float]:
         """A part of `evaluate` that takes one pass over the right answers and the templates."""
         gone, kept = self.sets["forget"], self.sets["retain"]
@@ -257,6 +339,62 @@ class AnsweringTrial(Trial):
                 leak = privleak(row.metrics[f"{form}holdout_auc"].value, level)
                 out[f"{form}privleak"] = Estimate(leak)
         return out
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One model and one thing to forget, in as many experiments as share them."""
+
+    run: Replication
+    experiments: tuple[str, ...]
+    target: Any
+
+    def value(self, rows: Rows, method: str, metric: str, seed: int) -> float:
+        """A metric of a method; the original and the retrained model may have one seed for all.
+
+        Raises
+        ------
+        MissingRowError
+            The method was not run on that seed.
+        """
+        for name in self.experiments:
+            own = self.run.originals(name)
+            shared = own != self.run.seeds_of(name)
+            oracle = self.run.experiment(name).oracle
+            wanted = own[0] if shared and method in (ORIGINAL, oracle) else seed
+            if any(r.seed == wanted for r in rows.where(name, method)):
+                return rows.value(name, method, metric, wanted, forget=self.target)
+        raise MissingRowError(f"{method} was not run on seed {seed}")
+
+    def off(self, rows: Rows, method: str, metric: str, seed: int) -> float:
+        """The distance of a metric to the retrained model's."""
+        oracle = self.run.experiment(self.experiments[0]).oracle
+        mine, aim = (self.value(rows, m, metric, seed) for m in (method, oracle))
+        return abs(mine - aim)
+
+    def seeds_with(self, *methods: str) -> tuple[int, ...]:
+        """The seeds on which all of these methods run."""
+        ran = [
+            {
+                seed
+                for name in self.experiments
+                if method in self.run.experiment(name).methods
+                for seed in self.run.seeds_of(name)
+            }
+            for method in methods
+        ]
+        return tuple(sorted(set.intersection(*ran)))
+
+
+def settings(run: Replication, *prefixes: str) -> list[Setting]:
+    """The settings of all experiments whose names begin so; one a model and target."""
+    found: dict[str, tuple[list[str], Any]] = {}
+    for prefix in prefixes:
+        for name in run.experiments(prefix):
+            for target in run.targets(name):
+                key = digest([run.experiment(name).model, target])
+                found.setdefault(key, ([], target))[0].append(name)
+    return [Setting(run, tuple(names), target) for names, target in found.values()]
 
 
 def token_probability(model: Chat, pairs: Sequence[tuple[str, str]]) -> Estimate:

@@ -125,6 +125,10 @@ class Trial:
         """What is derived from a row and the retrained model's."""
         raise NotImplementedError
 
+    def inside(self, model: nn.Module) -> nn.Module:
+        """The model whose weights are compared with the original's: what is not put around it."""
+        return model
+
     def check_oracle(self, row: Row) -> None:
         """Record what must be true of a model that never saw the forget set."""
 
@@ -298,7 +302,7 @@ class Trial:
         original = self.original  # trained outside the measured block
         with self.costs() as costs:
             model = method(original, self.split, self.seed)
-        return model, costs.metrics(self.original, model), {}
+        return model, costs.metrics(self.original, self.inside(model)), {}
 
     @contextlib.contextmanager
     def costs(self) -> Iterator[Costs]:

@@ -1,8 +1,8 @@
 """Baselines that act on the prompt or on the answer; the weights stay as they are.
 
 As GUARD's authors (arXiv 2505.13312) compare with them, in their idealised form: they act on the very
-questions that are to be forgotten and on nothing else. `FilterPrompting` has a classifier decide
-instead (as in DRAGON, arXiv 2511.05784, whose classifier is a RoBERTa; ours reads the model's own
+questions that are to be forgotten and on nothing else. With ``everywhere`` prompting and ICUL act on
+every question, as where nobody knows which is which. `FilterPrompting` has a classifier decide instead (as in DRAGON, arXiv 2511.05784, whose classifier is a RoBERTa; ours reads the model's own
 hidden states, as GUARD's does).
 
 - Prompt: an instruction before the question, without names.
@@ -25,7 +25,7 @@ from ...data import IGNORED, ForgetSplit
 from ...models import Chat, TrainConfig
 from ...seeding import generator
 from ..base import TEXT, Method
-from ..flagged import FlaggedChat, PromptClassifier, knows
+from ..flagged import FlaggedChat, PromptClassifier, every_one, knows
 
 __all__ = ["ICUL", "FilterPrompting", "OutputFiltering", "Prompting"]
 
@@ -70,7 +70,12 @@ class Refusing(FlaggedChat):
 
 @dataclass(frozen=True)
 class Prompting(Method):
-    """An instruction before every question that is to be forgotten."""
+    """An instruction before every question that is to be forgotten.
+
+    Attributes
+    ----------
+    everywhere : before every other question too
+    """
 
     name: ClassVar[str] = "prompting"
     needs: ClassVar[frozenset[str]] = frozenset({"forget"})
@@ -78,18 +83,15 @@ class Prompting(Method):
     works_on: ClassVar[frozenset[str]] = TEXT
 
     instruction: str = INSTRUCTION
-
-    def who(self, model: Chat, split: ForgetSplit, seed: int) -> dict[str, Any]:
-        """What decides which questions are meant."""
-        return {"flag": knows(split.forget.questions.questions)}
+    everywhere: bool = False
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        who = self.who(model, split, seed)
-        return Rewritten(model, lambda question: self.instruction + question, **who)
+        flag = every_one if self.everywhere else knows(split.forget.questions.questions)
+        return Rewritten(model, lambda question: self.instruction + question, flag=flag)
 
 
 @dataclass(frozen=True)
-class FilterPrompting(Prompting):
+class FilterPrompting(Method):
     """An instruction before every question that a classifier flags.
 
     Attributes
@@ -100,12 +102,15 @@ class FilterPrompting(Prompting):
     name: ClassVar[str] = "filter_prompting"
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
     draws: ClassVar[bool] = True
+    works_on: ClassVar[frozenset[str]] = TEXT
 
+    instruction: str = INSTRUCTION
     train: TrainConfig = CLASSIFIER
 
-    def who(self, model: Chat, split: ForgetSplit, seed: int) -> dict[str, Any]:
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         forget, retain = (p.questions.questions for p in (split.forget, split.retain))
-        return {"classifier": PromptClassifier.fit(model, forget, retain, self.train, seed)}
+        classifier = PromptClassifier.fit(model, forget, retain, self.train, seed)
+        return Rewritten(model, lambda question: self.instruction + question, classifier=classifier)
 
 
 @dataclass(frozen=True)
@@ -129,26 +134,28 @@ class ICUL(Method):
     ----------
     wrong : forget questions, each with the answer to another one
     right : retain questions with their answers
+    everywhere : before every other question too
     """
 
     name: ClassVar[str] = "icul"
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
-    # The examples are drawn; the weights, which alone are compared, are the original's.
-    draws: ClassVar[bool] = False
+    draws: ClassVar[bool] = True
     works_on: ClassVar[frozenset[str]] = TEXT
 
     wrong: int = 1
     right: int = 6
+    everywhere: bool = False
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         gone, kept = split.forget.questions, split.retain.questions
         g = generator(seed, "examples")
-        order = torch.randperm(len(gone), generator=g).tolist()
-        others = torch.randperm(len(kept), generator=g)[: self.right].tolist()
-        shown = [
-            (gone.questions[i], gone.answers[j])
-            for i, j in zip(order[: self.wrong], order[1:] + order[:1], strict=False)
-        ] + [kept[i] for i in others]
+        order = torch.randperm(len(gone), generator=g)
+        others = torch.randperm(len(kept), generator=g)[: self.right]
+        wrong = zip(order[: self.wrong].tolist(), order.roll(-1).tolist(), strict=False)
+        shown = [(gone.questions[i], gone.answers[j]) for i, j in wrong]
+        shown += [kept[i] for i in others.tolist()]
         context = "".join(f"{q}\n{a}\n\n" for q, a in shown)
-        flag = knows(gone.questions)
-        return Rewritten(model, lambda question: context + question, flag=flag)
+        flag = every_one if self.everywhere else knows(gone.questions)
+        out = Rewritten(model, lambda question: context + question, flag=flag)
+        out.examples = nn.Buffer(torch.cat([order[: self.wrong], others]))  # part of its state
+        return out
