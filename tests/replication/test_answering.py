@@ -10,7 +10,7 @@ import torch
 
 from unlearn_core.data import IDK
 from unlearn_core.metrics import METRICS, forget_quality
-from unlearn_core.models import device_of
+from unlearn_core.models import NotFiniteError, device_of
 from unlearn_core.registry import ConfigError
 from unlearn_core.replication import answering
 from unlearn_core.replication.answering import SHOWN, AnsweringTrial
@@ -186,6 +186,132 @@ def test_other_templates_are_other_rows(
     before = trial.evaluation()
     monkeypatch.setitem(answering.TEMPLATES, "idk", (*IDK[:-1], "No idea at all."))
     assert AnsweringTrial(trial.run, "authors", 0, 2).evaluation() != before
+
+
+GUARDED = {
+    "use": "guard",
+    "extractor": "oracle",
+    "beams": 2,
+    "train": {"epochs": 15, "lr": 3e-3, "batch_size": 8, "optimizer": "adamw"},
+}
+
+
+class TestAroundTheModel:
+    """Methods that act while the model answers, and what is measured of the model inside."""
+
+    @pytest.fixture
+    def around(self, project: Any, config: dict[str, Any]) -> AnsweringTrial:
+        own(config)["methods"] |= {"GUARD": GUARDED, "Filter": {"use": "output_filtering"}}
+        own(config)["relearn"] = {"steps": 2, "examples": 4, "lr": 1e-3}
+        own(config)["ask"] |= {
+            "wordings": ["as stored", "letter by letter"],
+            "max_new_tokens": 20,
+        }
+        own(config)["train"] = TRAIN | {"epochs": 60}
+        return AnsweringTrial(run_of(project, config), "authors", 0, 2)
+
+    def test_both_forms_of_the_likelihoods(self, around: AnsweringTrial) -> None:
+        """Fails where the weights' form is that of the process, or is compared with another model."""
+        original, row = around.measure_original().metrics, around.measure_method("GUARD").metrics
+        for name in ("forget_quality", "forget_probability", "privleak"):
+            inside = row[f"bare_{name}"].value
+            assert inside == pytest.approx(original[name].value, rel=1e-4)
+        assert row["forget_probability"].value < 0.3 * row["bare_forget_probability"].value
+        assert row["relearned_probability"].value == pytest.approx(
+            original["relearned_probability"].value, rel=1e-4
+        )
+        assert row["changed_weights"].value == 0
+        assert row["leak_rate"].value == 0
+        assert original["leak_rate"].value > 80
+        assert "bare_privleak" not in around.measure_method("GA").metrics
+
+    def test_who_is_flagged(self, around: AnsweringTrial) -> None:
+        """Fails where questions in other words are those that are stored."""
+        row = around.measure_method("Filter").metrics
+        flagged = {k: v.value for k, v in row.items() if k.startswith("flagged_")}
+        assert flagged == {
+            "flagged_forget": 100,
+            **{f"flagged_{k}": 0 for k in ("rephrased", "retain", "retain_rephrased", "rest")},
+        }
+        assert "retrieved" not in row
+        assert around.measure_method("GUARD").metrics["retrieved"].n == 16
+
+    def test_a_row_a_wording(self, around: AnsweringTrial) -> None:
+        stored, spelled = around.measure_wordings("Filter")
+        assert [r.variant["wording"] for r in (stored, spelled)] == [
+            "as stored",
+            "letter by letter",
+        ]
+        assert stored.metrics["leak_rate"].value == 0
+        asked = spelled.detail["said"][0]["question"]
+        assert asked.endswith(around.sets["forget"].questions[0])
+        assert asked.startswith("Spell")
+        before, _ = around.measure_wordings(ORIGINAL)
+        assert before.metrics["leak_rate"].value > 80
+        assert before.spec["method"] is None
+
+    def test_a_model_is_unlearned_once_for_all_wordings(
+        self, around: AnsweringTrial, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = []
+        monkeypatch.setattr(
+            around, "unlearn", lambda m: made.append(m) or (around.original, {}, {})
+        )
+        around.measure_wordings("GA")
+        assert len(made) == 1
+
+    def test_ways_to_decode(self, around: AnsweringTrial) -> None:
+        rows = around.measure_decoding("GUARD")
+        assert [r.variant["decoding"] for r in rows] == ["greedy", "beam search", "restricted"]
+        for row in rows:
+            assert row.metrics["answer_seconds"].n == 16
+            ratio = row.metrics["answer_seconds"].value / row.metrics["token_seconds"].value
+            assert ratio == pytest.approx(row.metrics["token_seconds"].n / 16)
+
+
+class TestComingApart:
+    """A loss that is not finite ends the method, not the notebook."""
+
+    def test_the_last_finite_model_is_measured(self, project: Any, config: dict[str, Any]) -> None:
+        """Fails where the original is measured instead, or nothing says what happened."""
+        own(config)["methods"]["GA"]["train"] = FORGET | {"lr": 3e-2, "epochs": 60}
+        trial = AnsweringTrial(run_of(project, config), "authors", 0, 2)
+        calm = trial.measure_method("GA", epochs=1)
+        assert "collapsed" not in calm.detail
+
+        real = trial.split.task.loss
+        left = [2]
+
+        def loss(model: Any, batch: Any) -> torch.Tensor:
+            left[0] -= 1
+            return real(model, batch) * (1 if left[0] >= 0 else math.nan)
+
+        object.__setattr__(trial.split, "task", Losing(trial.split.task, loss))
+        row = trial.measure_method("GA")
+        assert row.detail["collapsed"] == "gradient_ascent: the loss is nan at step 3"
+        assert row.metrics["optimizer_steps"].value == 2
+        assert (
+            row.metrics["forget_nll"].value > trial.measure_original().metrics["forget_nll"].value
+        )
+        left[0] = 2
+        assert trial.measure_trajectory("GA").detail["collapsed"].endswith("at step 3")
+
+    def test_nothing_is_measured_where_no_step_was_taken(self, trial: AnsweringTrial) -> None:
+        task = Losing(trial.split.task, lambda m, b: trial.split.task.loss(m, b) * math.nan)
+        task.loss = lambda m, b: next(m.parameters()).sum() * math.nan
+        object.__setattr__(trial.split, "task", task)
+        with pytest.raises(NotFiniteError, match="gradient_ascent: the loss is nan at step 1"):
+            trial.measure_method("GA")
+
+
+class Losing:
+    """A task with another loss."""
+
+    def __init__(self, task: Any, loss: Any) -> None:
+        self.task, self.loss = task, loss
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
 
 
 class TestErrors:

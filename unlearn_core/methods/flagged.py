@@ -7,7 +7,6 @@ model's own hidden states, or perfect knowledge (`knows`), for baselines that ar
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from ..models import Chat, TrainConfig, device_of, shuffled_epochs, train
+from ..models import Around, Chat, TrainConfig, device_of, shuffled_epochs, train
 from ..seeding import derive_seed, seeded
 
 __all__ = ["FlaggedChat", "PromptClassifier", "every_one", "knows", "prompt_embeddings"]
@@ -113,7 +112,7 @@ def every_one(chat: Chat, asked: Sequence[str]) -> Tensor:
     return torch.ones(len(asked), dtype=torch.bool)
 
 
-class FlaggedChat(Chat):
+class FlaggedChat(Around):
     """A chat that answers flagged questions otherwise; subclasses say how.
 
     Parameters
@@ -132,18 +131,8 @@ class FlaggedChat(Chat):
     ) -> None:
         if (classifier is None) == (flag is None):
             raise ValueError("give either a classifier or a flag")
-        super().__init__(chat.model, chat.tokenizer, chat.template, chat.precision)
+        super().__init__(chat)
         self.classifier, self.flag, self.threshold = classifier, flag, threshold
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FlaggedChat:
-        other = copy.copy(self)
-        other._modules = {k: copy.deepcopy(m, memo) for k, m in self._modules.items()}
-        return other
-
-    @property
-    def bare(self) -> Chat:
-        """The model without what stands around it: what somebody who has the weights has."""
-        return Chat(self.model, self.tokenizer, self.template, self.precision)
 
     def flagged(self, questions: Sequence[str]) -> Tensor:
         """Which questions are answered otherwise: (n,) bool."""

@@ -74,7 +74,7 @@ def relearned_probability(
 
     As `relearned_accuracy`, with AdamW and without weight decay. Questions about one author share
     few facts, so what comes back was hidden rather than learned anew. Whoever can train a model has
-    its weights: give a method that stands around them without what it adds (`FlaggedChat.bare`).
+    its weights: give a method that stands around them without what it adds (`Chat.bare`).
 
     Raises
     ------

@@ -1,12 +1,13 @@
 """Building, training and running models."""
 
-from .chat import Chat, EncodedSet, Encoding
+from .chat import Around, Chat, EncodedSet, Encoding
 from .classifiers import MODELS, ClassifierSpec, LeNet, ModelSpec, ResNet18, SmallCNN, ViT
 from .gradients import sample_gradients
 from .inference import Outputs, predict
 from .language import LANGUAGE_MODELS, CausalLM, SmolLM2, TinyLlama
 from .sentences import MINILM, SentenceEncoder
 from .training import (
+    NotFiniteError,
     Recipe,
     TrainConfig,
     TrainingError,
@@ -18,6 +19,7 @@ from .training import (
 )
 
 __all__ = [
+    "Around",
     "LANGUAGE_MODELS",
     "MINILM",
     "MODELS",
@@ -36,6 +38,7 @@ __all__ = [
     "SmolLM2",
     "TinyLlama",
     "TrainConfig",
+    "NotFiniteError",
     "TrainingError",
     "ViT",
     "default_device",

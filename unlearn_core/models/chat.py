@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from ..data import IGNORED, QuestionSet
 from .training import device_of
 
-__all__ = ["Chat", "EncodedSet", "Encoding"]
+__all__ = ["Around", "Chat", "EncodedSet", "Encoding"]
 
 
 class Encoding(NamedTuple):
@@ -113,8 +113,13 @@ class Chat(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Chat:
         """Another model; the tokenizer, which nothing changes, is shared."""
         other = copy.copy(self)
-        other._modules = dict(self._modules, model=copy.deepcopy(self.model, memo))
+        other._modules = {k: copy.deepcopy(m, memo) for k, m in self._modules.items()}
         return other
+
+    @property
+    def bare(self) -> Chat:
+        """The model without what a method put around it: what somebody who has the weights has."""
+        return self
 
     @property
     def padding(self) -> int:
@@ -278,6 +283,17 @@ class Chat(nn.Module):
             yield
         finally:
             self.train(mode)
+
+
+class Around(Chat):
+    """A chat with something around it: subclasses override what it answers and finds probable."""
+
+    def __init__(self, chat: Chat) -> None:
+        super().__init__(chat.model, chat.tokenizer, chat.template, chat.precision)
+
+    @property
+    def bare(self) -> Chat:
+        return Chat(self.model, self.tokenizer, self.template, self.precision)
 
 
 def _by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

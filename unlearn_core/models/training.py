@@ -22,6 +22,7 @@ from ..seeding import derive_seed, generator, seeded
 from .classifiers import ModelSpec
 
 __all__ = [
+    "NotFiniteError",
     "Recipe",
     "TrainConfig",
     "TrainingError",
@@ -35,6 +36,10 @@ __all__ = [
 
 class TrainingError(RuntimeError):
     """Training that cannot go on: a loss that is not finite, or no data."""
+
+
+class NotFiniteError(TrainingError):
+    """A loss that is not finite; the weights are those of the step before."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +241,7 @@ def train(
                             with accelerator.autocast():
                                 value = loss(model, to(batch, device))
                             if not torch.isfinite(value):
-                                raise TrainingError(
+                                raise NotFiniteError(
                                     f"{name}: the loss is {value.item()} at step {step + 1}"
                                 )
                             accelerator.backward(value)

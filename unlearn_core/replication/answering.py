@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +23,14 @@ from ..data import (
     forget_questions,
     reworded,
 )
+from ..methods import Method
 from ..methods.flagged import FlaggedChat
 from ..methods.guard import GuardedChat, key_phrases_of
 from ..metrics import (
     Answers,
     Estimate,
     ask,
+    changed_weights,
     evaluate_chat,
     evaluation_sets,
     forget_quality,
@@ -41,7 +44,7 @@ from ..metrics import (
     rouge_l,
     share,
 )
-from ..models import LANGUAGE_MODELS, Chat, EncodedSet, Recipe
+from ..models import LANGUAGE_MODELS, Chat, EncodedSet, NotFiniteError, Recipe
 from ..registry import build, describe
 from .cache import digest
 from .records import MissingRowError, Row, Rows
@@ -49,6 +52,8 @@ from .run import Replication
 from .trial import ORIGINAL, OptimizerSteps, Trial, changed, train_config
 
 __all__ = ["AnsweringTrial", "Setting", "settings"]
+
+log = logging.getLogger(__name__)
 
 #: How many answers of each set a row keeps, for the reader.
 SHOWN = 12
@@ -170,11 +175,12 @@ class AnsweringTrial(Trial):
         }
         detail = {"said": said, "log_truth_ratios": gone.log_truth_ratios.tolist()}
         bare = self.inside(model)
-        if isinstance(model, FlaggedChat):
+        if bare is not model:
             inside = ask(bare, {"forget": self.sets["forget"]}, None)["forget"]
             detail["bare_log_truth_ratios"] = inside.log_truth_ratios.tolist()
             metrics["bare_forget_probability"] = mean((-inside.losses).exp())
             metrics["bare_holdout_auc"] = self.seems_new(bare, inside)
+        if isinstance(model, FlaggedChat):
             metrics |= self.flags(model)
         if self.experiment.relearn is not None:
             probe = relearned_probability(bare, self.split, self.seed, **self.experiment.relearn)
@@ -182,7 +188,23 @@ class AnsweringTrial(Trial):
         return metrics, detail
 
     def inside(self, model: Chat) -> Chat:
-        return model.bare if isinstance(model, FlaggedChat) else model
+        return model.bare
+
+    def apply(self, method: Method, original: Chat) -> tuple[Chat, dict[str, Any]]:
+        """As every trial's; a model that comes apart is measured as it was at its last step.
+
+        Its row's detail says so. One whose weights are not finite, or that no step has changed, is
+        no model to measure: the error is raised.
+        """
+        work = copy.deepcopy(original)
+        try:
+            return method(work, self.split, self.seed, inplace=True), {}
+        except NotFiniteError as error:
+            finite = all(p.isfinite().all() for p in work.parameters())
+            if not finite or not changed_weights(original, work).value:
+                raise
+            log.warning("%s; it is measured as it was then", error)
+            return work.eval(), {"collapsed": str(error)}
 
     def seems_new(self, model: Chat, gone: Answers) -> Estimate:
         """How often what was never seen looks more trained on than what is to be forgotten."""
@@ -223,12 +245,16 @@ class AnsweringTrial(Trial):
                 if step % every == 0:
                     points.append({"step": step, **self.probabilities(work)})
 
+            detail = {"points": points}
             with OptimizerSteps(look) as steps:
-                method(work, self.split, self.seed, inplace=True)
+                try:
+                    method(work, self.split, self.seed, inplace=True)
+                except NotFiniteError as error:  # the path ends where the model came apart
+                    detail["collapsed"] = str(error)
             if points[-1]["step"] != steps.count:
                 points.append({"step": steps.count, **self.probabilities(work)})
             last = {k: Estimate(v) for k, v in points[-1].items() if k != "step"}
-            return last, {"points": points}
+            return last, detail
 
         spec = {"method": describe(method), "every": every}
         return self.row(label, spec, compute, **changes)

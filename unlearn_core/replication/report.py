@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ..metrics import METRICS
 from ..registry import ConfigError
 from . import tables
 from .ground import ground_tables
+from .language_ground import language_tables
 from .papers import PaperFile, known_papers, load_paper, paper_sources, project_root
 from .records import Record
 from .run import source_hash
@@ -176,17 +178,21 @@ def status(chapters: list[Chapter]) -> str:
     return tables.table(head, rows, kind="wide").data
 
 
-def ground(chapters: list[Chapter]) -> str:
-    """The common ground's tables, of the largest profile that any chapter shows.
+def ground(
+    chapters: list[Chapter],
+    shared: str = "classifiers",
+    tables_of: Callable[[Iterable[Record]], str] = ground_tables,
+) -> str:
+    """A common ground's tables, of the largest profile that any chapter shows.
 
-    Only of chapters that include the shared experiments: others may use the same names.
+    Only of chapters that include the ``shared`` experiments: others may use the same names.
     """
-    shared = [c for c in chapters if "classifiers.yaml" in {f.name for f in paper_sources(c.slug)}]
-    records = [c.shown.record for c in shared]
+    including = [c for c in chapters if f"{shared}.yaml" in {f.name for f in paper_sources(c.slug)}]
+    records = [c.shown.record for c in including]
     if not records:
         return "<p>No chapter with these experiments was run yet.</p>"
     profile = max((r.profile for r in records), key=PROFILES.index)
-    return ground_tables(r for r in records if r.profile == profile)
+    return tables_of(r for r in records if r.profile == profile)
 
 
 def skips(chapters: list[Chapter]) -> str:
@@ -379,6 +385,7 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
         "claims": claims_at_a_glance(chapters),
         "status": status(chapters),
         "ground": ground(chapters),
+        "language_ground": ground(chapters, "language", language_tables),
         "skips": skips(chapters),
         "environment": environment_table(chapters),
         "metrics": metrics_table(),
@@ -393,7 +400,7 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
     for part in toc["parts"]:
         if part["caption"] == "Papers":
             part["chapters"] += [write_chapter(c, target) for c in chapters]
-            part["chapters"].append({"file": "common_ground"})
+            part["chapters"] += [{"file": "common_ground"}, {"file": "language_ground"}]
         if part["caption"] == "Reference":
             pages = api_pages()
             (target / "api").mkdir()

@@ -93,6 +93,10 @@ def results_table(rows: Sequence[Row], metrics: Sequence[str], caption: str) -> 
     groups: dict[str, list[Row]] = {}
     for row in rows:
         label = html.escape(row.method)
+        if why := row.detail.get("collapsed"):
+            label += (
+                f'<br><span class="muted" title="{html.escape(why, quote=True)}">came apart</span>'
+            )
         own = [f"{k} = {row.variant[k]}" for k in varied if k in row.variant]
         if own:
             label += "<br>" + html.escape(", ".join(own))

@@ -301,8 +301,12 @@ class Trial:
             return model, costs.metrics(self.original, model), {"model": meta}
         original = self.original  # trained outside the measured block
         with self.costs() as costs:
-            model = method(original, self.split, self.seed)
-        return model, costs.metrics(self.original, self.inside(model)), {}
+            model, detail = self.apply(method, original)
+        return model, costs.metrics(self.original, self.inside(model)), detail
+
+    def apply(self, method: Method, original: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
+        """What the method makes of the original, and what else there is to say about it."""
+        return method(original, self.split, self.seed), {}
 
     @contextlib.contextmanager
     def costs(self) -> Iterator[Costs]:

@@ -1,0 +1,135 @@
+"""The common ground of language models: every method on the same model, questions and metrics.
+
+Chapters include the experiments from ``notebooks/shared/language.yaml``; what a chapter adds to them
+on the same questions stands beside them. Nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+
+from ..methods import METHODS
+from . import tables
+from .cache import digest
+from .figures import COLOURS, figure
+from .records import Record, Row
+from .trial import ORIGINAL
+
+__all__ = ["language_tables"]
+
+COLUMNS = (
+    "forget_quality",
+    "model_utility",
+    "forget_rouge",
+    "retain_rouge",
+    "leak_rate",
+    "privleak",
+    "bare_privleak",
+    "relearned_probability",
+    "seconds",
+    "peak_memory",
+)
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+
+#: What a method needs or does -> how the legend calls its like.
+FORGET_ONLY, RETAIN, ANSWERING = "forget data alone", "retain data too", "while answering"
+
+
+def _is(row: Row) -> str | None:
+    return (row.spec.get("method") or {}).get("is")
+
+
+def _needs(row: Row) -> frozenset[str]:
+    by_class = {cls.__name__: cls for cls in METHODS.values()}
+    return by_class[_is(row)].needs
+
+
+def _kind(row: Row) -> str:
+    if row.metrics["changed_weights"].value == 0:
+        return ANSWERING
+    return RETAIN if _needs(row) & {"retain", "unrelated"} else FORGET_ONLY
+
+
+def _grounds(records: Iterable[Record]) -> dict[str, list[Row]]:
+    """The rows that share model, data, request and questions, under the first one's title."""
+    found: dict[str, dict[str, Row]] = {}
+    titles: dict[str, str] = {}
+    for record in records:
+        for row in record.rows:
+            if "relearned_probability" not in row.metrics:
+                continue  # a part of a method, or a look at it, on fewer questions
+            spec = row.spec
+            key = digest([spec["recipe"], spec["train"], spec["forget"], spec["asked"]])
+            titles.setdefault(key, f"{spec['recipe']['model']['is']}, {row.variant['forget']}")
+            # Several experiments measure the original and the retrained model: the same rows.
+            found.setdefault(key, {}).setdefault(digest([spec, row.method, row.seed]), row)
+    return {titles[key]: list(rows.values()) for key, rows in found.items()}
+
+
+def _picture(title: str, rows: list[Row], profile: str) -> str:
+    """Forget quality against model utility: a mark a method and seed."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    first: dict[str, Row] = {}
+    for row in rows:
+        m = row.metrics
+        points.setdefault(row.method, []).append(
+            (m["model_utility"].value, max(m["forget_quality"].value, 1e-30))
+        )
+        first.setdefault(row.method, row)
+    oracle = [m for m, r in first.items() if _is(r) == "Retrain"]
+    kinds: dict[str, list[str]] = {FORGET_ONLY: [], RETAIN: [], ANSWERING: []}
+    for method, row in first.items():
+        if method != ORIGINAL and method not in oracle:
+            kinds[_kind(row)].append(method)
+    said = "; ".join(
+        f"{m}: utility {sum(x for x, _ in p) / len(p):.2f}, forget quality {min(y for _, y in p):.2g}"
+        for m, p in points.items()
+    )
+    with figure(
+        f"Up and to the right is better: as the retrained model by its truth ratios, and useful. Lines: the "
+        f"original's utility, and p = 0.05. A mark a seed ({title}, {profile}).",
+        f"A scatter plot of forget quality on a logarithmic scale over model utility. {said}.",
+        size=(9.4, 5.4),
+    ) as ((ax,), shown):
+        for colour, (kind, methods) in zip(COLOURS, kinds.items(), strict=False):
+            for mark, method in zip(MARKS * 2, methods, strict=False):
+                xs, ys = zip(*points[method], strict=True)
+                label = f"{method} ({kind})"
+                ax.plot(
+                    xs, ys, ls="", marker=mark, color=colour, ms=8, mew=0, alpha=0.85, label=label
+                )
+        for mark, method in (("$O$", ORIGINAL), *(("$R$", m) for m in oracle)):
+            if method in points:
+                xs, ys = zip(*points[method], strict=True)
+                ax.plot(xs, ys, ls="", marker=mark, color=COLOURS[3], ms=11, label=method)
+        if ORIGINAL in points:
+            ax.axvline(points[ORIGINAL][0][0], ls=":", lw=1, color="gray")
+        ax.axhline(0.05, ls="--", lw=1, color="gray")
+        ax.set_yscale("log")
+        ax.set_xlabel("model utility")
+        ax.set_ylabel("forget quality, p")
+        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return shown.data
+
+
+def language_tables(records: Iterable[Record]) -> str:
+    """The page's figures and tables, from records of one profile; HTML."""
+    records = list(records)
+    out = []
+    for title, rows in _grounds(records).items():
+        profile = records[0].profile
+        out.append(f"<h2>{html.escape(title)}</h2>")
+        out.append(_picture(title, rows, profile))
+        out.append(tables.results_table(rows, COLUMNS, f"Every method ({profile})").data)
+        needs = {}
+        for row in rows:
+            if _is(row):
+                needs[row.method] = [
+                    html.escape(row.method),
+                    html.escape(", ".join(sorted(_needs(row)))),
+                    html.escape(_kind(row)) if _is(row) != "Retrain" else "",
+                ]
+        head = ["Method", "Needs", "Kind"]
+        out.append(tables.table(head, needs.values(), caption="What each needs", kind="wide").data)
+    return "".join(out)
