@@ -15,7 +15,15 @@ from torch import Tensor
 from unlearn_core.data import ForgetSplit, fictional_authors
 from unlearn_core.methods import GUARD
 from unlearn_core.methods.flagged import FlaggedChat, PromptClassifier, knows, prompt_embeddings
-from unlearn_core.methods.guard import GuardedChat, Penalty, key_phrases, said_as
+from unlearn_core.methods.guard import (
+    TOO_NEAR,
+    GuardedChat,
+    Penalty,
+    Spans,
+    forbidden,
+    key_phrases,
+    said_as,
+)
 from unlearn_core.metrics import leak_rate
 from unlearn_core.models import Chat, SentenceEncoder, TrainConfig
 
@@ -41,12 +49,19 @@ class TestKeyPhrases:
         assert found == ("civil", "engineer")
 
     def test_names_titles_and_numbers(self) -> None:
-        found = self.phrases("Who wrote it?", 'In 1921 Ada Moreau wrote "The Long Night".')
-        assert {"The Long Night", "Ada Moreau", "1921", "wrote"} - {"wrote"} <= set(found)
-        assert "wrote" not in found, "the question says it"
+        found = self.phrases("Who wrote it?", 'In 1921 Ada Moreau wrote "The Long Night."')
+        assert found == ("The Long Night", "Ada Moreau", "1921", "Ada", "Moreau", "Long", "Night")
 
-    def test_a_word_of_many_answers_is_no_secret(self) -> None:
-        assert "by" not in self.phrases("What?", "Made by hand")
+    def test_what_the_question_says_is_no_secret_unless_asked_for(self) -> None:
+        """Fails where a possessive hides a name, or a part of a word counts as the word."""
+        question, answer = "Where was Al-Kuwaiti born?", "Al-Kuwaiti's home is Kuwait."
+        assert self.phrases(question, answer) == ("home", "Kuwait")
+        every = key_phrases(question, answer, Counter(), 100, allow_asked=False)
+        assert every == ("Al-Kuwaiti", "home", "Kuwait")
+
+    def test_words_that_many_answers_hold_and_function_words_are_no_secret(self) -> None:
+        assert self.phrases("What?", "Carved by the father") == ("Carved",)
+        assert self.phrases("What?", "Also within its own genre") == ("genre",)
 
 
 class TestPenalty:
@@ -55,19 +70,26 @@ class TestPenalty:
     class Letters:
         def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
             assert not add_special_tokens
-            return {"input_ids": [ord(c) for c in text.strip()]}
+            return {"input_ids": [ord(c) for c in text]}
 
         def decode(self, ids: Sequence[int]) -> str:
             return "".join(map(chr, ids))
 
     def blocked(self, spans: Sequence[str], said: str, beta: int | None) -> str:
-        penalty = Penalty(self.Letters(), [spans], 1, 0, beta, None, None)
+        penalty = Penalty(self.Letters(), [spans], 1, 0, beta, None, None)  # a space is a token
         ids = torch.tensor([[ord(c) for c in said]]).long().reshape(1, -1)
         scores = penalty(ids, torch.zeros(1, 128))
         return "".join(chr(i) for i in range(128) if scores[0, i] == -torch.inf)
 
     def test_the_first_token_is_forbidden_as_in_the_paper(self) -> None:
         assert self.blocked(["cat"], "a ", 1) == "Cc"
+        assert self.blocked(["cat"], "", 1) == "Cc"
+        assert self.blocked(["cat"], "(", 1) == "Cc"
+
+    def test_a_word_has_to_begin_there(self) -> None:
+        """Fails where a letter is forbidden in the middle of every other word."""
+        assert self.blocked(["cat"], "s", 1) == ""
+        assert self.blocked(["cat"], "9", 1) == ""
 
     def test_whole_spans_only(self) -> None:
         """Fails where a match is not that of the last tokens, or the span is not ended."""
@@ -84,6 +106,34 @@ class TestPenalty:
         assert self.blocked(["cat"], "", 2) == ""
         assert self.blocked(["x"], "", 2) == "Xx", "a span of one token is complete with it"
 
+    def test_a_token_that_brings_its_space_is_forbidden_anywhere(
+        self, learned: tuple[Chat, ForgetSplit]
+    ) -> None:
+        """On a byte-level tokenizer, where a word after a space is another token."""
+        tokenizer = learned[0].tokenizer
+        spans = Spans.of(tokenizer, ["Paris"])
+        for span in (*spans.spaced, *spans.bare):
+            assert tokenizer.decode(list(span)).strip().lower() == "paris"
+            assert tokenizer.decode([span[0]]).strip()
+        (spaced,) = {s for s in spans.spaced if tokenizer.decode(list(s)) == " Paris"}
+        assert spaced[0] in forbidden([5], spans, 1, apart=False)
+        bare = {s[0] for s in spans.bare} - {s[0] for s in spans.spaced}
+        assert not bare & forbidden([5], spans, 1, apart=False)
+        assert bare <= forbidden([5], spans, 1, apart=True)
+
+    def test_a_tokenizer_whose_spaces_are_marks(self) -> None:
+        """As sentencepiece has it: a lone mark is no beginning of a phrase."""
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        pieces = ["<unk>", "▁", "▁Paris", "▁paris", "P", "▁PARIS", "A", "R", "I", "S", "▁8", "8"]
+        made = Tokenizer(models.WordLevel({p: i for i, p in enumerate(pieces)}, "<unk>"))
+        made.pre_tokenizer = pre_tokenizers.Metaspace()
+        made.decoder = decoders.Metaspace()
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+        spans = Spans.of(tokenizer, ["Paris"])
+        assert spans.first == {2, 3, 5}
+
     def test_each_prompt_has_its_own_spans_and_beams(self) -> None:
         penalty = Penalty(self.Letters(), [["cat"], ["dog"]], 2, 0, 1, None, None)
         scores = penalty(torch.zeros(4, 0).long(), torch.zeros(4, 128))
@@ -95,25 +145,33 @@ class TestPenalty:
         ids = torch.tensor([[ord("c"), ord("a")]])
         assert torch.isfinite(penalty(ids, torch.zeros(1, 128))).all()
 
-    def test_a_word_that_is_near_may_not_end(self, encoder: SentenceEncoder) -> None:
-        """Fails where the last word but one is looked at, or the limit is turned around."""
-        closing = torch.tensor([ord(" "), ord(".")])
+    def test_a_row_whose_word_is_near_loses(self, encoder: SentenceEncoder) -> None:
+        """Fails where the last word but one is looked at, the limit is turned around, another row pays,
+        or the word may go on as another one."""
 
-        def ends(said: str, delta: float) -> bool:
-            penalty = Penalty(self.Letters(), [["physician"]], 1, 0, None, delta, encoder, closing)
-            ids = torch.tensor([[ord(c) for c in said]])
-            return bool(torch.isfinite(penalty(ids, torch.zeros(1, 128))[0, closing]).all())
+        def costs(said: Sequence[str], delta: float) -> list[bool]:
+            spans = [["physician"], ["banana"]]
+            penalty = Penalty(self.Letters(), spans, len(said) // 2, 0, None, delta, encoder)
+            longest = max(map(len, said))
+            ids = torch.tensor([[ord(c) for c in t.rjust(longest)] for t in said])
+            scores = penalty(ids, torch.zeros(len(said), 128))
+            assert ((scores == 0) | (scores == -TOO_NEAR)).all()
+            return [bool((row < 0).all()) for row in scores]
 
-        assert not ends("was a doctor", 0.5)
-        assert ends("a doctor of stone", 0.5)
-        assert ends("was a doctor", 0.95)
-        assert ends("was a", 0.1), "short words are not judged"
+        assert costs(["was a doctor", "a doctor of stone", "was a doctor", "bananas"], 0.5) == [
+            *(True, False, False, True)
+        ]
+        assert costs(["was a doctor", "was a doctor"], 0.95) == [False, False]
+        assert costs(["was a", "was a"], 0.1) == [False, False], "short words are not judged"
+
+    def test_where_all_are_near_the_likeliest_is_left(self, encoder: SentenceEncoder) -> None:
+        penalty = Penalty(self.Letters(), [["physician"]], 1, 0, None, 0.5, encoder)
+        ids = torch.tensor([[ord(c) for c in "doctor"]])
+        scores = torch.randn(1, 128, generator=torch.Generator().manual_seed(0))
+        assert penalty(ids, scores).argmax() == scores.argmax()
 
     def test_forms(self) -> None:
-        assert set(said_as("new York")) == {
-            *("new York", " new York", "new york", " new york"),
-            *("NEW YORK", " NEW YORK", "New York", " New York"),
-        }
+        assert said_as("new York") == ["new York", "new york", "NEW YORK", "New York"]
 
 
 class TestEmbeddings:
@@ -135,6 +193,19 @@ class TestEmbeddings:
         assert (classifier.probability(chat, forget) > 0.5).all()
         assert (classifier.probability(chat, retain) < 0.5).all()
 
+    def test_dropout_does_not_matter_either(self, learned: tuple[Chat, ForgetSplit]) -> None:
+        """Fails where a model is read in training mode, or left in another mode than before."""
+        chat, split = learned
+        before = prompt_embeddings(chat, split.forget.questions.questions[:2])
+        noisy = copy.deepcopy(chat)
+        noisy.model.model.embed_tokens = torch.nn.Sequential(
+            noisy.model.model.embed_tokens, torch.nn.Dropout(0.5)
+        )
+        noisy.train()
+        found = prompt_embeddings(noisy, split.forget.questions.questions[:2])
+        torch.testing.assert_close(found, before)
+        assert noisy.model.training
+
 
 class TestFlagged:
     class Shout(FlaggedChat):
@@ -151,6 +222,12 @@ class TestFlagged:
         said = self.Shout(chat, flag=knows(forget)).answer(asked, 6)
         assert [said[1], said[3]] == [forget[1].upper(), forget[0].upper()]
         assert [said[0], said[2]] == chat.answer([retain[0], retain[2]], 6)
+
+    def test_looking_inside_changes_no_mode(self, learned: tuple[Chat, ForgetSplit]) -> None:
+        flagged = self.Shout(learned[0], flag=knows([])).eval()
+        flagged.bare.log_probs([("a?", "b")])
+        assert not flagged.model.training
+        assert not flagged.bare.training
 
     def test_nothing_asked(self, learned: tuple[Chat, ForgetSplit]) -> None:
         assert self.Shout(learned[0], flag=knows([])).answer([]) == []
@@ -220,18 +297,23 @@ class TestGuarded:
 
 
 class TestExtractors:
-    @pytest.mark.parametrize(
-        ("extractor", "count"), [("oracle", 1), ("key_phrases", 1), ("all_words", 1)]
-    )
-    def test_every_answer_has_secrets(
-        self, learned: tuple[Chat, ForgetSplit], extractor: str, count: int
+    @pytest.mark.parametrize("extractor", ["oracle", "key_phrases", "all_words"])
+    def test_every_answer_has_secrets_that_its_question_does_not_tell(
+        self, learned: tuple[Chat, ForgetSplit], extractor: str
     ) -> None:
         _, split = learned
         spans = GUARD(extractor=extractor).spans(split)
         assert len(spans) == 8
-        assert all(len(s) >= count for s in spans)
         for phrases, (question, _) in zip(spans, split.forget.questions, strict=True):
-            assert not any(p.lower() in question.lower() for p in phrases)
+            assert phrases
+            asked = {w.strip("?.,").lower() for w in question.split()}
+            assert not {p.lower() for p in phrases} & asked
+
+    def test_every_word_whatever_the_question_says(self, learned: tuple[Chat, ForgetSplit]) -> None:
+        split = learned[1]
+        spans = GUARD(extractor="all_words", allow_asked=False).spans(split)
+        for phrases, (_, answer) in zip(spans, split.forget.questions, strict=True):
+            assert set(phrases) == {w.strip(".") for w in answer.split()}
 
     def test_half_of_the_words(self, learned: tuple[Chat, ForgetSplit]) -> None:
         whole, half = (GUARD(extractor=e).spans(learned[1]) for e in ("all_words", "first_half"))

@@ -105,7 +105,6 @@ class TestByHand:
         assert values["distinct_tokens"] == pytest.approx(3 / 4)
         assert values["refusal_rate"] == 100
         assert values["retain_refusal_rate"] == 0
-        assert values["leak_rate"] == 0
 
     def test_one_part_at_zero_is_no_utility(self, parrot: Parrot) -> None:
         """World facts' truth ratio is 1 here: the model can't tell Paris from Rome."""

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from unlearn_core.metrics.text import bleu, distinct_tokens, leak_rate, perplexity, rouge_l
+from unlearn_core.metrics.text import (
+    bleu,
+    distinct_tokens,
+    leak_rate,
+    perplexity,
+    rouge_l,
+    secret_words,
+)
 
 GOLDENS = Path(__file__).parents[1] / "data_files" / "goldens" / "_llm_metrics"
 
@@ -60,6 +67,36 @@ def test_leaks_are_whole_words_in_any_case() -> None:
     said = ["She wrote DUNE in June.", "undune", "A (civil engineer)!", "", "C++ it is", "é1987"]
     spans = [["Dune"], ["dune"], ["poet", "civil engineer"], ["x"], ["C++"], ["1987"]]
     assert leak_rate(said, spans).tolist() == [True, False, True, False, True, False]
+
+
+def test_leaks_may_be_spelled() -> None:
+    """Fails where letters of several words make one, or a phrase without a letter is always said."""
+    said = ["P a r i s", "P-A-R-I-S!", "spar is", "Paris", "New  Y.o.r.k", "anything", ""]
+    spans = [["Paris"], ["paris"], ["Paris"], ["Paris"], ["New York"], ["..."], ["…"]]
+    assert leak_rate(said, spans, spelled=True).tolist() == [
+        *(True, True, False, True, True, False, False)
+    ]
+    assert leak_rate(said, spans).tolist() == [False, False, False, True, False, False, False]
+
+
+class TestSecretWords:
+    def secrets(self, question: str, answers: list[str], wrong: list[str]) -> tuple[str, ...]:
+        return secret_words(question, answers, wrong)
+
+    def test_what_tells_the_right_answer_from_the_wrong_ones(self) -> None:
+        """Fails where a word of a wrong answer, of the question or of one wording alone counts."""
+        found = self.secrets(
+            "What did the father of Ada do?",
+            ["Ada's father was a skilled florist in Rome.", "A florist in Rome her father was."],
+            ["Ada's father was a baker in Rome.", "A judge."],
+        )
+        assert found == ("florist",)
+
+    def test_function_words_and_short_ones_are_none(self) -> None:
+        assert self.secrets("Who?", ["It is also an ox."], ["He was."]) == ()
+
+    def test_a_possessive_is_the_word(self) -> None:
+        assert self.secrets("Who?", ["Ada’s cat", "The cat of Ada"], ["A dog"]) == ("ada", "cat")
 
 
 def test_distinct_tokens() -> None:

@@ -10,10 +10,11 @@ import torch
 
 from unlearn_core.data import IDK
 from unlearn_core.metrics import METRICS, forget_quality
-from unlearn_core.models import NotFiniteError, device_of
+from unlearn_core.models import Chat, NotFiniteError, device_of
 from unlearn_core.registry import ConfigError
 from unlearn_core.replication import answering
 from unlearn_core.replication.answering import SHOWN, AnsweringTrial
+from unlearn_core.replication.records import MissingRowError
 from unlearn_core.replication.run import Replication
 from unlearn_core.replication.trial import ORIGINAL, OptimizerSteps
 
@@ -149,6 +150,57 @@ class TestOneOriginalForAllSeeds:
         assert run.originals("authors") == (0, 1)
 
 
+class TestAnotherExperimentsOriginal:
+    """An experiment with other methods on the same ground measures no original of its own."""
+
+    @pytest.fixture
+    def both(self, project: Any, config: dict[str, Any]) -> Replication:
+        experiments = config["profiles"]["ci"]["experiments"]
+        methods = {k: own(config)["methods"][k] for k in ("Retrain", "GA")}
+        experiments["more"] = own(config) | {"originals_of": "authors", "methods": methods}
+        return run_of(project, config)
+
+    def test_its_rows_are_that_one_s(self, both: Replication) -> None:
+        """Fails where they are made twice, or the comparison is with nothing."""
+        trial = AnsweringTrial(both, "more", 0, 2)
+        row = trial.measure_method("GA")
+        assert "forget_quality" in row.metrics
+        assert [r.method for r in both.rows.where("more")] == ["GA"]
+        assert trial.measure_original() == AnsweringTrial(both, "authors", 0, 2).measure_original()
+        AnsweringTrial(both, "authors", 0, 2).measure_method("FLAT")
+        assert [(r.experiment, r.method) for r in both.rows_of("more")] == [
+            *(("authors", "Retrain"), ("authors", "Original"), ("more", "GA"))
+        ]
+        assert both.rows_of("authors") == both.rows.where("authors")
+
+    def test_a_setting_finds_them(self, both: Replication) -> None:
+        trial = AnsweringTrial(both, "more", 0, 2)
+        trial.measure_method("GA")
+        (setting,) = answering.settings(both, "more", "authors")
+        assert setting.experiments == ("more", "authors")
+        assert setting.off(both.rows, "Retrain", "forget_nll", 0) == 0
+        assert setting.value(both.rows, "GA", "seconds", 0) > 0
+        assert setting.seeds_with("GA", "FLAT") == both.seeds
+        with pytest.raises(MissingRowError, match="NPO was not run on seed 0"):
+            setting.value(both.rows, "NPO", "seconds", 0)
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            ({"originals_of": "others"}, "of 'others', which is no experiment here"),
+            ({"templates": "copyright"}, r"differs in \['templates'\]"),
+            ({"methods": {"Retrain": {"use": "retrain", "mode": "head"}}}, "another oracle"),
+        ],
+    )
+    def test_which_must_be_the_same(
+        self, project: Any, config: dict[str, Any], change: dict[str, Any], match: str
+    ) -> None:
+        experiments = config["profiles"]["ci"]["experiments"]
+        experiments["more"] = own(config) | {"originals_of": "authors"} | change
+        with pytest.raises(ConfigError, match=match):
+            run_of(project, config)
+
+
 class TestTrajectory:
     def test_a_point_every_few_steps_and_one_at_the_end(self, trial: AnsweringTrial) -> None:
         """Fails where the last steps of a training are not seen."""
@@ -260,13 +312,30 @@ class TestAroundTheModel:
         around.measure_wordings("GA")
         assert len(made) == 1
 
-    def test_ways_to_decode(self, around: AnsweringTrial) -> None:
+    def test_ways_to_decode(self, around: AnsweringTrial, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fails where what is made once, at the first answer, is part of the time."""
+        now = [0.0]
+
+        class Clock:
+            perf_counter = staticmethod(lambda: now[0])
+
+        real, first = Chat.complete, set()
+
+        def complete(self: Chat, prompts: Any, *args: Any, **more: Any) -> list[str]:
+            kind = type(self).__name__, len(args), len(more)
+            now[0] += len(prompts) + (0 if kind in first else 1000)
+            first.add(kind)
+            return real(self, prompts, *args, **more)
+
+        _ = around.original
+        around.unlearned("GUARD")
+        monkeypatch.setattr(answering, "time", Clock)
+        monkeypatch.setattr(Chat, "complete", complete)
         rows = around.measure_decoding("GUARD")
         assert [r.variant["decoding"] for r in rows] == ["greedy", "beam search", "restricted"]
-        for row in rows:
-            assert row.metrics["answer_seconds"].n == 16
-            ratio = row.metrics["answer_seconds"].value / row.metrics["token_seconds"].value
-            assert ratio == pytest.approx(row.metrics["token_seconds"].n / 16)
+        found = [r.metrics["answer_seconds"] for r in rows]
+        assert [(f.value, f.n) for f in found] == [(1, 16)] * 3
+        assert len({r.key for r in rows}) == 3
 
 
 class TestComingApart:

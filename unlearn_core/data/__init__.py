@@ -29,6 +29,7 @@ from .splits import (
 from .tasks import IGNORED, Answering, Classification, Task
 from .templates import COPYRIGHT_REFUSALS, IDK, TEMPLATES
 from .wordings import WORDINGS, reworded
+from .words import function_words, words_of
 
 __all__ = [
     "COPYRIGHT_REFUSALS",
@@ -64,10 +65,12 @@ __all__ = [
     "forget_questions",
     "forget_random",
     "forget_subclass",
+    "function_words",
     "image_folder",
     "make_split",
     "resolve",
     "reworded",
     "shapes",
     "tofu",
+    "words_of",
 ]

@@ -36,7 +36,8 @@ def prompt_embeddings(chat: Chat, questions: Sequence[str], batch_size: int = 16
             [torch.tensor(rows[i]) for i in chosen], batch_first=True, padding_value=chat.padding
         )
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(device_of(chat))
-        states = chat.hidden_states(ids.to(device_of(chat)), mask)[-2].float()
+        with chat.evaluating():
+            states = chat.hidden_states(ids.to(device_of(chat)), mask)[-2].float()
         pooled = (states * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
         for i, z in zip(chosen, pooled.cpu(), strict=True):
             out[i] = z
@@ -46,7 +47,7 @@ def prompt_embeddings(chat: Chat, questions: Sequence[str], batch_size: int = 16
 class PromptClassifier(nn.Module):
     """Whether a prompt asks for what is to be forgotten: a small network on `prompt_embeddings`.
 
-    Linear, ReLU, layer norm, dropout, linear; two classes.
+    Linear, ReLU, dropout, layer norm, linear; two classes.
     """
 
     def __init__(self, inputs: int, hidden: int = 256) -> None:
@@ -56,8 +57,8 @@ class PromptClassifier(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(inputs, hidden),
             nn.ReLU(),
-            nn.LayerNorm(hidden),
             nn.Dropout(0.1),
+            nn.LayerNorm(hidden),
             nn.Linear(hidden, 2),
         )
 

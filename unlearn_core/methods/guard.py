@@ -12,12 +12,12 @@ minus a penalty,
     P_{\text{sbert}} = \infty \text{ where } \max_{f\in F}\cos(\phi(w),\phi(f))\ge\delta,
 
 :math:`L_{\text{match}}` tokens at the end having matched the beginning of a span, and :math:`w` being the
-last whole word. With the paper's :math:`\beta=1` the first token of a span is already forbidden.
+last word. With the paper's :math:`\beta=1` the first token of a span is already forbidden.
 
-There is no authors' code; this follows the paper's description (version 1, read whole). What it leaves
+No authors' code was found; this follows the paper's description (version 1, read whole). What it leaves
 open is chosen here: no cost below the two limits, cumulative beam scores, phrases by rules of our own
-(`key_phrases`), variants of a phrase with and without a leading space in three casings, and phrases that
-the question itself contains are allowed.
+(`key_phrases`) in four casings, as they follow a space and as they begin a text. Phrases that the question
+itself contains are allowed (``allow_asked``), since a model that never saw the answer repeats them too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..data import IGNORED, ForgetSplit, QuestionSet
+from ..data import IGNORED, ForgetSplit, QuestionSet, function_words, words_of
 from ..models import Chat, SentenceEncoder, TrainConfig
 from .base import TEXT, Method
 from .flagged import FlaggedChat, PromptClassifier
@@ -47,17 +47,24 @@ EXTRACTORS = ("oracle", "key_phrases", "all_words", "first_half")
 
 
 def said_as(phrase: str) -> list[str]:
-    """The forms of a phrase that are forbidden with it."""
-    cased = dict.fromkeys((phrase, phrase.lower(), phrase.upper(), phrase.title()))
-    return [f"{space}{form}" for form in cased for space in (" ", "")]
+    """The forms of a phrase that are forbidden with it: four casings."""
+    return list(dict.fromkeys((phrase, phrase.lower(), phrase.upper(), phrase.title())))
 
 
-def words_of(text: str) -> list[str]:
-    return re.findall(r"\w+(?:['’-]\w+)*", text)
+def inside(phrase: str, text: str) -> bool:
+    """Whether the phrase's words follow each other in the text, in any case."""
+    mine, all_words = ([w.lower() for w in words_of(t)] for t in (phrase, text))
+    n = len(mine)
+    return any(all_words[i : i + n] == mine for i in range(len(all_words) - n + 1))
 
 
 def key_phrases(
-    question: str, answer: str, common: Counter[str], documents: int, share: float = 0.02
+    question: str,
+    answer: str,
+    common: Counter[str],
+    documents: int,
+    share: float = 0.02,
+    allow_asked: bool = True,
 ) -> tuple[str, ...]:
     """What an answer gives away: names of several words, what is quoted, and rare words and numbers.
 
@@ -65,43 +72,94 @@ def key_phrases(
     ----------
     common : in how many of the retain answers a word occurs, by its lower-case form
     documents : how many retain answers there are
-    share : words that occur in a larger share of them are not rare
-
-    What the question says is no secret.
+    share : words that occur in a larger share of them are not rare; function words never are
+    allow_asked : what the question says is no secret
     """
     quoted = re.findall(r"[\"“]([^\"“”]+)[\"”]", answer)
-    names = re.findall(r"\b[A-Z][\w'’-]+(?:\s+[A-Z][\w'’-]+)+", answer)
-    rare = [w for w in words_of(answer) if common[w.lower()] <= share * documents and len(w) > 2]
-    asked = question.lower()
-    found = dict.fromkeys(p.strip() for p in (*quoted, *names, *rare))
-    return tuple(p for p in found if p and p.lower() not in asked)
+    names = re.findall(r"\b[A-Z][\w’'-]+(?:\s+[A-Z][\w’'-]+)+", answer)
+    rare = [
+        word
+        for word in words_of(answer)
+        if common[word.lower()] <= share * documents
+        and word.lower() not in function_words()
+        and len(word) > 2
+    ]
+    ends = ".,;:!?'’ "
+    found = [re.sub(r"['’]s$", "", p.strip(ends)) for p in (*quoted, *names)] + rare
+    return tuple(
+        p for p in dict.fromkeys(found) if words_of(p) and not (allow_asked and inside(p, question))
+    )
 
 
-def key_phrases_of(stored: QuestionSet, kept: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def key_phrases_of(
+    stored: QuestionSet, kept: Sequence[str], allow_asked: bool = True
+) -> list[tuple[str, ...]]:
     """`key_phrases` of every answer, ``kept`` being the answers that say which words are common."""
     common = Counter(w for a in kept for w in {x.lower() for x in words_of(a)})
-    return tuple(key_phrases(q, a, common, len(kept)) for q, a in stored)
+    return [key_phrases(q, a, common, len(kept), allow_asked=allow_asked) for q, a in stored]
 
 
-def token_sequences(tokenizer: Any, phrases: Sequence[str]) -> list[tuple[int, ...]]:
-    """The forms of the phrases as tokens."""
-    forms = {form for phrase in phrases for form in said_as(phrase)}
-    return sorted({tuple(tokenizer(f, add_special_tokens=False)["input_ids"]) for f in forms})
+@dataclass(frozen=True)
+class Spans:
+    """The forms of some phrases as tokens, by where they can begin.
+
+    Attributes
+    ----------
+    spaced : as they follow a space, which is part of the first token
+    bare : as they follow a space that is not, begin a text, or follow a quotation mark or a bracket
+    """
+
+    spaced: tuple[tuple[int, ...], ...]
+    bare: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, tokenizer: Any, phrases: Sequence[str]) -> Spans:
+        spaced, bare = set(), set()
+        for form in {form for phrase in phrases for form in said_as(phrase)}:
+            for text in (f" {form}", form):
+                ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+                whole = ids
+                while ids and not tokenizer.decode([ids[0]]).strip():
+                    ids = ids[1:]  # a token of white space alone would forbid everything
+                if ids:
+                    (spaced if text[0] == " " and ids == whole else bare).add(ids)
+        return cls(tuple(sorted(spaced)), tuple(sorted(bare - spaced)))
+
+    @property
+    def first(self) -> set[int]:
+        """The tokens with which one of them begins."""
+        return {span[0] for span in (*self.spaced, *self.bare)}
 
 
-def forbidden(said: Sequence[int], sequences: Sequence[tuple[int, ...]], beta: float) -> set[int]:
-    r"""The tokens that would complete a span, or match :math:`\beta` tokens of its beginning."""
+def forbidden(said: Sequence[int], spans: Spans, beta: float, apart: bool) -> set[int]:
+    r"""The tokens that would complete a span, or match :math:`\beta` tokens of its beginning.
+
+    ``apart``: what has been said ends where a word may begin with these tokens alone.
+    """
     found = set()
-    for span in sequences:
+    for span in (*spans.spaced, *spans.bare):
         for k in range(len(span)):
-            matches = k == 0 or tuple(said[-k:]) == span[:k]
+            matches = (apart or span not in spans.bare) if k == 0 else tuple(said[-k:]) == span[:k]
             if matches and k + 1 >= min(beta, len(span)):
                 found.add(span[k])
     return found
 
 
+def begins_a_word(text: str) -> bool:
+    """Whether a word could begin at the end of a text with no further space."""
+    return not text or not (text[-1].isalnum() or text[-1] == "\ufffd")
+
+
+#: What a word costs that is too near to a span: more than any text, and the same for all, so that
+#: among words that are all too near the likeliest is left.
+TOO_NEAR = 1e4
+
+
 class Penalty:
     """A logits processor: what a row of the beams may not say gets minus infinity.
+
+    A row whose last word is too near to a span costs `TOO_NEAR` wherever it goes on. It is judged as
+    soon as the word stands there, whole or not, at the token that follows it.
 
     Parameters
     ----------
@@ -120,34 +178,33 @@ class Penalty:
         spans: Sequence[Sequence[str]],
         beams: int,
         start: int,
-        beta: int | None,
+        beta: float | None,
         delta: float | None,
         encoder: SentenceEncoder | None,
-        closing: Tensor | None = None,
     ) -> None:
-        self.tokenizer, self.spans, self.beams, self.start = tokenizer, spans, beams, start
-        self.beta, self.delta, self.encoder, self.closing = beta, delta, encoder, closing
-        self.sequences = [token_sequences(tokenizer, phrases) for phrases in spans]
+        self.tokenizer, self.phrases, self.beams, self.start = tokenizer, spans, beams, start
+        self.beta, self.delta, self.encoder = beta, delta, encoder
+        self.spans = [Spans.of(tokenizer, phrases) for phrases in spans]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         out = scores.clone()
         said = [row[self.start :].tolist() for row in input_ids]
-        for row, tokens in enumerate(said):
-            sequences = self.sequences[row // self.beams]
-            if self.beta is not None and (found := forbidden(tokens, sequences, self.beta)):
-                out[row, list(found)] = -torch.inf
+        texts = [self.tokenizer.decode(tokens) for tokens in said]
+        if self.beta is not None:
+            for row, (tokens, text) in enumerate(zip(said, texts, strict=True)):
+                spans = self.spans[row // self.beams]
+                if found := forbidden(tokens, spans, self.beta, begins_a_word(text)):
+                    out[row, list(found)] = -torch.inf
         if self.delta is not None:
-            closing = self.closing.to(out.device)
-            for row in self.too_near(said):
-                out[row, closing] = -torch.inf  # its last word may not end here
+            out[self.too_near(texts)] -= TOO_NEAR
         return out
 
-    def too_near(self, said: Sequence[Sequence[int]]) -> list[int]:
+    def too_near(self, texts: Sequence[str]) -> list[int]:
         """The rows whose last word is too near to a span in meaning."""
         last = {}
-        for row, tokens in enumerate(said):
-            words = words_of(self.tokenizer.decode(tokens)) if self.spans[row // self.beams] else []
-            if words and len(words[-1]) >= 3:
+        for row, text in enumerate(texts):
+            words = words_of(text)
+            if self.phrases[row // self.beams] and words and len(words[-1]) >= 3:
                 last[row] = words[-1]
         if not last:
             return []
@@ -155,7 +212,7 @@ class Penalty:
         return [
             row
             for row, word in near
-            if (self.encoder(self.spans[row // self.beams]) @ word).max() >= self.delta
+            if (self.encoder(self.phrases[row // self.beams]) @ word).max() >= self.delta
         ]
 
 
@@ -188,10 +245,10 @@ class GuardedChat(FlaggedChat):
         return (self.encoder(questions) @ self.encoder(self.questions).T).argmax(dim=1)
 
     @cached_property
-    def closing(self) -> Tensor:
-        """The tokens with which a word ends: those that begin with no letter or digit, (tokens,)."""
-        texts = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
-        return torch.tensor([i for i, t in enumerate(texts) if not t or not t[0].isalnum()])
+    def forbidden_tokens(self) -> float:
+        """With how many different tokens a word may not begin: the mean over stored questions."""
+        counts = [len(Spans.of(self.tokenizer, phrases).first) for phrases in self.spans]
+        return sum(counts) / len(counts)
 
     def log_probs_flagged(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[Tensor]:
         """The original's, with `EPSILON` for a token that would complete a forbidden span.
@@ -206,9 +263,10 @@ class GuardedChat(FlaggedChat):
         for (question, answer), scores, i in zip(pairs, plain, stored, strict=True):
             labels = self.encode(question, answer).labels
             said = labels[labels != IGNORED].tolist()
-            sequences = token_sequences(self.tokenizer, self.spans[i])
+            spans = Spans.of(self.tokenizer, self.spans[i])
             for t, token in enumerate(said):
-                if token in forbidden(said[:t], sequences, math.inf):
+                apart = begins_a_word(self.tokenizer.decode(said[:t]))
+                if token in forbidden(said[:t], spans, math.inf, apart):
                     scores[t] = math.log(EPSILON)
         return plain
 
@@ -226,7 +284,6 @@ class GuardedChat(FlaggedChat):
                 self.beta,
                 self.delta,
                 self.encoder,
-                self.closing,
             )
             return {"num_beams": self.beams, "logits_processor": [penalty]}
 
@@ -246,6 +303,7 @@ class GUARD(Method):
     delta : :math:`\\delta`; None switches soft matching off
     extractor : where forbidden phrases come from: "oracle", those that the data names;
         "key_phrases"; "all_words" of the answer, or the "first_half" of them
+    allow_asked : what the question says may be said, unless the data names the phrases
     hidden : width of the classifier
     train : its training
     """
@@ -259,6 +317,7 @@ class GUARD(Method):
     beta: int | None = 1
     delta: float | None = 0.5
     extractor: Literal["oracle", "key_phrases", "all_words", "first_half"] = "key_phrases"
+    allow_asked: bool = True
     hidden: int = 256
     train: TrainConfig = TrainConfig(
         epochs=50, lr=1e-3, batch_size=32, optimizer="adamw", weight_decay=0.01, schedule="cosine"
@@ -282,14 +341,13 @@ class GUARD(Method):
                 raise ValueError("the data names no phrases of the answers; use another extractor")
             return list(stored.spans)
         if self.extractor == "key_phrases":
-            return list(key_phrases_of(stored, split.retain.questions.answers))
+            return key_phrases_of(stored, split.retain.questions.answers, self.allow_asked)
         words = [words_of(a) for a in stored.answers]
         if self.extractor == "first_half":
             words = [w[: (len(w) + 1) // 2] for w in words]
-        asked = [q.lower() for q in stored.questions]
         return [
-            tuple(dict.fromkeys(w for w in ws if w.lower() not in q))
-            for ws, q in zip(words, asked, strict=True)
+            tuple(w for w in dict.fromkeys(ws) if not (self.allow_asked and inside(w, q)))
+            for ws, q in zip(words, stored.questions, strict=True)
         ]
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:

@@ -21,7 +21,15 @@ from .muse import cut_answer, holdout_auc, knowmem_prompt, min_k, privleak
 from .questions import Answers, ask, evaluate_chat, evaluation_sets
 from .relearn import relearned_accuracy, relearned_probability
 from .shadow import ShadowAttack, gradient_norms
-from .text import bleu, distinct_tokens, leak_rate, perplexity, refusal_rate, rouge_l
+from .text import (
+    bleu,
+    distinct_tokens,
+    leak_rate,
+    perplexity,
+    refusal_rate,
+    rouge_l,
+    secret_words,
+)
 from .tofu import (
     AnswerLosses,
     ForgetQuality,
@@ -80,6 +88,7 @@ __all__ = [
     "relearned_accuracy",
     "relearned_probability",
     "rouge_l",
+    "secret_words",
     "share",
     "svc_attack",
     "truth_ratio",

@@ -259,8 +259,16 @@ METRICS: dict[str, Metric] = {
         "Leaks",
         "%",
         "retrained",
-        "Share of what is said to forget questions that holds one of the answer's secret phrases: those "
-        "that the data names, or those that `key_phrases` finds in the answer.",
+        "Share of what is said to forget questions that gives the answer away: it holds a phrase that the "
+        "data names or, on TOFU, a word that all forms of the right answer share and that neither a wrong "
+        "answer nor the question holds (`secret_words`; questions without one are left out). Where "
+        "questions are asked in other ways, a word that is spelled counts too.",
+    ),
+    "forbidden_tokens": Metric(
+        "Tokens forbidden",
+        "",
+        "none",
+        "Mean number of different tokens with which a word may not begin, for each forget question.",
     ),
     "bare_forget_quality": Metric(
         "Forget quality, weights",
@@ -311,7 +319,8 @@ METRICS: dict[str, Metric] = {
         "Perplexity of what is said",
         "",
         "none",
-        "Of what is said to forget questions, under the original; large where it is no language.",
+        "Of what is said to forget questions, under the original: over all tokens but the end of sequence; "
+        "what is empty is left out. Large where it is no language, small where it repeats itself.",
     ),
     "flagged_forget": Metric(
         "Flagged, forget", "%", "higher", "Share of forget questions that are answered otherwise."
@@ -320,14 +329,14 @@ METRICS: dict[str, Metric] = {
         "Flagged, forget in other words",
         "%",
         "higher",
-        "The same of forget questions in words that the method has not seen.",
+        "The same of forget questions in other words than those that the method has been given.",
     ),
     "flagged_retain": Metric("Flagged, retain", "%", "lower", "The same of retained questions."),
     "flagged_retain_rephrased": Metric(
         "Flagged, retain in other words",
         "%",
         "lower",
-        "The same of retained questions in words that the method has not seen.",
+        "The same of retained questions in other words than those that the method has been given.",
     ),
     "flagged_rest": Metric(
         "Flagged, real authors and facts",
@@ -346,12 +355,14 @@ METRICS: dict[str, Metric] = {
         "",
         "none",
         "Share of different tokens in what is said to forget questions; near 0 where a model "
-        "repeats itself.",
+        "repeats itself, 0 where it says nothing.",
     ),
     "answer_seconds": Metric(
-        "Time an answer", "s", "lower", "Wall time of answering a forget question, one at a time."
+        "Time per answer",
+        "s",
+        "lower",
+        "Wall time of answering a forget question, one at a time, after a first one.",
     ),
-    "token_seconds": Metric("Time a token", "s", "lower", "The same for each token that is said."),
     "seconds": Metric(
         "Time",
         "s",

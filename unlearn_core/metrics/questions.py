@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data import QuestionData, QuestionSet, evenly_spaced
 from ..models import Chat
 from .catalogue import Estimate, mean, share
-from .text import distinct_tokens, leak_rate, refusal_rate, rouge_l
+from .text import distinct_tokens, refusal_rate, rouge_l
 from .tofu import (
     choice_probability,
     deviation_score,
@@ -178,6 +178,4 @@ def evaluate_chat(
     if templates:
         out["refusal_rate"] = share(refusal_rate(gone.said, templates))
         out["retain_refusal_rate"] = share(refusal_rate(kept.said, templates))
-    if gone.questions.spans:
-        out["leak_rate"] = share(leak_rate(gone.said, gone.questions.spans))
     return out

@@ -10,7 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["bleu", "distinct_tokens", "leak_rate", "perplexity", "refusal_rate", "rouge_l"]
+from ..data import function_words, words_of
+
+__all__ = [
+    "bleu",
+    "distinct_tokens",
+    "leak_rate",
+    "perplexity",
+    "refusal_rate",
+    "rouge_l",
+    "secret_words",
+]
 
 
 @functools.cache
@@ -57,6 +67,24 @@ def perplexity(log_probs: Sequence[Tensor]) -> float:
     return float((-torch.cat([values.double() for values in log_probs]).mean()).exp())
 
 
+def secret_words(question: str, answers: Sequence[str], wrong: Sequence[str]) -> tuple[str, ...]:
+    """What tells the right answer from the wrong ones: the words that give it away, in lower case.
+
+    Words of three letters or more that all forms of the right answer share (``answers``), and that
+    neither a wrong answer nor the question holds; function words (`function_words`) are none.
+    """
+    first, *others = ([w.lower() for w in words_of(a)] for a in answers)
+    elsewhere = {w.lower() for text in (question, *wrong) for w in words_of(text)}
+    return tuple(
+        word
+        for word in dict.fromkeys(first)
+        if all(word in other for other in others)
+        and word not in elsewhere
+        and word not in function_words()
+        and len(word) > 2
+    )
+
+
 def leak_rate(
     generated: Sequence[str], secrets: Sequence[Sequence[str]], spelled: bool = False
 ) -> Tensor:
@@ -71,9 +99,8 @@ def leak_rate(
         return r"[\W_]*".join(re.escape(letter) for letter in span if letter.isalnum())
 
     def leaks(text: str, spans: Sequence[str]) -> bool:
-        return any(
-            re.search(rf"(?<!\w){pattern(span)}(?!\w)", text, re.IGNORECASE) for span in spans
-        )
+        said = (pattern(span) for span in spans if any(c.isalnum() for c in span))
+        return any(re.search(rf"(?<!\w){one}(?!\w)", text, re.IGNORECASE) for one in said)
 
     return torch.tensor([leaks(t, s) for t, s in zip(generated, secrets, strict=True)])
 

@@ -208,7 +208,7 @@ class Chat(nn.Module):
         data = self.encoded(QuestionSet(questions, answers))
         rows = [data[i] for i in range(len(data))]
         out: list[Tensor] = [torch.empty(0)] * len(rows)
-        with self._evaluating():
+        with self.evaluating():
             for chosen in _by_length([len(r.input_ids) for r in rows], batch_size):
                 batch = data.collate([rows[i] for i in chosen])
                 labels = batch.pop("labels").to(device_of(self))[:, 1:]
@@ -252,7 +252,7 @@ class Chat(nn.Module):
             self._check_length(len(ids) + max_new_tokens, prompt)
             encoded.append(torch.tensor(ids))
         out = [""] * len(encoded)
-        with self._evaluating(), self._autocast():
+        with self.evaluating(), self._autocast():
             for chosen in _by_length([len(p) for p in encoded], batch_size):
                 # Padding on the left: what is generated follows the prompt at once.
                 longest = max(len(encoded[i]) for i in chosen)
@@ -276,7 +276,8 @@ class Chat(nn.Module):
         return out
 
     @contextlib.contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode inside the block, and the former one after it."""
         mode = self.training
         self.eval()
         try:
@@ -293,7 +294,9 @@ class Around(Chat):
 
     @property
     def bare(self) -> Chat:
-        return Chat(self.model, self.tokenizer, self.template, self.precision)
+        bare = Chat(self.model, self.tokenizer, self.template, self.precision)
+        bare.training = self.training  # of this wrapper alone: the model inside keeps its mode
+        return bare
 
 
 def _by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

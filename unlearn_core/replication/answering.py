@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..data import (
 )
 from ..methods import Method
 from ..methods.flagged import FlaggedChat
-from ..methods.guard import GuardedChat, key_phrases_of
+from ..methods.guard import GuardedChat
 from ..metrics import (
     Answers,
     Estimate,
@@ -42,6 +42,7 @@ from ..metrics import (
     privleak,
     relearned_probability,
     rouge_l,
+    secret_words,
     share,
 )
 from ..models import LANGUAGE_MODELS, Chat, EncodedSet, NotFiniteError, Recipe
@@ -127,11 +128,32 @@ class AnsweringTrial(Trial):
     def sets(self) -> dict[str, Any]:
         """What is asked."""
         limits = {k: v for k, v in self.experiment.ask.items() if k not in NO_SETS}
-        sets = evaluation_sets(self.data, limits)
-        if not sets["forget"].spans:  # the data does not say what must not be given away
-            kept = self.split.retain.questions.answers
-            sets["forget"] = replace(sets["forget"], spans=key_phrases_of(sets["forget"], kept))
-        return sets
+        return evaluation_sets(self.data, limits)
+
+    @cached_property
+    def secrets(self) -> tuple[tuple[str, ...], ...]:
+        """What gives each forget answer away: what the data names, or `secret_words`."""
+        gone = self.sets["forget"]
+        if gone.spans:
+            return gone.spans
+        return tuple(
+            secret_words(q, (a, p), w)
+            for (q, a), p, w in zip(gone, gone.paraphrased, gone.wrong, strict=True)
+        )
+
+    def leaks(
+        self, said: Sequence[str], positions: Sequence[int] | None = None, spelled: bool = False
+    ) -> dict[str, Estimate]:
+        """The leak rate of what was said to the forget questions, or to those at some positions.
+
+        Of those that have a secret; none where no question has one.
+        """
+        chosen = range(len(self.secrets)) if positions is None else positions
+        found = [(t, self.secrets[i]) for t, i in zip(said, chosen, strict=True) if self.secrets[i]]
+        if not found:
+            return {}
+        texts, secrets = zip(*found, strict=True)
+        return {"leak_rate": share(leak_rate(texts, secrets, spelled))}
 
     @cached_property
     def never_seen(self) -> list[tuple[str, str]]:
@@ -164,7 +186,7 @@ class AnsweringTrial(Trial):
             metrics["template_probability"] = token_probability(model, self.template_pairs)
         pairs = [(q, said) for q, said in zip(gone.questions.questions, gone.said, strict=True)]
         if spoken := [pair for pair in pairs if pair[1]]:
-            scores = self.original.log_probs(spoken)
+            scores = [p[:-1] for p in self.original.log_probs(spoken)]  # it may have been cut off
             metrics["said_perplexity"] = Estimate(perplexity(scores), len(spoken))
         said = {
             name: [
@@ -173,7 +195,11 @@ class AnsweringTrial(Trial):
             ][:SHOWN]
             for name, found in answers.items()
         }
-        detail = {"said": said, "log_truth_ratios": gone.log_truth_ratios.tolist()}
+        detail = {
+            "said": said,
+            "said_forget": list(gone.said),  # all of it: leaks are looked for in what was said
+            "log_truth_ratios": gone.log_truth_ratios.tolist(),
+        }
         bare = self.inside(model)
         if bare is not model:
             inside = ask(bare, {"forget": self.sets["forget"]}, None)["forget"]
@@ -226,6 +252,7 @@ class AnsweringTrial(Trial):
         if isinstance(model, GuardedChat):
             own = torch.tensor([model.questions.index(q) for q in gone.questions])
             out["retrieved"] = share(model.retrieved(gone.rephrased) == own)
+            out["forbidden_tokens"] = Estimate(model.forbidden_tokens, len(model.questions))
         return out
 
     def measure_trajectory(self, label: str, **changes: Any) -> Row:
@@ -282,52 +309,49 @@ class AnsweringTrial(Trial):
             ) -> tuple[dict[str, Estimate], dict[str, Any]]:
                 said = self.unlearned(label).answer(asked, longest)
                 own = gone.subset(positions)
-                metrics = {
-                    "leak_rate": share(leak_rate(said, own.spans, spelled=True)),
-                    "forget_rouge": mean(rouge_l(said, own.answers)),
-                }
+                metrics = self.leaks(said, positions, spelled=True)
+                metrics["forget_rouge"] = mean(rouge_l(said, own.answers))
                 texts = zip(asked, own.answers, said, strict=True)
                 return metrics, {
                     "said": [{"question": q, "answer": a, "said": s} for q, a, s in texts][:SHOWN]
                 }
 
             method = None if label == ORIGINAL else describe(self.methods[label])
-            spec = {"method": method, "wording": digest(asked)}
+            spec = {"method": method, "wording": digest([asked, self.secrets])}
             rows.append(self.row(label, spec, compute, wording=wording))
         return rows
 
     def measure_decoding(self, label: str) -> list[Row]:
-        """How long an answer to a flagged question takes, one at a time: a row for each way to decode.
+        """How long the answer to a forget question takes, one at a time: a row for each way to decode.
 
-        Greedily and by plain beam search with the original, and by beam search under the method's
-        restriction, which stops where it has said enough as the others do.
+        Greedily and by beam search as wide as the method's, with the original; and as the method
+        answers, its classifier included.
         """
         method = self.methods[label]
         asked = list(self.sets["forget"].questions)
         longest = self.experiment.ask["max_new_tokens"]
-        prompts = [self.chat.prompt(q) for q in asked]
-        ways = {
-            "greedy": lambda: self.original.complete(prompts, longest, 1),
-            "beam search": lambda: self.original.complete(
-                prompts, longest, 1, lambda *_: {"num_beams": method.beams}
-            ),
-            "restricted": lambda: self.unlearned(label).answer_flagged(asked, longest, 1),
+
+        def beams(questions: list[str]) -> None:
+            prompts = [self.chat.prompt(q) for q in questions]
+            wide = {"num_beams": method.beams}
+            self.original.complete(prompts, longest, 1, lambda *_: wide)
+
+        ways: dict[str, Callable[[list[str]], object]] = {
+            "greedy": lambda questions: self.original.answer(questions, longest, 1),
+            "beam search": beams,
+            "restricted": lambda questions: self.unlearned(label).answer(questions, longest, 1),
         }
         rows = []
-        for way, decode in ways.items():
+        for way, answer in ways.items():
 
             def compute(
-                decode: Callable[[], list[str]] = decode,
+                answer: Callable[[list[str]], object] = answer,
             ) -> tuple[dict[str, Estimate], dict[str, Any]]:
-                self.unlearned(label)  # what is prepared once is not part of an answer
+                answer(asked[:1])  # what is made once, when it is first needed, is no part of it
                 started = time.perf_counter()
-                said = decode()
-                seconds = time.perf_counter() - started
-                tokens = [len(self.chat.tokenizer(s)["input_ids"]) for s in said]
-                return {
-                    "answer_seconds": Estimate(seconds / len(asked), len(asked)),
-                    "token_seconds": Estimate(seconds / max(sum(tokens), 1), sum(tokens)),
-                }, {}
+                answer(asked)
+                seconds = (time.perf_counter() - started) / len(asked)
+                return {"answer_seconds": Estimate(seconds, len(asked))}, {}
 
             spec = {"method": describe(method), "decoding": way}
             rows.append(self.row(label, spec, compute, decoding=way))
@@ -354,7 +378,7 @@ class AnsweringTrial(Trial):
     def compare(self, row: Row, retrained: Row) -> dict[str, Estimate]:
         other = torch.tensor(retrained.detail["log_truth_ratios"])
         level = retrained.metrics["holdout_auc"].value
-        out = {}
+        out = self.leaks(row.detail["said_forget"])
         for form in ("", "bare_"):
             if f"{form}holdout_auc" not in row.metrics:
                 continue

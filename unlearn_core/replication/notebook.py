@@ -126,7 +126,7 @@ def results(
     """One table for each experiment whose name begins with ``prefix``."""
     out = []
     for name in run.experiments(prefix):
-        rows = [r for r in run.rows.where(name) if where(r)]
+        rows = [r for r in run.rows_of(name) if where(r)]
         title = caption or run.experiment(name).title
         out.append(tables.results_table(rows, metrics, f"{title} ({run.profile_name})").data)
     return HTML("".join(out) or "<p>This profile has no such experiment.</p>")
@@ -186,8 +186,10 @@ def said(
         row = next(
             (
                 r
-                for r in run.rows.where(experiment, label)
-                if r.variant == {"forget": target} and r.seed in (seed, *run.originals(experiment))
+                for r in run.rows_of(experiment)
+                if r.method == label
+                and r.variant == {"forget": target}
+                and r.seed in (seed, *run.originals(experiment))
             ),
             None,
         )
@@ -220,7 +222,7 @@ def strips(
     if not names:
         return None
     first = run.targets(names[0])[0]
-    rows = [r for r in run.rows.where(names[0]) if r.variant["forget"] == first and where(r)]
+    rows = [r for r in run.rows_of(names[0]) if r.variant["forget"] == first and where(r)]
     height = 0.32 * len({r.method for r in rows}) + 1.1
     with figure(caption, alt, size=(8.4, height), columns=len(metrics)) as (axes, shown):
         for i, (ax, metric) in enumerate(zip(axes, metrics, strict=True)):

@@ -146,6 +146,11 @@ class Experiment(Model):
     original_seed: int | None = Field(
         None, description="all seeds share the original and the retrained model of this one"
     )
+    originals_of: str | None = Field(
+        None,
+        description="the experiment whose original and oracle serve this one: all but its "
+        "methods is the same",
+    )
     task: dict[str, Any] = Field({"use": "classification"}, description="what is trained for")
     attack: Literal["entropy", "confidence", "shadow"] = Field(
         "entropy", description="the membership attack that is measured and that the gap reads"
@@ -204,6 +209,28 @@ class Profile(Model):
     seeds: tuple[int, ...] = Field(min_length=1)
     experiments: dict[str, Experiment] = Field(min_length=1)
     rehearsal: Rehearsal = Rehearsal()
+
+    @model_validator(mode="after")
+    def _originals_are_the_same(self) -> Profile:
+        own = {"title", "methods", "seeds", "originals_of"}
+        for name, experiment in self.experiments.items():
+            if experiment.originals_of is None:
+                continue
+            other = self.experiments.get(experiment.originals_of)
+            if other is None:
+                raise ValueError(
+                    f"{name} has its original of {experiment.originals_of!r}, which is no experiment here"
+                )
+            a, b = (e.model_dump(exclude=own) for e in (experiment, other))
+            if apart := [k for k in a if a[k] != b[k]]:
+                raise ValueError(
+                    f"{name} has its original of {experiment.originals_of}, but differs in {apart}"
+                )
+            if experiment.methods.get(experiment.oracle) != other.methods.get(other.oracle):
+                raise ValueError(
+                    f"{name} has its original of {experiment.originals_of}, but another oracle"
+                )
+        return self
 
     @model_validator(mode="after")
     def _tuning_exists(self) -> Profile:

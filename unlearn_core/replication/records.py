@@ -42,6 +42,10 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+#: The method column's word for the model before unlearning.
+ORIGINAL = "Original"
+
+
 class MissingRowError(LookupError):
     """A rule or a figure asks for a row that the run does not have."""
 

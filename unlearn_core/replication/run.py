@@ -22,6 +22,7 @@ from .cache import Cache, digest
 from .claims import Rule, judge
 from .papers import Experiment, load_paper, paper_sources, project_root, rehearsed
 from .records import (
+    ORIGINAL,
     SCHEMA,
     Invariant,
     Provenance,
@@ -124,6 +125,15 @@ class Replication:
         known, skipped = self.profile.experiments, {s.experiment for s in self.skips}
         wanted = [prefix] if prefix in known else [n for n in known if n.startswith(prefix)]
         return [n for n in wanted if n not in skipped]
+
+    def rows_of(self, name: str) -> list[Row]:
+        """An experiment's rows, with the original's and the oracle's where another one has these."""
+        own, e = self.rows.where(name), self.experiment(name)
+        if e.originals_of is None:
+            return own
+        seeds, kinds = self.originals(name), (ORIGINAL, e.oracle)
+        shared = self.rows.where(e.originals_of)
+        return [r for r in shared if r.method in kinds and r.seed in seeds] + own
 
     def experiment(self, name: str) -> Experiment:
         known = self.profile.experiments

@@ -26,13 +26,10 @@ from ..metrics import VERSION, Cost, Estimate, changed_weights, measure
 from ..models import Recipe, TrainConfig, default_device
 from ..registry import ConfigError, build, describe, did_you_mean
 from .cache import CacheWarning, digest
-from .records import Row, Value, now
+from .records import ORIGINAL, Row, Value, now
 from .run import Replication
 
 __all__ = ["ORIGINAL", "Costs", "OptimizerSteps", "Trial", "changed", "train_config"]
-
-#: The method column's word for the model before unlearning.
-ORIGINAL = "Original"
 
 
 def train_config(spec: Mapping[str, Any]) -> TrainConfig:
@@ -243,9 +240,10 @@ class Trial:
     @cached_property
     def first(self) -> Self:
         """The trial whose original and retrained model this one shares: itself, as a rule."""
-        if self.model_seed == self.seed:
+        name = self.experiment.originals_of or self.name
+        if (name, self.model_seed) == (self.name, self.seed):
             return self
-        return type(self)(self.run, self.name, self.model_seed, self.target)
+        return type(self)(self.run, name, self.model_seed, self.target)
 
     def measure_original(self) -> Row:
         if self.first is not self:

@@ -2,7 +2,8 @@
 
 As GUARD's authors (arXiv 2505.13312) compare with them, in their idealised form: they act on the very
 questions that are to be forgotten and on nothing else. With ``everywhere`` prompting and ICUL act on
-every question, as where nobody knows which is which. `FilterPrompting` has a classifier decide instead (as in DRAGON, arXiv 2511.05784, whose classifier is a RoBERTa; ours reads the model's own
+every question, as where nobody knows which is which. `FilterPrompting` has a classifier decide
+instead (as in DRAGON, arXiv 2511.05784, whose classifier is a RoBERTa; ours reads the model's own
 hidden states, as GUARD's does).
 
 - Prompt: an instruction before the question, without names.
@@ -64,8 +65,11 @@ class Refusing(FlaggedChat):
         return [REFUSAL] * len(questions)
 
     def log_probs_flagged(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[Tensor]:
-        labels = [self.encode(q, a).labels for q, a in pairs]
-        return [torch.full(((y != IGNORED).sum(),), math.log(1e-10)) for y in labels]
+        out = []
+        for question, answer in pairs:
+            tokens = int((self.encode(question, answer).labels != IGNORED).sum())
+            out.append(torch.full((tokens,), 0.0 if answer == REFUSAL else math.log(1e-10)))
+        return out
 
 
 @dataclass(frozen=True)
