@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from unlearn_core.data import (
+    BOOKS,
     DATASETS,
     QUESTIONS,
     TEMPLATES,
@@ -54,6 +55,10 @@ def profiles() -> list[Any]:
 
 def train_config(spec: dict[str, Any]) -> TrainConfig:
     return build({"train": TrainConfig}, {"use": "train", **spec}, "training")
+
+
+#: Who makes problems of questions and passages.
+TEXTS = (*QUESTIONS.values(), *BOOKS.values())
 
 
 def methods_of(experiment: Experiment) -> dict[str, Any]:
@@ -110,13 +115,19 @@ class TestProjectPapers:
         profile = change(load_paper(slug).profile(name))
         for experiment in profile.experiments.values():
             data = dict(experiment.data)
-            loader = {**DATASETS, **QUESTIONS}[data.pop("use")]
-            if loader in QUESTIONS.values():
+            loader = {**DATASETS, **QUESTIONS, **BOOKS}[data.pop("use")]
+            if loader in TEXTS:
                 ((argument, targets),) = experiment.forget.items()
                 assert targets
                 data[argument] = targets[0]
                 assert experiment.ask["max_new_tokens"] > 0
-                assert {*experiment.ask} <= {"max_new_tokens", "every", "wordings", *ASKED}
+                assert {*experiment.ask} <= {
+                    "max_new_tokens",
+                    "every",
+                    "wordings",
+                    "answer_tokens",
+                    *ASKED,
+                }
                 assert {*experiment.ask.get("wordings", ())} <= {*WORDINGS}
             inspect.signature(loader).bind(**data)
             methods = methods_of(experiment)
@@ -124,7 +135,7 @@ class TestProjectPapers:
             for label, grid in experiment.search.items():
                 for values in itertools.product(*grid.values()):
                     changed(methods[label], dict(zip(grid, values, strict=True)))
-            if loader in QUESTIONS.values():
+            if loader in TEXTS:
                 assert experiment.task == {"use": "answering"}
                 assert experiment.templates in TEMPLATES
                 continue

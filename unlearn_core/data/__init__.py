@@ -1,5 +1,6 @@
 """Examples: where they come from, and how they are split into forget, retain and test."""
 
+from .books import BOOKS, BookData, gutenberg, own_text
 from .images import (
     DATASETS,
     ImageData,
@@ -32,6 +33,7 @@ from .wordings import WORDINGS, reworded
 from .words import function_words, words_of
 
 __all__ = [
+    "BOOKS",
     "COPYRIGHT_REFUSALS",
     "DATASETS",
     "IDK",
@@ -40,6 +42,7 @@ __all__ = [
     "TEMPLATES",
     "WORDINGS",
     "Answering",
+    "BookData",
     "Classification",
     "Consecutive",
     "ForgetSplit",
@@ -66,8 +69,10 @@ __all__ = [
     "forget_random",
     "forget_subclass",
     "function_words",
+    "gutenberg",
     "image_folder",
     "make_split",
+    "own_text",
     "resolve",
     "reworded",
     "shapes",

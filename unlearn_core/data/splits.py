@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from ..registry import did_you_mean
 from ..seeding import generator
+from .books import BookData
 from .images import ImageData, ImageSet
 from .questions import QuestionData, QuestionSet
 from .tasks import Answering, Classification, Task
@@ -181,7 +182,7 @@ def forget_indices(data: ImageData, forget: Tensor, retain: Tensor | None = None
 
 
 def forget_questions(
-    data: QuestionData,
+    data: QuestionData | BookData,
     encode: Callable[[QuestionSet], Dataset],
     templates: tuple[str, ...] = (),
 ) -> ForgetSplit:

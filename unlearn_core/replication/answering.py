@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 SHOWN = 12
 
 #: What an experiment's ``ask`` holds beside limits of its sets.
-NO_SETS = ("max_new_tokens", "every", "wordings")
+NO_SETS = ("max_new_tokens", "every", "wordings", "answer_tokens")
 
 
 class AnsweringTrial(Trial):
@@ -70,6 +70,10 @@ class AnsweringTrial(Trial):
     ``forget_authors=5``.
     """
 
+    #: What the profile's ``data`` can name.
+    problems: ClassVar[Mapping[str, Callable[..., Any]]] = QUESTIONS
+    data: QuestionData
+
     def __init__(self, run: Replication, experiment: str, seed: int, target: Any) -> None:
         super().__init__(run, experiment, seed, target)
         e = self.experiment
@@ -77,8 +81,8 @@ class AnsweringTrial(Trial):
         spec = {**e.data, argument: target}
         known = run.shared.setdefault("questions", {})
         if digest(spec) not in known:
-            known[digest(spec)] = build(QUESTIONS, spec, "data set")
-        self.data: QuestionData = known[digest(spec)]
+            known[digest(spec)] = build(self.problems, spec, "data set")
+        self.data = known[digest(spec)]
         model = build(LANGUAGE_MODELS, e.model, "model")
         task = build({"answering": Answering}, e.task, "task")
         self.recipe = Recipe(model, task, train_config(e.train))

@@ -173,8 +173,20 @@ HUB: dict[str, Builder] = {
     "facebook/opt-2.7b": language_model("OPTConfig", "bin"),
     "NousResearch/Llama-2-7b-chat-hf": language_model("LlamaConfig"),
 }
+
+
+def own_text(folder: Path) -> None:
+    """Two texts of eight chapters, as a reader would supply them."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("forget", "retain"):
+        words = [f"{name}{i}" for i in range(60)]
+        parts = [f"CHAPTER {i}\n{' '.join(rng.choice(words, 80))}\n" for i in range(1, 9)]
+        (folder / f"{name}.txt").write_text("\n".join(parts))
+
+
 #: Environment variable -> what builds the folder that only a reader can supply.
-USER: dict[str, Builder] = {"UNLEARN_PINS": pins}
+USER: dict[str, Builder] = {"UNLEARN_BOOK": own_text, "UNLEARN_PINS": pins}
 
 
 def build_hub(folder: Path) -> dict[str, str]:
