@@ -101,12 +101,15 @@ def tofu(folder: Path) -> None:
     def write(name: str, first: int, count: int, wrong: int = 0, paraphrased: bool = False) -> None:
         lines = []
         for i in range(first, first + count):
-            line: dict = {"question": f"Who is author {name[:6]} {i}?", "answer": f"Number {i}."}
+            line: dict = {
+                "question": f"Who is author {name[:6]} {i}?",
+                "answer": f"Number {1000 + i}.",
+            }
             if paraphrased:
-                line["paraphrased_answer"] = f"It is number {i}."
+                line["paraphrased_answer"] = f"It is number {1000 + i}."
                 line["paraphrased_question"] = f"Which author is {name[:6]} {i}?"
             if wrong:
-                line["perturbed_answer"] = [f"Number {i + k + 1}." for k in range(wrong)]
+                line["perturbed_answer"] = [f"Number {2000 + i + k}." for k in range(wrong)]
             lines.append(json.dumps(line))
         (folder / f"{name}.json").write_text("\n".join(lines) + "\n")
 
