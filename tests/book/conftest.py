@@ -170,10 +170,16 @@ def missing_rows() -> Callable[[Record], list[str]]:
                 methods = [m for m in methods if m in {*experiment.search, experiment.oracle}]
             for seed in experiment.seeds or profile.seeds:
                 for method in methods:
+                    where, own = name, seed
+                    if (
+                        method == experiment.oracle
+                    ):  # it may be another experiment's, or one for all
+                        where = experiment.originals_of or name
+                        own = seed if experiment.original_seed is None else experiment.original_seed
                     found = {
                         str(r.variant.get("forget"))
-                        for r in rows_of(record, name, method)
-                        if r.seed == seed
+                        for r in rows_of(record, where, method)
+                        if r.seed == own
                     }
                     lost = [t for t in map(str, wanted) if t not in found]
                     out += [f"{name} / {method} / seed {seed} / {t}" for t in lost]
