@@ -206,17 +206,16 @@ def own_text(
     passages: int = 400,
     prompt_words: int = 150,
     answer_words: int = 150,
-    variable: str = "UNLEARN_BOOK",
 ) -> BookData:
-    """A text of the reader's own: the folder that an environment variable names.
+    """A text of the reader's own: the folder that ``$UNLEARN_BOOK`` names.
 
     It holds ``forget.txt`` and ``retain.txt``, with chapters headed as in `chapters`; the chapters of
     the former beyond ``forget_chapters`` are never learned. There are no questions.
     """
-    folder = Path(os.environ.get(variable, ""))
+    folder = Path(os.environ.get("UNLEARN_BOOK", ""))
     files = [folder / f"{name}.txt" for name in ("forget", "retain")]
     if missing := [f.name for f in files if not f.is_file()]:
-        raise MissingSourceError(f"${variable} names no folder with {' and '.join(missing)}")
+        raise MissingSourceError(f"$UNLEARN_BOOK names no folder with {' and '.join(missing)}")
     gone, kept = (chapters(f.read_text(encoding="utf-8")) for f in files)
     if not 0 < forget_chapters < len(gone):
         raise ValueError(f"of {len(gone)} chapters {forget_chapters} can't be forgotten")
