@@ -289,6 +289,14 @@ class TestGuarded:
             assert mine.min().item() == pytest.approx(math.log(1e-10))
         torch.testing.assert_close(found[8], plain[8], rtol=1e-4, atol=1e-4)
 
+    def test_tokens_are_forbidden_by_hard_matching_alone(self, guarded: GuardedChat) -> None:
+        firsts = [len(Spans.of(guarded.tokenizer, p).first) for p in guarded.spans]
+        assert guarded.forbidden_tokens == sum(firsts) / 8 > 1
+        soft = copy.copy(guarded)
+        soft.__dict__.pop("forbidden_tokens")
+        soft.beta = None
+        assert soft.forbidden_tokens == 0
+
     def test_copies_are_apart(self, guarded: GuardedChat) -> None:
         other = copy.deepcopy(guarded)
         assert other.model is not guarded.model

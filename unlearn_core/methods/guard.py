@@ -247,6 +247,8 @@ class GuardedChat(FlaggedChat):
     @cached_property
     def forbidden_tokens(self) -> float:
         """With how many different tokens a word may not begin: the mean over stored questions."""
+        if self.beta is None:
+            return 0.0
         counts = [len(Spans.of(self.tokenizer, phrases).first) for phrases in self.spans]
         return sum(counts) / len(counts)
 
