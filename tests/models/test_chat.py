@@ -153,6 +153,41 @@ class TestLogProbs:
             for a, b in zip(found, expected, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+    @pytest.mark.parametrize("family", ["Llama", "OPT", "Phi", "GPT2"])
+    def test_answers_to_one_prompt_share_it(
+        self, tokenizer: Any, family: str, attention: str
+    ) -> None:
+        """Fails where an answer sees another one, or stands elsewhere than behind the prompt."""
+        import transformers
+
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{family}Config")(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=64,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            attn_implementation=attention,
+        )
+        kind = "GPT2LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM"
+        chat = Chat(getattr(transformers, kind)(config), tokenizer)
+        said = ["Ada Moreau.", "Ada", "Nobody who was born in Dorvane.", "x"]
+        pairs = [(q, a) for q, _ in PAIRS[:2] for a in said] + PAIRS
+        alone = [chat.log_probs([pair])[0] for pair in pairs]
+        for size in (1, 3, 16):
+            for found, expected in zip(chat.log_probs(pairs, size), alone, strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        # Eight answers to two prompts are read in two rows, the prompts once.
+        read = []
+        chat.model.register_forward_pre_hook(
+            lambda _, args, given: read.append(given["input_ids"].shape), with_kwargs=True
+        )
+        chat.log_probs(pairs[:8], 8)
+        assert [shape[0] for shape in read] == [2]
+
     def test_the_mode_is_restored(self, chat: Chat) -> None:
         chat.train()
         chat.log_probs(PAIRS[:1])

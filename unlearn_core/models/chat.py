@@ -75,6 +75,60 @@ class EncodedSet(Dataset):
         return self.questions.fingerprint()
 
 
+@dataclass(frozen=True)
+class Pack:
+    """A prompt and several answers to it as one sequence.
+
+    Attributes
+    ----------
+    input_ids : (L,) the prompt and, one after the other, the answers without their last tokens
+    positions : (L,) where each token would stand behind the prompt alone
+    part : (L,) 0 for the prompt, k for the kth answer
+    predicts : (tokens,) which input predicts each token of the answers, in order
+    answers : which answers they are
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    part: Tensor
+    predicts: Tensor
+    answers: list[int]
+
+    @classmethod
+    def of(cls, prompt: Sequence[int], chosen: list[int], answers: Sequence[Tensor]) -> Pack:
+        n = len(prompt)
+        ids, positions, parts = [torch.tensor(prompt)], [torch.arange(n)], [torch.zeros(n).long()]
+        predicts = []
+        length = n
+        for k, i in enumerate(chosen, start=1):
+            new = len(answers[i]) - 1
+            ids.append(answers[i][:-1])
+            positions.append(torch.arange(n, n + new))
+            parts.append(torch.full((new,), k))
+            predicts += [torch.tensor([n - 1]), torch.arange(length, length + new)]
+            length += new
+        return cls(*(torch.cat(x) for x in (ids, positions, parts, predicts)), chosen)
+
+
+def collate_packs(packs: Sequence[Pack], padding: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """``input_ids`` and ``position_ids`` (B, L), and ``attention_mask`` (B, 1, L, L).
+
+    The mask is what is added to the attention: 0 where a token sees another, its own answer's or the
+    prompt's, and minus infinity elsewhere. What fills up sees itself.
+    """
+    pad = nn.utils.rnn.pad_sequence
+    ids = pad([p.input_ids for p in packs], batch_first=True, padding_value=padding)
+    part = pad([p.part for p in packs], batch_first=True, padding_value=-1)
+    seen = (part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])
+    seen &= torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -torch.inf)
+    return {
+        "input_ids": ids,
+        "attention_mask": mask[:, None],
+        "position_ids": pad([p.positions for p in packs], batch_first=True),
+    }
+
+
 class Chat(nn.Module):
     """A causal language model with its tokenizer and the form of its prompts.
 
@@ -132,10 +186,14 @@ class Chat(nn.Module):
         """The longest sequence that the model reads; None where it does not say."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, length, vocabulary)."""
         with self._autocast():
-            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            return self.model(
+                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids
+            ).logits
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """The embeddings and what each layer makes of them: (B, length, hidden) each."""
@@ -201,25 +259,37 @@ class Chat(nn.Module):
     def log_probs(self, pairs: Sequence[tuple[str, str]], batch_size: int = 16) -> list[Tensor]:
         """Log-probabilities of the tokens of each answer, the end of sequence included.
 
-        One float32 tensor (tokens,) a pair, on the CPU, in the order of ``pairs``. Sequences of
-        like length share a batch.
+        One float32 tensor (tokens,) a pair, on the CPU, in the order of ``pairs``. All answers to a
+        prompt stand behind it in one sequence, where none sees another, so the prompt is read once;
+        sequences of like length share a batch of ``batch_size`` answers or so.
         """
-        questions, answers = zip(*pairs, strict=True) if pairs else ((), ())
-        data = self.encoded(QuestionSet(questions, answers))
-        rows = [data[i] for i in range(len(data))]
-        out: list[Tensor] = [torch.empty(0)] * len(rows)
+        prompts: dict[tuple[int, ...], list[int]] = {}
+        answers = []
+        for i, pair in enumerate(pairs):
+            ids, labels = self.encode(*pair)
+            begins = max(int((labels != IGNORED).int().argmax()), 1)  # nothing predicts the first
+            answers.append(ids[begins:])
+            prompts.setdefault(tuple(ids[:begins].tolist()), []).append(i)
+        packs = [
+            Pack.of(prompt, chosen[start : start + batch_size], answers)
+            for prompt, chosen in prompts.items()
+            for start in range(0, len(chosen), batch_size)
+        ]
+        most = max((len(p.answers) for p in packs), default=1)
+        out: list[Tensor] = [torch.empty(0)] * len(pairs)
         with self.evaluating():
-            for chosen in _by_length([len(r.input_ids) for r in rows], batch_size):
-                batch = data.collate([rows[i] for i in chosen])
-                labels = batch.pop("labels").to(device_of(self))[:, 1:]
-                logits = self(**{k: v.to(device_of(self)) for k, v in batch.items()})[:, :-1]
-                said = labels != IGNORED
-                # Only positions that predict an answer: the vocabulary is wide.
-                scores = logits[said].float().log_softmax(dim=-1)
-                scores = scores.gather(1, labels[said][:, None])[:, 0].cpu()
-                parts = scores.split(said.sum(dim=1).tolist())
-                for i, part in zip(chosen, parts, strict=True):
-                    out[i] = part
+            for batch in _by_length([len(p.input_ids) for p in packs], batch_size // most or 1):
+                chosen = [packs[i] for i in batch]
+                inputs = collate_packs(chosen, self.padding, self.model.dtype)
+                logits = self(**{k: v.to(device_of(self)) for k, v in inputs.items()})
+                for pack, rows in zip(chosen, logits, strict=True):
+                    # Only positions that predict an answer: the vocabulary is wide.
+                    labels = torch.cat([answers[i] for i in pack.answers]).to(rows.device)
+                    scores = rows[pack.predicts.to(rows.device)].float().log_softmax(dim=-1)
+                    scores = scores.gather(1, labels[:, None])[:, 0].cpu()
+                    parts = scores.split([len(answers[i]) for i in pack.answers])
+                    for i, part in zip(pack.answers, parts, strict=True):
+                        out[i] = part
         return out
 
     def answer(

@@ -43,10 +43,14 @@ class ContrastChat(Around):
     def combined(self, own: Tensor, others: Tensor) -> Tensor:
         return own - self.alpha * torch.relu(others - own)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        own = super().forward(input_ids, attention_mask)
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None
+    ) -> Tensor:
+        own = super().forward(input_ids, attention_mask, position_ids)
         with self._autocast():
-            others = self.other(input_ids=input_ids, attention_mask=attention_mask).logits
+            others = self.other(
+                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids
+            ).logits
         return self.combined(own, others)
 
     def answer(
