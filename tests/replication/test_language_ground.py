@@ -79,7 +79,8 @@ def test_a_method_that_reads_more_is_called_so(
     make_record: MakeRecord, row: Callable[..., Row]
 ) -> None:
     record = make_record(
-        rows=(row("tofu_main", "PO", "PreferenceOptimization"), row("tofu_main", "R", "Retrain"))
+        paper="flat",
+        rows=(row("tofu_main", "PO", "PreferenceOptimization"), row("tofu_main", "R", "Retrain")),
     )
     _, needs = tables(language_tables([record]))
     assert needs["PO"] == ["forget, retain, templates", RETAIN]
@@ -93,15 +94,20 @@ def test_other_questions_are_another_ground(
     """Fails where rows are compared that were asked something else."""
     one, two = row("tofu_main", "GA", "GradientAscent"), row("tofu_b", "NPO", "NPO")
     two = two.model_copy(update={"spec": two.spec | change, "variant": {"forget": 5}})
-    found = tables(language_tables([make_record(rows=(one, two))]))
-    assert [list(t)[1:] for t in found] == [["GA"], ["GA"], ["NPO"], ["NPO"]]
+    page = language_tables([make_record(paper="flat", rows=(one, two))])
+    assert [list(t)[1:] for t in tables(page)] == [["GA"], ["GA"], ["NPO"], ["NPO"]]
+    # Under the experiment's title, or under its name where no experiment is called so any more.
+    headings = [h.get_text() for h in BeautifulSoup(page, "html.parser").select("h2")]
+    assert headings == ["Five of sixteen drawn authors", "tofu_b: 5"]
 
 
 def test_rows_without_the_probe_are_left_out(
     make_record: MakeRecord, make_row: Callable[..., Row], row: Callable[..., Row]
 ) -> None:
     part = make_row("parts", "GUARD", 0, {"forget": 2}, model_utility=0.1, changed_weights=0.0)
-    every, _ = tables(language_tables([make_record(rows=(part, row("a", "GA", "GradientAscent")))]))
+    every, _ = tables(
+        language_tables([make_record(paper="flat", rows=(part, row("a", "GA", "GradientAscent")))])
+    )
     assert list(every) == ["Method", "GA"]
 
 
@@ -110,7 +116,7 @@ def test_the_picture_tells_its_numbers(make_record: MakeRecord, row: Callable[..
         row("a", "Original", None, model_utility=0.25, forget_quality=0.03),
         row("a", "GA", "GradientAscent", model_utility=0.0, forget_quality=1e-40),
     )
-    page = BeautifulSoup(language_tables([make_record(rows=rows)]), "html.parser")
+    page = BeautifulSoup(language_tables([make_record(paper="flat", rows=rows)]), "html.parser")
     said = page.select_one("svg")["aria-label"]
     assert "Original: utility 0.25, forget quality 0.03" in said
     assert "GA: utility 0.00, forget quality 1e-30" in said

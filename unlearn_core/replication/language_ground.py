@@ -13,6 +13,7 @@ from ..methods import METHODS
 from . import tables
 from .cache import digest
 from .figures import COLOURS, figure
+from .papers import load_paper
 from .records import Record, Row
 from .trial import ORIGINAL
 
@@ -52,16 +53,20 @@ def _kind(row: Row) -> str:
 
 
 def _grounds(records: Iterable[Record]) -> dict[str, list[Row]]:
-    """The rows that share model, data, request and questions, under the first one's title."""
+    """The rows that share model, data, request and questions, under the first one's experiment."""
     found: dict[str, dict[str, Row]] = {}
     titles: dict[str, str] = {}
     for record in records:
+        experiments = load_paper(record.paper).profile(record.profile).experiments
         for row in record.rows:
             if "relearned_probability" not in row.metrics:
                 continue  # a part of a method, or a look at it, on fewer questions
             spec = row.spec
             key = digest([spec["recipe"], spec["train"], spec["forget"], spec["asked"]])
-            titles.setdefault(key, f"{spec['recipe']['model']['is']}, {row.variant['forget']}")
+            e = experiments.get(row.experiment)  # None: it had another name when that was published
+            title = e.title if e else row.experiment
+            several = e is None or sum(map(len, e.forget.values())) > 1
+            titles.setdefault(key, f"{title}: {row.variant['forget']}" if several else title)
             # Several experiments measure the original and the retrained model: the same rows.
             found.setdefault(key, {}).setdefault(digest([spec, row.method, row.seed]), row)
     return {titles[key]: list(rows.values()) for key, rows in found.items()}
@@ -90,7 +95,7 @@ def _picture(title: str, rows: list[Row], profile: str) -> str:
         f"Up and to the right is better: as the retrained model by its truth ratios, and useful. Lines: the "
         f"original's utility, and p = 0.05. A mark a seed ({title}, {profile}).",
         f"A scatter plot of forget quality on a logarithmic scale over model utility. {said}.",
-        size=(9.4, 5.4),
+        size=(8.4, 7.2),
     ) as ((ax,), shown):
         for colour, (kind, methods) in zip(COLOURS, kinds.items(), strict=False):
             for mark, method in zip(MARKS * 2, methods, strict=False):
@@ -109,7 +114,7 @@ def _picture(title: str, rows: list[Row], profile: str) -> str:
         ax.set_yscale("log")
         ax.set_xlabel("model utility")
         ax.set_ylabel("forget quality, p")
-        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        ax.legend(fontsize=9.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     return shown.data
 
 

@@ -118,17 +118,23 @@ def _words(value) -> str:
 def results(
     run: Replication,
     prefix: str,
-    metrics: Sequence[str],
-    *,
+    *metrics: Sequence[str],
     where: Callable[[Row], bool] = lambda row: True,
     caption: str | None = None,
+    texts: int = 0,
 ) -> HTML:
-    """One table for each experiment whose name begins with ``prefix``."""
+    """A table of each list of metrics, for each experiment whose name begins with ``prefix``.
+
+    ``texts`` adds what every model `said` to that many questions, of the first target and seed.
+    """
     out = []
     for name in run.experiments(prefix):
         rows = [r for r in run.rows_of(name) if where(r)]
-        title = caption or run.experiment(name).title
-        out.append(tables.results_table(rows, metrics, f"{title} ({run.profile_name})").data)
+        title = f"{caption or run.experiment(name).title} ({run.profile_name})"
+        out += [tables.results_table(rows, names, title).data for names in metrics]
+        if texts:
+            first = run.targets(name)[0], run.seeds_of(name)[0]
+            out.append(said(run, name, *first, count=texts).data)
     return HTML("".join(out) or "<p>This profile has no such experiment.</p>")
 
 
