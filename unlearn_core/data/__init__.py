@@ -1,6 +1,14 @@
 """Examples: where they come from, and how they are split into forget, retain and test."""
 
 from .books import BOOKS, BookData, gutenberg, own_text
+from .captions import (
+    CAPTIONED,
+    CaptionData,
+    CaptionedSet,
+    Noun,
+    captioned_fashion,
+    captioned_shapes,
+)
 from .images import (
     DATASETS,
     ImageData,
@@ -21,19 +29,21 @@ from .splits import (
     SplitError,
     WithheldDataError,
     forget_class,
+    forget_concepts,
     forget_indices,
     forget_questions,
     forget_random,
     forget_subclass,
     make_split,
 )
-from .tasks import IGNORED, Answering, Classification, Task
+from .tasks import IGNORED, Answering, Classification, Concepts, Denoising, Task
 from .templates import COPYRIGHT_REFUSALS, IDK, TEMPLATES
 from .wordings import WORDINGS, reworded
 from .words import function_words, words_of
 
 __all__ = [
     "BOOKS",
+    "CAPTIONED",
     "COPYRIGHT_REFUSALS",
     "DATASETS",
     "IDK",
@@ -43,12 +53,17 @@ __all__ = [
     "WORDINGS",
     "Answering",
     "BookData",
+    "CaptionData",
+    "CaptionedSet",
     "Classification",
+    "Concepts",
     "Consecutive",
+    "Denoising",
     "ForgetSplit",
     "ImageData",
     "ImageSet",
     "MissingSourceError",
+    "Noun",
     "QuestionData",
     "QuestionSet",
     "Source",
@@ -56,6 +71,8 @@ __all__ = [
     "Task",
     "WithheldDataError",
     "batches",
+    "captioned_fashion",
+    "captioned_shapes",
     "cifar10",
     "cifar100",
     "digits",
@@ -64,6 +81,7 @@ __all__ = [
     "fashion_mnist",
     "fictional_authors",
     "forget_class",
+    "forget_concepts",
     "forget_indices",
     "forget_questions",
     "forget_random",

@@ -18,15 +18,17 @@ from torch.utils.data import Dataset
 from ..registry import did_you_mean
 from ..seeding import generator
 from .books import BookData
+from .captions import CaptionData
 from .images import ImageData, ImageSet
 from .questions import QuestionData, QuestionSet
-from .tasks import Answering, Classification, Task
+from .tasks import Answering, Classification, Concepts, Denoising, Task
 
 __all__ = [
     "ForgetSplit",
     "SplitError",
     "WithheldDataError",
     "forget_class",
+    "forget_concepts",
     "forget_indices",
     "forget_questions",
     "forget_random",
@@ -87,6 +89,11 @@ class ForgetSplit:
         sides = {s: _Withheld(s, method) for s in ("test", "test_forget", "test_retain")}
         if isinstance(self.task, Answering) and "templates" not in needs:
             hidden["task"] = replace(self.task, templates=())
+        if isinstance(self.task, Denoising) and self.task.concepts is not None:
+            if "concepts" not in needs:
+                hidden["task"] = Denoising()
+            elif "keep" not in needs:
+                hidden["task"] = Denoising(replace(self.task.concepts, keep=()))
         return replace(self, **hidden, **sides)
 
 
@@ -214,6 +221,33 @@ def forget_questions(
         encode(forget),
         encode(retain),
         unrelated=encode(data.holdout),
+    )
+
+
+def forget_concepts(data: CaptionData, concepts: Concepts) -> ForgetSplit:
+    """Erase concepts that a model draws by name: their images are to be forgotten.
+
+    Raises
+    ------
+    SplitError
+        A concept that no noun of the data is called, or nothing that is retained.
+    """
+    try:
+        gone = torch.tensor([data.label(name) for name, _ in concepts.erased])
+    except ValueError as error:
+        raise SplitError(str(error)) from error
+    forget = torch.isin(data.labels, gone)
+    if forget.all():
+        raise SplitError("every image is to be forgotten; nothing is retained")
+    at_test = torch.isin(data.test.labels, gone)
+    return ForgetSplit(
+        " and ".join(name for name, _ in concepts.erased),
+        Denoising(concepts),
+        data.train.subset(forget.nonzero()[:, 0]),
+        data.train.subset((~forget).nonzero()[:, 0]),
+        data.test,
+        data.test.subset(at_test.nonzero()[:, 0]),
+        data.test.subset((~at_test).nonzero()[:, 0]),
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .images import Batch, ImageSet
 
-__all__ = ["IGNORED", "Answering", "Classification", "Task"]
+__all__ = ["IGNORED", "Answering", "Classification", "Concepts", "Denoising", "Task"]
 
 #: The label of a token that is not part of an answer.
 IGNORED = -100
@@ -114,6 +114,127 @@ class Answering:
         return data.with_answers([self.templates[i] for i in drawn.tolist()])
 
 
-#: What the tasks share: ``modality``, ``loss``, ``log_probs`` and ``logits`` of (model, batch), and
-#: ``relabel(data, generator)``.
-Task = Classification | Answering
+@dataclass(frozen=True)
+class Concepts:
+    """What is to be erased from a model that draws, by name.
+
+    A condition is a class, or words that stand in a prompt in the place of ``{}``.
+
+    Parameters
+    ----------
+    erased : pairs (concept, what is to be drawn in its place)
+    keep : whole prompts, or classes, that must be drawn as before
+    templates : prompts with ``{}`` in the place of the words
+
+    Raises
+    ------
+    ValueError
+        No concept; a concept twice, in the place of another, or among what is kept; a template
+        without ``{}``.
+    """
+
+    erased: tuple[tuple[Any, Any], ...]
+    keep: tuple[Any, ...] = ()
+    templates: tuple[str, ...] = ("{}",)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "erased", tuple(tuple(pair) for pair in self.erased))
+        object.__setattr__(self, "keep", tuple(self.keep))
+        object.__setattr__(self, "templates", tuple(self.templates))
+        names = [name for name, _ in self.erased]
+        if not names:
+            raise ValueError("there is no concept to erase")
+        if len(set(names)) < len(names):
+            raise ValueError(f"a concept is to be erased twice: {names}")
+        if both := set(names) & {anchor for _, anchor in self.erased}:
+            raise ValueError(f"{min(both)!r} is to be erased, and to take a concept's place")
+        if wrong := [t for t in self.templates if "{}" not in t]:
+            raise ValueError(f"the template {wrong[0]!r} has no {{}}")
+        gone = set(names) | {prompt for pair in self.pairs() for prompt in pair[:1]}
+        if both := gone & set(self.keep):
+            raise ValueError(f"{min(both)!r} is to be erased, and to be kept")
+
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """Every concept and what takes its place, in every template; classes as they are."""
+        return [
+            (t.format(a), t.format(b)) if isinstance(a, str) else (a, b)
+            for a, b in self.erased
+            for t in (self.templates if isinstance(a, str) else ("",))
+        ]
+
+    def prompts(self) -> list[Any]:
+        """The concepts in every template."""
+        return [concept for concept, _ in self.pairs()]
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Learning to predict the noise in an image, given a condition.
+
+    A batch is ``x`` (n, C, H, W) and n conditions: classes (a tensor) or captions.
+
+    Parameters
+    ----------
+    concepts : what is to be erased
+    """
+
+    modality: ClassVar[str] = "diffusion"
+
+    concepts: Concepts | None = None
+
+    def loss(self, model: Any, batch: tuple[Tensor, Any]) -> Tensor:
+        """Mean squared error of epsilon at steps drawn uniformly: a scalar.
+
+        While the model trains, a share of the conditions is left out (``model.drop``).
+        """
+        x, condition = batch
+        latents, noise, t = self.noised(model, x)
+        if model.training and model.drop:
+            left_out = torch.rand(len(x)) < model.drop
+            empty = model.nothing(len(x))
+            if isinstance(condition, Tensor):
+                condition = condition.where(~left_out.to(condition.device), empty.to(condition))
+            else:
+                both = zip(left_out.tolist(), empty, condition, strict=True)
+                condition = [e if out else c for out, e, c in both]
+        found = model(model.add_noise(latents, noise, t), t, condition)
+        return torch.nn.functional.mse_loss(found, noise)
+
+    @staticmethod
+    def noised(model: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents of images, noise for them, and a step for each, drawn from the global state."""
+        latents = model.codec.encode(x)
+        noise = torch.randn_like(latents)
+        return latents, noise, torch.randint(model.steps, (len(x),), device=latents.device)
+
+    def relabel(self, data: Any, generator: torch.Generator | None = None) -> Any:
+        """The images under what takes their concept's place; nothing is drawn.
+
+        Raises
+        ------
+        ValueError
+            No concept is named, or they are withheld from the method that asks.
+        """
+        if self.concepts is None:
+            raise ValueError("no concept is named, so nothing takes its place")
+        return self.renamed(data, dict(self.concepts.erased))
+
+    @staticmethod
+    def renamed(data: Any, others: dict[Any, Any]) -> Any:
+        """Captioned images, or images under classes, with each concept replaced by another."""
+        if not hasattr(data, "captions"):
+            labels = data.labels.clone()
+            for old, new in others.items():
+                labels[data.labels == old] = new
+            return data.with_labels(labels)
+        captions = []
+        for caption in data.captions:
+            for old, new in others.items():
+                caption = caption.replace(old, new)
+            captions.append(caption)
+        return data.with_captions(captions)
+
+
+#: What the tasks share: ``modality``, ``loss`` of (model, batch), and ``relabel(data, generator)``.
+#: `Classification` and `Answering` also have ``log_probs`` and ``logits``.
+Task = Classification | Answering | Denoising

@@ -11,11 +11,11 @@ from torch import nn
 from ..data import ForgetSplit
 from ..models import TrainConfig
 
-__all__ = ["ANY", "FORGET_TEXT", "IMAGES", "NEEDS", "TEXT", "Method"]
+__all__ = ["ANY", "DIFFUSION", "FORGET_TEXT", "IMAGES", "NEEDS", "TEXT", "Method"]
 
 #: What a method can work on, by the ``modality`` of a split's task.
-IMAGES, TEXT = frozenset({"images"}), frozenset({"text"})
-ANY = IMAGES | TEXT
+IMAGES, TEXT, DIFFUSION = frozenset({"images"}), frozenset({"text"}), frozenset({"diffusion"})
+ANY = IMAGES | TEXT | DIFFUSION
 
 #: How TOFU's and FLAT's authors unlearn with every method (``config/forget.yaml``).
 FORGET_TEXT = TrainConfig(
@@ -35,6 +35,8 @@ NEEDS = {
     "decouple": "prompts that separate what to forget from what to keep",
     "unrelated": "data that has nothing to do with either",
     "templates": "template answers",
+    "concepts": "the names of what to forget, and of what takes their place",
+    "keep": "prompts that are to be drawn as before",
     "reference": "the original model, beside the one that changes",
     "fresh_model": "the recipe that made the model, to build a new one",
 }

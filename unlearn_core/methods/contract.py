@@ -9,8 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data import IDK, ForgetSplit, fictional_authors, forget_class, forget_questions, shapes
-from ..models import SmallCNN, TinyLlama
+from ..data import (
+    IDK,
+    Concepts,
+    ForgetSplit,
+    captioned_shapes,
+    fictional_authors,
+    forget_class,
+    forget_concepts,
+    forget_questions,
+    shapes,
+)
+from ..models import SmallCNN, TextToImage, TinyLlama
 from .base import Method
 
 __all__ = ["STAND_INS", "ContractError", "check_method"]
@@ -44,8 +54,14 @@ def _questions() -> tuple[nn.Module, ForgetSplit]:
     return model, forget_questions(data, model.encoded, IDK[:5])
 
 
+def _drawings() -> tuple[nn.Module, ForgetSplit]:
+    model = TextToImage(size=16, widths=(8, 16)).build(0)
+    concepts = Concepts((("a disc", "a shape"),), ("a square", ""), ("a photo of {}", "{}"))
+    return model, forget_concepts(captioned_shapes(4, 1), concepts)
+
+
 #: A model and a split of each modality, as small as they can be.
-STAND_INS = {"images": _images, "text": _questions}
+STAND_INS = {"diffusion": _drawings, "images": _images, "text": _questions}
 
 
 def check_method(

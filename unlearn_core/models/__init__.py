@@ -2,6 +2,15 @@
 
 from .chat import Around, Chat, EncodedSet, Encoding
 from .classifiers import MODELS, ClassifierSpec, LeNet, ModelSpec, ResNet18, SmallCNN, ViT
+from .diffusion import (
+    DIFFUSION_MODELS,
+    ClassConditional,
+    ClassToImage,
+    Diffusion,
+    StableDiffusion,
+    TextConditional,
+    TextToImage,
+)
 from .gradients import sample_gradients
 from .inference import Outputs, predict
 from .language import LANGUAGE_MODELS, CausalLM, SmolLM2, TinyLlama
@@ -20,6 +29,13 @@ from .training import (
 
 __all__ = [
     "Around",
+    "DIFFUSION_MODELS",
+    "ClassConditional",
+    "ClassToImage",
+    "Diffusion",
+    "StableDiffusion",
+    "TextConditional",
+    "TextToImage",
     "LANGUAGE_MODELS",
     "MINILM",
     "MODELS",

@@ -131,9 +131,11 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def to(batch: Any, device: torch.device) -> Any:
-    """A batch (tensor, or tuples, lists and dicts of them) on a device."""
+    """A batch (tensors, texts, or tuples, lists and dicts of them) on a device."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
+    if isinstance(batch, str):
+        return batch
     if isinstance(batch, dict):
         return {k: to(v, device) for k, v in batch.items()}
     return type(batch)(to(v, device) for v in batch)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...data import ForgetSplit, Task
 from ...models import TrainConfig, train
-from ..base import ANY, FORGET_TEXT, Method
+from ..base import FORGET_TEXT, IMAGES, TEXT, Method
 from ..paired import frozen_copy, paired_epochs
 
 __all__ = ["KLMinimization", "kept_outputs"]
@@ -47,7 +47,7 @@ class KLMinimization(Method):
     name: ClassVar[str] = "kl_minimization"
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "reference"})
     draws: ClassVar[bool] = True
-    works_on: ClassVar[frozenset[str]] = ANY
+    works_on: ClassVar[frozenset[str]] = IMAGES | TEXT
 
     train: TrainConfig = FORGET_TEXT
     weight: float = 1.0

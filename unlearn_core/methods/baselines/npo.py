@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ...data import Answering, ForgetSplit, Task
 from ...models import TrainConfig, train
-from ..base import ANY, FORGET_TEXT, TEXT, Method
+from ..base import FORGET_TEXT, IMAGES, TEXT, Method
 from ..paired import log_probs_before, paired_epochs
 
 __all__ = ["NPO", "NPORetain", "SimNPO", "npo_loss", "simnpo_loss"]
@@ -55,7 +55,7 @@ class NPO(Method):
     name: ClassVar[str] = "npo"
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "reference"})
     draws: ClassVar[bool] = True
-    works_on: ClassVar[frozenset[str]] = ANY
+    works_on: ClassVar[frozenset[str]] = IMAGES | TEXT
 
     train: TrainConfig = FORGET_TEXT
     beta: float = 0.1

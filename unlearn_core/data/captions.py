@@ -1,0 +1,209 @@
+"""Images with captions: what a text-to-image model learns from, and the words for what it draws."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..seeding import generator
+from .images import FASHION_CLASSES, ImageData, ImageSet, fashion_mnist, shapes
+from .sources import Source
+
+__all__ = [
+    "CAPTIONED",
+    "CaptionData",
+    "CaptionedSet",
+    "Noun",
+    "captioned_fashion",
+    "captioned_shapes",
+]
+
+
+@dataclass(frozen=True)
+class CaptionedSet(Dataset):
+    """Images and one caption for each; indexing it with a list gives a batch.
+
+    A batch is ``x`` (B, C, H, W) float32, normalised, and its captions: B texts.
+    """
+
+    images: ImageSet
+    captions: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.captions):
+            raise ValueError(f"{len(self.images)} images have {len(self.captions)} captions")
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, str]:
+        x, captions = self.__getitems__([i])
+        return x[0], captions[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
+        return self.images.__getitems__(indices)[0], [self.captions[i] for i in indices]
+
+    @staticmethod
+    def collate(batch: tuple[Tensor, list[str]]) -> tuple[Tensor, list[str]]:
+        return batch  # __getitems__ has made it already
+
+    def subset(self, positions: Tensor) -> CaptionedSet:
+        """The images at these positions, in that order."""
+        captions = tuple(self.captions[i] for i in positions.tolist())
+        return CaptionedSet(self.images.subset(positions), captions)
+
+    def with_captions(self, captions: Sequence[str]) -> CaptionedSet:
+        return replace(self, captions=tuple(captions))
+
+    def augmented(self, names: tuple[str, ...]) -> CaptionedSet:
+        return replace(self, images=self.images.augmented(names))
+
+    def __add__(self, other: CaptionedSet) -> CaptionedSet:
+        return CaptionedSet(self.images + other.images, self.captions + other.captions)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of images and captions, order included."""
+        digest = hashlib.sha256(self.images.fingerprint().encode())
+        for caption in self.captions:
+            digest.update(caption.encode() + b"\0")
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Noun:
+    """The words for one kind of thing, as they stand in a caption, article included.
+
+    Attributes
+    ----------
+    name : the usual one
+    synonyms : others that mean the same
+    kind : what it is a kind of, together with others; "" where there is no such word
+    """
+
+    name: str
+    synonyms: tuple[str, ...] = ()
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class CaptionData:
+    """Captioned training images, and what their captions are made of.
+
+    Attributes
+    ----------
+    train : the captioned images
+    test : images under labels, for the classifier that judges what is drawn, and for distances
+    nouns : one for each label
+    templates : sentences with ``{}`` in the place of a noun
+    general : words that fit every image
+    """
+
+    train: CaptionedSet
+    test: ImageSet
+    nouns: tuple[Noun, ...]
+    templates: tuple[str, ...]
+    general: str
+    sources: tuple[Source, ...] = ()
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) which noun each training image is of."""
+        return self.train.images.labels
+
+    def label(self, name: str) -> int:
+        """The label whose noun is called so; a ValueError where there is none."""
+        names = [noun.name for noun in self.nouns]
+        if name not in names:
+            raise ValueError(f"no noun is called {name!r}; known: {', '.join(names)}")
+        return names.index(name)
+
+
+def _captioned(
+    data: ImageData,
+    nouns: tuple[Noun, ...],
+    templates: tuple[str, ...],
+    general: str,
+    seed: int,
+) -> CaptionData:
+    """Draw a caption for every image: of ten, five have its name, three a synonym, one its kind
+    (where it has one), and one the general words."""
+    draw = generator(seed, "captions")
+
+    def uniform(n: int) -> list[int]:
+        return torch.randint(n, (len(data.train),), generator=draw).tolist()
+
+    what, which, how = uniform(10), uniform(2**31), uniform(len(templates))
+    captions = []
+    for label, w, i, t in zip(data.train.labels.tolist(), what, which, how, strict=True):
+        noun = nouns[label]
+        words = noun.name
+        if w == 0:
+            words = general
+        elif w == 1 and noun.kind:
+            words = noun.kind
+        elif w in (2, 3, 4) and noun.synonyms:
+            words = noun.synonyms[i % len(noun.synonyms)]
+        captions.append(templates[t].format(words))
+    # Pixels from -1 to 1, as diffusion models have them.
+    channels = data.train.pixels.shape[-1]
+    middle = {"mean": (0.5,) * channels, "std": (0.5,) * channels}
+    train = CaptionedSet(replace(data.train, **middle), tuple(captions))
+    return CaptionData(train, replace(data.test, **middle), nouns, templates, general, data.sources)
+
+
+TEMPLATES = ("a photo of {}", "a picture of {}", "{}")
+
+#: In the order of `FASHION_CLASSES`.
+FASHION_NOUNS = (
+    Noun("a t-shirt", ("a tee", "a short-sleeved top"), "a garment"),
+    Noun("trousers", ("pants", "jeans", "slacks"), "a garment"),
+    Noun("a pullover", ("a sweater", "a jumper"), "a garment"),
+    Noun("a dress", ("a gown", "a frock"), "a garment"),
+    Noun("a coat", ("a jacket", "an overcoat"), "a garment"),
+    Noun("a sandal", ("a flip flop", "an open shoe"), "footwear"),
+    Noun("a shirt", ("a blouse", "a button-up"), "a garment"),
+    Noun("a sneaker", ("a running shoe", "a trainer", "a tennis shoe"), "footwear"),
+    Noun("a bag", ("a handbag", "a purse", "a tote")),
+    Noun("an ankle boot", ("a boot", "a bootie"), "footwear"),
+)
+assert len(FASHION_NOUNS) == len(FASHION_CLASSES)
+
+
+def captioned_fashion(
+    per_class: int | None = None, test_per_class: int | None = None, seed: int = 0
+) -> CaptionData:
+    """Fashion-MNIST with captions of our own: names, synonyms and kinds in three templates."""
+    data = fashion_mnist(per_class, test_per_class)
+    return _captioned(data, FASHION_NOUNS, TEMPLATES, "a fashion item", seed)
+
+
+SHAPE_NOUNS = (
+    Noun("a disc", ("a circle", "a dot"), "a round thing"),
+    Noun("a ring", ("a hoop", "a loop"), "a round thing"),
+    Noun("a square", ("a box", "a block"), "a thing with corners"),
+    Noun("a frame", ("a border", "a square outline"), "a thing with corners"),
+    Noun("a diamond", ("a rhombus", "a lozenge"), "a thing with corners"),
+    Noun("a triangle", ("a wedge", "a pyramid"), "a thing with corners"),
+    Noun("a plus", ("a plus sign", "an upright cross")),
+    Noun("a cross", ("an x", "a times sign")),
+    Noun("a bar", ("a dash", "a horizontal stripe")),
+    Noun("a column", ("a pillar", "a vertical stripe")),
+)
+
+
+def captioned_shapes(
+    per_class: int = 60, test_per_class: int = 20, noise: float = 0.05, seed: int = 0
+) -> CaptionData:
+    """Drawn shapes, 16x16, with captions: the data of `shapes` in one fill; nothing to download."""
+    data = shapes(per_class, test_per_class, fills=1, noise=noise, seed=seed)
+    return _captioned(data, SHAPE_NOUNS, TEMPLATES, "a shape", seed)
+
+
+CAPTIONED: dict[str, Callable[..., CaptionData]] = {
+    f.__name__: f for f in (captioned_shapes, captioned_fashion)
+}

@@ -1,0 +1,483 @@
+"""Denoising diffusion models of images, conditioned on a class or on a text.
+
+A `Diffusion` wraps a UNet and a noise schedule of diffusers as one module. Methods train it like any
+other network; what is frozen in all of them - the text encoder, the autoencoder - is no part of it,
+so its parameters are the UNet's. A condition is a class (int) or a prompt (str), at every size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Source, resolve
+from .classifiers import ModelSpec
+from .sentences import MINILM
+from .training import default_device, device_of
+
+__all__ = [
+    "DIFFUSION_MODELS",
+    "ClassConditional",
+    "ClassToImage",
+    "Diffusion",
+    "PromptEncoder",
+    "StableDiffusion",
+    "TextConditional",
+    "TextToImage",
+]
+
+#: Epsilon of x_t at a step: what one step of sampling asks for. (x_t, t, number of the step).
+Guide = Callable[[Tensor, Tensor, int], Tensor]
+
+
+class Fold:
+    """Pixels to fewer, deeper ones and back: an exactly invertible stand-in for an autoencoder."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def encode(self, images: Tensor) -> Tensor:
+        return nn.functional.pixel_unshuffle(images, self.factor)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return nn.functional.pixel_shuffle(latents, self.factor)
+
+
+class Autoencoder:
+    """A VAE of diffusers, frozen; latents are its means, scaled."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        self.vae = vae.requires_grad_(False).eval()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Autoencoder:
+        return self  # nothing changes it
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        vae = self.vae.to(images.device)
+        found = vae.encode(images.to(vae.dtype)).latent_dist.mode()
+        return (found * vae.config.scaling_factor).float()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        vae = self.vae.to(latents.device)
+        return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample.float()
+
+
+class PromptEncoder:
+    """A frozen text encoder of transformers, which remembers the prompts that it has read.
+
+    Parameters
+    ----------
+    model, tokenizer : of transformers
+    length : tokens that every prompt is padded or cut to
+    masked : whether what fills up is set to zero (BERT's) or counts as text (CLIP's)
+    scale : what the states are divided by
+    """
+
+    #: So many prompts are remembered; then all are forgotten.
+    REMEMBERED = 4096
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, length: int, masked: bool, scale: float = 1.0
+    ) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.tokenizer, self.length, self.masked, self.scale = tokenizer, length, masked, scale
+        self._known: dict[str, Tensor] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PromptEncoder:
+        return self  # nothing changes it
+
+    @property
+    def dimensions(self) -> int:
+        return self.model.config.hidden_size
+
+    def tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and which of them are text, special tokens included: (n, length) each."""
+        found = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return found["input_ids"], found["attention_mask"]
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """(n, length, dimensions) float32, on the CPU."""
+        new = [p for p in dict.fromkeys(prompts) if p not in self._known]
+        if len(self._known) + len(new) > self.REMEMBERED:
+            self._known.clear()
+            new = list(dict.fromkeys(prompts))
+        for start in range(0, len(new), 64):
+            part = new[start : start + 64]
+            ids, mask = self.tokens(part)
+            device = device_of(self.model)
+            given = {"attention_mask": mask.to(device)} if self.masked else {}
+            states = self.model(input_ids=ids.to(device), **given).last_hidden_state
+            states = states.float().cpu() / self.scale
+            if self.masked:
+                states = states * mask[:, :, None]
+            self._known.update(zip(part, states, strict=True))
+        return torch.stack([self._known[p] for p in prompts])
+
+
+class Diffusion(nn.Module):
+    """A UNet that predicts the noise in an image, its schedule, and what images are to it.
+
+    Parameters
+    ----------
+    unet : of diffusers, predicting epsilon
+    scheduler : of diffusers; its betas are the model's
+    codec : images to what the UNet works on, and back
+    drop : in training, so often a condition is left out (classifier-free guidance)
+    precision : "bf16" runs the UNet under autocast
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        scheduler: Any,
+        codec: Fold | Autoencoder,
+        drop: float = 0.1,
+        precision: Literal["no", "bf16"] = "no",
+    ) -> None:
+        super().__init__()
+        if scheduler.config.prediction_type != "epsilon":
+            raise ValueError(f"epsilon is predicted, not {scheduler.config.prediction_type!r}")
+        self.unet, self.scheduler, self.codec = unet, scheduler, codec
+        self.drop, self.precision = drop, precision
+
+    # --- conditions -----------------------------------------------------------------------------
+
+    def nothing(self, n: int) -> Sequence[Any]:
+        """The condition that says nothing, n times."""
+        raise NotImplementedError
+
+    def embed(self, condition: Sequence[Any]) -> Tensor:
+        """What the UNet reads of the conditions, on its device: n of them."""
+        raise NotImplementedError
+
+    def denoise(self, x_t: Tensor, t: Tensor, embedded: Tensor) -> Tensor:
+        """Epsilon, as ``x_t`` (n, c, h, w), at steps ``t`` (n,) of embedded conditions."""
+        raise NotImplementedError
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Sequence[Any]) -> Tensor:
+        return self.denoise(x_t, t, self.embed(condition))
+
+    # --- images ---------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """How many steps the schedule has."""
+        return self.scheduler.config.num_train_timesteps
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of what the UNet works on."""
+        size = self.unet.config.sample_size
+        return self.unet.config.in_channels, size, size
+
+    def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """:math:`x_t` of clean latents (n, c, h, w) at steps ``t`` (n,)."""
+        return self.scheduler.add_noise(latents, noise, t)
+
+    def guide(self, condition: Sequence[Any], guidance: float) -> Guide:
+        """What one batch of samples follows: classifier-free guidance,
+
+        :math:`\\epsilon_\\varnothing + s(\\epsilon_c - \\epsilon_\\varnothing)`.
+        """
+        n = len(condition)
+        if guidance == 1:
+            alone = self.embed(condition)
+            return lambda x_t, t, step: self.denoise(x_t, t.expand(n), alone)
+        both = torch.cat([self.embed(self.nothing(n)), self.embed(condition)])
+
+        def epsilon(x_t: Tensor, t: Tensor, step: int) -> Tensor:
+            empty, full = self.denoise(torch.cat([x_t, x_t]), t.expand(2 * n), both).chunk(2)
+            return empty + guidance * (full - empty)
+
+        return epsilon
+
+    def denoising(
+        self,
+        latents: Tensor,
+        guide: Guide,
+        steps: int,
+        eta: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """DDIM from noise ``latents``: what is left after each of ``steps`` steps."""
+        from diffusers import DDIMScheduler
+
+        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(steps)
+        for i, t in enumerate(scheduler.timesteps):
+            epsilon = guide(latents, t.to(latents.device), i)
+            fresh = None
+            if eta:
+                fresh = torch.randn(latents.shape, generator=generator).to(latents.device)
+            latents = scheduler.step(epsilon, t, latents, eta=eta, variance_noise=fresh).prev_sample
+            yield latents
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Sequence[Any],
+        seed: int,
+        *,
+        steps: int = 50,
+        guidance: float = 7.5,
+        eta: float = 0.0,
+        batch_size: int = 64,
+    ) -> Tensor:
+        """Draw an image for each condition: (n, C, H, W) in [-1, 1], float32 on the CPU.
+
+        The noise of image i depends on ``seed`` and i alone, so that two models, or two lists of
+        conditions, can be compared image by image. Memory is that of ``batch_size`` images.
+        """
+        device, mode = device_of(self), self.training
+        draw = torch.Generator().manual_seed(seed)
+        noise = torch.randn((len(condition), *self.shape), generator=draw)
+        out = []
+        self.eval()
+        try:
+            for start in range(0, len(condition), batch_size):
+                chosen = condition[start : start + batch_size]
+                latents = noise[start : start + batch_size].to(device)
+                guide = self.guide(chosen, guidance)
+                for latents in self.denoising(latents, guide, steps, eta, draw):
+                    pass
+                out.append(self.codec.decode(latents).clamp(-1, 1).float().cpu())
+        finally:
+            self.train(mode)
+        return torch.cat(out) if out else torch.empty(0)
+
+    @contextlib.contextmanager
+    def _autocast(self) -> Iterator[None]:
+        kind = device_of(self).type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
+            yield
+
+
+class TextConditional(Diffusion):
+    """Conditioned on prompts, through cross-attention on a text encoder's states.
+
+    Parameters
+    ----------
+    prompts : the text encoder
+    """
+
+    def __init__(
+        self, unet: nn.Module, scheduler: Any, codec: Any, prompts: PromptEncoder, **more: Any
+    ) -> None:
+        super().__init__(unet, scheduler, codec, **more)
+        self.prompts = prompts
+
+    def nothing(self, n: int) -> list[str]:
+        return [""] * n
+
+    def embed(self, condition: Sequence[str]) -> Tensor:
+        """(n, length, dimensions)."""
+        return self.prompts(condition).to(device_of(self))
+
+    def denoise(self, x_t: Tensor, t: Tensor, embedded: Tensor) -> Tensor:
+        with self._autocast():
+            return self.unet(x_t, t, encoder_hidden_states=embedded).sample.float()
+
+
+class ClassConditional(Diffusion):
+    """Conditioned on a class, through an embedding; the one after the last class says nothing."""
+
+    @property
+    def classes(self) -> int:
+        return self.unet.config.num_class_embeds - 1
+
+    def nothing(self, n: int) -> Tensor:
+        return torch.full((n,), self.classes)
+
+    def embed(self, condition: Sequence[int] | Tensor) -> Tensor:
+        """(n,) int64."""
+        return torch.as_tensor(condition, dtype=torch.long).to(device_of(self))
+
+    def denoise(self, x_t: Tensor, t: Tensor, embedded: Tensor) -> Tensor:
+        with self._autocast():
+            return self.unet(x_t, t, class_labels=embedded).sample.float()
+
+
+def _schedule(betas: str) -> Any:
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(1000, beta_schedule=betas, clip_sample=False, set_alpha_to_one=True)
+
+
+@dataclass(frozen=True)
+class TextToImage(ModelSpec):
+    """A small text-to-image model: frozen MiniLM states, cross-attention at the lowest resolution.
+
+    Attributes
+    ----------
+    size, channels : of the images
+    fold : they are folded by this factor (`Fold`)
+    widths : channels of the UNet's levels, from the highest resolution down
+    length : tokens of a prompt
+    drop : see `Diffusion`
+    """
+
+    size: int = 28
+    channels: int = 1
+    fold: int = 2
+    widths: tuple[int, ...] = (32, 64)
+    length: int = 12
+    drop: float = 0.1
+
+    #: The standard deviation of MiniLM's states.
+    SCALE = 0.43
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))
+        if self.size % (self.fold * 2 ** (len(self.widths) - 1)):
+            raise ValueError(f"{self.size} pixels can't be folded and halved that often")
+
+    def sources(self) -> tuple[Source, ...]:
+        return (resolve(MINILM, repo_type="model", patterns=("**/*",)),)
+
+    def make(self) -> TextConditional:
+        from diffusers import UNet2DConditionModel
+
+        prompts = _minilm(str(self.sources()[0].path), self.length, self.SCALE)
+        deeper = len(self.widths) - 1
+        unet = UNet2DConditionModel(
+            sample_size=self.size // self.fold,
+            in_channels=self.channels * self.fold**2,
+            out_channels=self.channels * self.fold**2,
+            layers_per_block=1,
+            block_out_channels=self.widths,
+            down_block_types=(*["DownBlock2D"] * deeper, "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", *["UpBlock2D"] * deeper),
+            cross_attention_dim=prompts.dimensions,
+            attention_head_dim=16,
+            norm_num_groups=8,
+        )
+        return TextConditional(
+            unet, _schedule("squaredcos_cap_v2"), Fold(self.fold), prompts, drop=self.drop
+        )
+
+
+_ENCODERS: dict[tuple[str, int], PromptEncoder] = {}
+
+
+def _minilm(folder: str, length: int, scale: float) -> PromptEncoder:
+    """One for all models: it is frozen."""
+    from transformers import AutoModel, AutoTokenizer
+
+    if (folder, length) not in _ENCODERS:
+        model = AutoModel.from_pretrained(folder, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        _ENCODERS[folder, length] = PromptEncoder(model, tokenizer, length, True, scale)
+    return _ENCODERS[folder, length]
+
+
+@dataclass(frozen=True)
+class ClassToImage(ModelSpec):
+    """A class-conditional UNet, attention at the lowest resolution, or where ``attention`` says.
+
+    Attributes
+    ----------
+    classes : how many
+    size, channels, fold, widths, drop : as of `TextToImage`
+    layers : residual blocks a level
+    attention : the levels, from 0, that have attention
+    dropout : in the residual blocks
+    betas : diffusers' name of the noise schedule; "linear" is DDPM's
+    """
+
+    classes: int
+    size: int = 28
+    channels: int = 1
+    fold: int = 2
+    widths: tuple[int, ...] = (32, 64)
+    layers: int = 1
+    attention: tuple[int, ...] = (1,)
+    dropout: float = 0.0
+    drop: float = 0.1
+    betas: str = "squaredcos_cap_v2"
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "attention"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.size % (self.fold * 2 ** (len(self.widths) - 1)):
+            raise ValueError(f"{self.size} pixels can't be folded and halved that often")
+
+    def make(self) -> ClassConditional:
+        from diffusers import UNet2DModel
+
+        has = [i in self.attention for i in range(len(self.widths))]
+        unet = UNet2DModel(
+            sample_size=self.size // self.fold,
+            in_channels=self.channels * self.fold**2,
+            out_channels=self.channels * self.fold**2,
+            layers_per_block=self.layers,
+            block_out_channels=self.widths,
+            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in has),
+            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in has[::-1]),
+            attention_head_dim=16,
+            norm_num_groups=8,
+            dropout=self.dropout,
+            num_class_embeds=self.classes + 1,
+        )
+        return ClassConditional(unet, _schedule(self.betas), Fold(self.fold), drop=self.drop)
+
+
+@dataclass(frozen=True)
+class StableDiffusion(ModelSpec):
+    """A Stable Diffusion of version 1 from the hub: safetensors only, no safety checker.
+
+    Attributes
+    ----------
+    id : on the hub
+    precision : see `Diffusion`; the weights stay in float32
+    """
+
+    id: str = "CompVis/stable-diffusion-v1-4"
+    precision: Literal["no", "bf16"] = "bf16"
+
+    def sources(self) -> tuple[Source, ...]:
+        parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+        patterns = (
+            "model_index.json",
+            *(f"{p}/*.{e}" for p in parts for e in ("json", "txt", "safetensors")),
+        )
+        return (resolve(self.id, repo_type="model", patterns=patterns),)
+
+    def make(self) -> TextConditional:
+        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        folder = str(self.sources()[0].path)
+        safe = {"use_safetensors": True}
+        try:
+            text = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", **safe)
+        except OSError as error:
+            raise ValueError(f"{self.id}: this pipeline has no text encoder ({error})") from error
+        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **safe)
+        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **safe)
+        scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+        prompts = PromptEncoder(
+            text.to(default_device()), tokenizer, tokenizer.model_max_length, masked=False
+        )
+        return TextConditional(unet, scheduler, Autoencoder(vae), prompts, precision=self.precision)
+
+
+DIFFUSION_MODELS: dict[str, type[ModelSpec]] = {
+    "text_to_image": TextToImage,
+    "class_to_image": ClassToImage,
+    "stable_diffusion": StableDiffusion,
+}
