@@ -8,6 +8,7 @@ so its parameters are the UNet's. A condition is a class (int) or a prompt (str)
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -250,10 +251,9 @@ class Diffusion(nn.Module):
         try:
             for start in range(0, len(condition), batch_size):
                 chosen = condition[start : start + batch_size]
-                latents = noise[start : start + batch_size].to(device)
-                guide = self.guide(chosen, guidance)
-                for latents in self.denoising(latents, guide, steps, eta, draw):
-                    pass
+                first = noise[start : start + batch_size].to(device)
+                path = self.denoising(first, self.guide(chosen, guidance), steps, eta, draw)
+                (latents,) = deque(path, maxlen=1)
                 out.append(self.codec.decode(latents).clamp(-1, 1).float().cpu())
         finally:
             self.train(mode)
