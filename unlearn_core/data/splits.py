@@ -8,6 +8,7 @@ request names a class.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -227,6 +228,9 @@ def forget_questions(
 def forget_concepts(data: CaptionData, concepts: Concepts) -> ForgetSplit:
     """Erase concepts that a model draws by name: their images are to be forgotten.
 
+    These bear the concept's name in the templates, which take turns, whatever their captions were: a
+    request names a concept, and what else it is called is for the evaluation to know.
+
     Raises
     ------
     SplitError
@@ -240,10 +244,13 @@ def forget_concepts(data: CaptionData, concepts: Concepts) -> ForgetSplit:
     if forget.all():
         raise SplitError("every image is to be forgotten; nothing is retained")
     at_test = torch.isin(data.test.labels, gone)
+    forgotten = data.train.subset(forget.nonzero()[:, 0])
+    names = [data.nouns[label].name for label in forgotten.images.labels.tolist()]
+    turns = itertools.cycle(concepts.templates)
     return ForgetSplit(
         " and ".join(name for name, _ in concepts.erased),
         Denoising(concepts),
-        data.train.subset(forget.nonzero()[:, 0]),
+        forgotten.with_captions([next(turns).format(name) for name in names]),
         data.train.subset((~forget).nonzero()[:, 0]),
         data.test,
         data.test.subset(at_test.nonzero()[:, 0]),

@@ -1,0 +1,158 @@
+"""Captions: what images are called, and what is asked to be erased."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from unlearn_core.data import (
+    CAPTIONED,
+    CaptionData,
+    CaptionedSet,
+    Concepts,
+    Denoising,
+    SplitError,
+    WithheldDataError,
+    batches,
+    captioned_shapes,
+    forget_class,
+    forget_concepts,
+    shapes,
+)
+
+
+@pytest.fixture(scope="module")
+def data() -> CaptionData:
+    return captioned_shapes(per_class=40, test_per_class=3)
+
+
+def words(caption: str, data: CaptionData) -> str:
+    """What stands in the place of the noun."""
+    for template in data.templates:
+        before, after = template.split("{}")
+        if before and caption.startswith(before):
+            return caption.removeprefix(before).removesuffix(after)
+    return caption
+
+
+class TestCaptions:
+    def test_every_caption_fits_its_image(self, data: CaptionData) -> None:
+        """Fails where labels and captions get out of step."""
+        for label, caption in zip(data.labels.tolist(), data.train.captions, strict=True):
+            noun = data.nouns[label]
+            fitting = {noun.name, *noun.synonyms, noun.kind, data.general} - {""}
+            assert words(caption, data) in fitting
+
+    def test_shares(self, data: CaptionData) -> None:
+        kinds = Counter()
+        for label, caption in zip(data.labels.tolist(), data.train.captions, strict=True):
+            noun, said = data.nouns[label], words(caption, data)
+            kinds["name"] += said == noun.name
+            kinds["synonym"] += said in noun.synonyms
+            kinds["general"] += said == data.general
+        n = len(data.train)
+        assert abs(kinds["name"] / n - 0.54) < 0.07  # six nouns of ten have a word for their kind
+        assert abs(kinds["synonym"] / n - 0.3) < 0.07
+        assert abs(kinds["general"] / n - 0.1) < 0.05
+
+    def test_no_word_means_two_things(self) -> None:
+        """Fails where a synonym of one noun is another one's, or a name holds another's."""
+        from unlearn_core.data.captions import FASHION_NOUNS, SHAPE_NOUNS
+
+        for nouns in (FASHION_NOUNS, SHAPE_NOUNS):
+            every = [w for noun in nouns for w in (noun.name, *noun.synonyms)]
+            assert len(set(every)) == len(every)
+
+    def test_the_seed_draws_captions_not_images(self, data: CaptionData) -> None:
+        other = captioned_shapes(per_class=40, test_per_class=3, seed=1)
+        assert other.train.captions != data.train.captions
+        again = captioned_shapes(per_class=40, test_per_class=3)
+        assert again.train.fingerprint() == data.train.fingerprint()
+
+    def test_batches_hold_pixels_from_minus_one_to_one(self, data: CaptionData) -> None:
+        (x, captions), *_ = batches(data.train.subset(torch.tensor([5, 300])), 2)
+        assert x.shape == (2, 1, 16, 16)
+        assert -1 <= x.min() < -0.2 < 0.2 < x.max() <= 1
+        assert captions == [data.train.captions[5], data.train.captions[300]]
+
+    def test_parts_and_sums(self, data: CaptionData) -> None:
+        one, two = data.train.subset(torch.arange(3)), data.train.subset(torch.arange(3, 5))
+        whole = data.train.subset(torch.arange(5))
+        assert (one + two).fingerprint() == whole.fingerprint()
+        assert whole.with_captions(["x"] * 5).fingerprint() != whole.fingerprint()
+        with pytest.raises(ValueError, match="5 images have 2 captions"):
+            CaptionedSet(whole.images, ("a", "b"))
+
+    def test_real_data_are_listed(self) -> None:
+        assert set(CAPTIONED) == {"captioned_shapes", "captioned_fashion"}
+
+
+class TestConcepts:
+    def test_the_images_of_a_concept_are_forgotten(self, data: CaptionData) -> None:
+        split = forget_concepts(data, Concepts((("a ring", "a shape"), ("a bar", "a shape"))))
+        gone = {data.label("a ring"), data.label("a bar")}
+        assert set(split.forget.images.labels.tolist()) == gone
+        assert not gone & set(split.retain.images.labels.tolist())
+        assert len(split.forget) + len(split.retain) == len(data.train)
+        assert set(split.test_forget.labels.tolist()) == gone
+        assert split.name == "a ring and a bar"
+
+    def test_no_synonym_is_given_away(self, data: CaptionData) -> None:
+        """Fails where a method that erases learns what else the concept is called."""
+        request = Concepts((("a ring", "a shape"),), templates=("{}", "see {}"))
+        captions = forget_concepts(data, request).forget.captions
+        assert captions[:3] == ("a ring", "see a ring", "a ring")
+        assert set(captions) == {"a ring", "see a ring"}
+
+    def test_unknown(self, data: CaptionData) -> None:
+        with pytest.raises(SplitError, match="no noun is called 'a wring'"):
+            forget_concepts(data, Concepts((("a wring", "a shape"),)))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (((),), "no concept"),
+            (((("a", "b"), ("a", "c")),), "twice"),
+            (((("a", "b"), ("b", "c")),), "'b' is to be erased, and to take"),
+            (((("a", "b"),), ("a",)), "'a' is to be erased, and to be kept"),
+            (((("a", "b"),), ("see a",), ("see {}",)), "'see a' is to be erased, and to be kept"),
+            (((("a", "b"),), (), ("see",)), "no {}"),
+        ],
+    )
+    def test_bad_requests(self, arguments: tuple, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            Concepts(*arguments)
+
+    def test_pairs_in_every_template(self) -> None:
+        concepts = Concepts((("a cat", "a pet"),), templates=("{}", "see {} now"))
+        assert concepts.pairs() == [("a cat", "a pet"), ("see a cat now", "see a pet now")]
+        assert Concepts(((3, 4),)).pairs() == [(3, 4)]
+
+    def test_what_a_method_does_not_declare_it_does_not_get(self, data: CaptionData) -> None:
+        split = forget_concepts(data, Concepts((("a ring", "a shape"),), ("a bar",)))
+        names = split.only(frozenset({"concepts"}), "m")
+        assert names.task.concepts.erased and not names.task.concepts.keep
+        with pytest.raises(WithheldDataError):
+            len(names.forget)
+        assert split.only(frozenset({"concepts", "keep"}), "m").task.concepts.keep == ("a bar",)
+        assert split.only(frozenset({"forget"}), "m").task.concepts is None
+
+
+class TestRelabel:
+    def test_captions(self, data: CaptionData) -> None:
+        split = forget_concepts(data, Concepts((("a ring", "a shape"),)))
+        found = split.task.relabel(split.forget)
+        assert set(found.captions) == {"a shape"}
+        mixed = split.forget.with_captions(["see a ring", "a hoop"] * 20)
+        assert split.task.relabel(mixed).captions[:2] == ("see a shape", "a hoop")
+
+    def test_classes(self) -> None:
+        split = forget_class(shapes(4, 1, fills=1), 3)
+        task = Denoising(Concepts(((3, 4),)))
+        assert task.relabel(split.forget).labels.tolist() == [4] * 4
+
+    def test_nothing_to_put_there(self, data: CaptionData) -> None:
+        with pytest.raises(ValueError, match="no concept is named"):
+            Denoising().relabel(data.train)
