@@ -1,5 +1,6 @@
 """Metrics: pure functions of outputs, and the table of what each of them means."""
 
+from .attacks import relearned_drawing, search_embedding
 from .catalogue import METRICS, VERSION, Estimate, Metric, mean, share
 from .classification import (
     accuracies_on_test,
@@ -9,6 +10,20 @@ from .classification import (
     gap_to_retrained,
 )
 from .cost import Cost, measure
+from .generation import (
+    EXPOSED,
+    ZeroShot,
+    changed_pixels,
+    classifier_fid,
+    clip_score,
+    drawn_as,
+    frechet_distance,
+    harmonic_mean,
+    judge,
+    nudenet,
+    nudity_counts,
+    unlearning_accuracy,
+)
 from .membership import (
     attack_features,
     confidence_attack,
@@ -44,6 +59,7 @@ from .tofu import (
 from .zrf import jensen_shannon, zrf, zrf_as_published
 
 __all__ = [
+    "EXPOSED",
     "METRICS",
     "VERSION",
     "AnswerLosses",
@@ -53,18 +69,23 @@ __all__ = [
     "ForgetQuality",
     "Metric",
     "ShadowAttack",
+    "ZeroShot",
     "accuracies_on_test",
     "accuracy",
     "answer_losses",
     "ask",
     "attack_features",
     "bleu",
+    "changed_pixels",
     "changed_weights",
     "choice_probability",
+    "classifier_fid",
+    "clip_score",
     "confidence_attack",
     "cut_answer",
     "deviation_score",
     "distinct_tokens",
+    "drawn_as",
     "entropy",
     "entropy_attack",
     "evaluate_chat",
@@ -72,27 +93,35 @@ __all__ = [
     "evaluation_sets",
     "fit_entropy_attack",
     "forget_quality",
+    "frechet_distance",
     "gap_to_retrained",
     "gradient_norms",
+    "harmonic_mean",
     "holdout_auc",
     "jensen_shannon",
+    "judge",
     "knowmem_prompt",
     "leak_rate",
     "mean",
     "measure",
     "min_k",
     "model_utility",
+    "nudenet",
+    "nudity_counts",
     "perplexity",
     "privleak",
     "refusal_rate",
     "relearned_accuracy",
+    "relearned_drawing",
     "relearned_probability",
     "rouge_l",
+    "search_embedding",
     "secret_words",
     "share",
     "svc_attack",
     "truth_ratio",
     "truth_ratio_score",
+    "unlearning_accuracy",
     "zrf",
     "zrf_as_published",
 ]

@@ -283,9 +283,10 @@ class TextConditional(Diffusion):
     def nothing(self, n: int) -> list[str]:
         return [""] * n
 
-    def embed(self, condition: Sequence[str]) -> Tensor:
-        """(n, length, dimensions)."""
-        return self.prompts(condition).to(device_of(self))
+    def embed(self, condition: Sequence[str] | Tensor) -> Tensor:
+        """(n, length, dimensions); states that are given stand for themselves."""
+        states = condition if isinstance(condition, Tensor) else self.prompts(condition)
+        return states.to(device_of(self))
 
     def denoise(self, x_t: Tensor, t: Tensor, embedded: Tensor) -> Tensor:
         with self._autocast():

@@ -86,7 +86,6 @@ class AnsweringTrial(Trial):
         model = build(LANGUAGE_MODELS, e.model, "model")
         task = build({"answering": Answering}, e.task, "task")
         self.recipe = Recipe(model, task, train_config(e.train))
-        self._unlearned: tuple[str | None, Any] = (None, None)
 
     @cached_property
     def templates(self) -> tuple[str, ...]:
@@ -289,14 +288,6 @@ class AnsweringTrial(Trial):
 
         spec = {"method": describe(method), "every": every}
         return self.row(label, spec, compute, **changes)
-
-    def unlearned(self, label: str) -> Chat:
-        """What the method of that name makes of the original; the last one is kept."""
-        if label == ORIGINAL:
-            return self.original
-        if self._unlearned[0] != label:
-            self._unlearned = label, self.unlearn(self.methods[label])[0]
-        return self._unlearned[1]
 
     def measure_wordings(self, label: str) -> list[Row]:
         """What the model gives away when the forget questions are asked in other ways: a row each.

@@ -169,7 +169,12 @@ class Experiment(Model):
         None, description="the answers that say nothing, of questions"
     )
     ask: dict[str, Any] = Field(
-        {}, description="of questions: how many of each set are asked, and the longest answer"
+        {},
+        description="of questions: how many of each set are asked, and the longest answer; of what is "
+        "drawn: how many images of each kind, and how",
+    )
+    judge: dict[str, Any] = Field(
+        {}, description="the classifier that names what is drawn: its model and its training"
     )
 
     @model_validator(mode="after")

@@ -72,6 +72,7 @@ class Trial:
         self.device = default_device()
         own = self.experiment.original_seed
         self.model_seed = seed if own is None else own
+        self._unlearned: tuple[str | None, Any] = (None, None)
 
     @classmethod
     def each(cls, run: Replication, prefix: str) -> Iterator[Self]:
@@ -166,20 +167,34 @@ class Trial:
             out[label] = changed(method, chosen.get(label, {}))
         return out
 
+    def unlearned(self, label: str) -> nn.Module:
+        """What the method of that name makes of the original; the last one is kept."""
+        if label == ORIGINAL:
+            return self.original
+        if self._unlearned[0] != label:
+            self._unlearned = label, self.unlearn(self.methods[label])[0]
+        return self._unlearned[1]
+
     def fit(self, data: Dataset, seed: int) -> tuple[nn.Module, dict[str, Any]]:
         """A model of the recipe through the cache, and where it comes from: its cost included.
 
         Where rows must come from clean commits, so must the models behind them.
         """
+        return self.fit_recipe(self.recipe, self.identity, data, seed)
+
+    def fit_recipe(
+        self, recipe: Recipe, identity: Mapping[str, Any], data: Dataset, seed: int
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """A model of any recipe, as `fit`; ``identity`` is what determines it beside its data."""
         held, validated = self.held_out
-        key = digest({**self.identity, "data": data.fingerprint(), "seed": seed, **validated})
+        key = digest({**identity, "data": data.fingerprint(), "seed": seed, **validated})
         checkpoint = self.run.cache.checkpoint(key)
 
         def fit() -> tuple[nn.Module, dict[str, Any]]:
             before = _progress(checkpoint)
             with self.costs() as costs:
                 name = f"{self.name}, seed {seed}"
-                model = self.recipe.fit(
+                model = recipe.fit(
                     data,
                     seed,
                     validation=held,
@@ -201,7 +216,7 @@ class Trial:
         def acceptable(meta: dict[str, Any]) -> bool:
             return not (self.run.clean_only and meta["dirty"])
 
-        model, meta = self.run.cache.model(key, lambda: self.recipe.build(seed), fit, acceptable)
+        model, meta = self.run.cache.model(key, lambda: recipe.build(seed), fit, acceptable)
         return model.to(self.device), meta
 
     # --- rows ---------------------------------------------------------------------------------

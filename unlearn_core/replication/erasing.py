@@ -1,0 +1,288 @@
+"""Models that draw, on trial: what the notebooks about erased concepts share."""
+
+from __future__ import annotations
+
+import base64
+import io
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..data import (
+    CAPTIONED,
+    Classification,
+    Concepts,
+    Denoising,
+    ForgetSplit,
+    Source,
+    forget_concepts,
+)
+from ..metrics import (
+    Estimate,
+    changed_pixels,
+    classifier_fid,
+    drawn_as,
+    harmonic_mean,
+    judge,
+    mean,
+    relearned_drawing,
+    search_embedding,
+    share,
+)
+from ..models import DIFFUSION_MODELS, MODELS, Diffusion, Recipe, predict
+from ..registry import build, describe
+from ..seeding import derive_seed
+from .cache import digest
+from .records import Row
+from .run import Replication
+from .trial import ORIGINAL, Trial, train_config
+
+__all__ = ["ErasingTrial", "Prompt"]
+
+#: The row of the classifier that judges what is drawn.
+JUDGE = "Judge"
+
+
+class Prompt(NamedTuple):
+    """A prompt that every model is asked to draw, so many times."""
+
+    text: Any
+    label: int
+    group: str
+    count: int
+
+
+class ErasingTrial(Trial):
+    """A trial whose target is a concept, by its usual name.
+
+    Another word for everything takes its place. Whatever is judged is drawn from the same noise, by
+    every model of the experiment, and named by a classifier that was trained on real images.
+    """
+
+    def __init__(self, run: Replication, experiment: str, seed: int, target: Any) -> None:
+        super().__init__(run, experiment, seed, target)
+        e = self.experiment
+        known = run.shared.setdefault("captions", {})
+        if digest(e.data) not in known:
+            known[digest(e.data)] = build(CAPTIONED, e.data, "data set")
+        self.data = known[digest(e.data)]
+        model = build(DIFFUSION_MODELS, e.model, "model")
+        task = build({"denoising": Denoising}, e.task, "task")
+        self.recipe = Recipe(model, task, train_config(e.train))
+
+    # --- what is erased ---------------------------------------------------------------------------
+
+    @cached_property
+    def concepts(self) -> Concepts:
+        """The target, what takes its place, and the other nouns' names, to be kept."""
+        first, *_ = self.data.templates
+        others = [n.name for n in self.data.nouns if n.name != self.target]
+        keep = ["", *(first.format(words) for words in (self.data.general, *others))]
+        return Concepts(((self.target, self.data.general),), keep, self.data.templates)
+
+    @cached_property
+    def split(self) -> ForgetSplit:
+        split = forget_concepts(self.data, self.concepts)
+        self.run.invariant(
+            "forget and retain are disjoint and complete",
+            self.name,
+            self.seed,
+            len(split.forget) + len(split.retain) == len(self.data.train)
+            and not set(split.forget.images.index.tolist())
+            & set(split.retain.images.index.tolist()),
+            f"{len(split.forget)} + {len(split.retain)} of {len(self.data.train)}",
+        )
+        return split
+
+    @property
+    def trained_on(self) -> Any:
+        return self.data.train
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return self.data.sources
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        return {"train": self.data.train.fingerprint()}
+
+    # --- what is asked ----------------------------------------------------------------------------
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """The concept by its name and its synonyms; the other nouns by name, and by synonyms, which
+        no method is told to keep."""
+        first, *_ = self.data.templates
+        ask, own = self.experiment.ask, self.data.label(self.target)
+        out = [Prompt(first.format(self.target), own, "erased", ask["erased"])]
+        for label, noun in enumerate(self.data.nouns):
+            name = "synonyms" if label == own else "relatives"
+            if label != own:
+                out.append(Prompt(first.format(noun.name), label, "kept", ask["kept"]))
+            out += [Prompt(first.format(s), label, name, ask[name]) for s in noun.synonyms]
+        return out
+
+    def evaluation(self) -> dict[str, Any]:
+        return {
+            "concepts": describe(self.concepts),
+            "prompts": digest([list(p) for p in self.prompts]),
+            "ask": self.experiment.ask,
+            "judge": self.judge_identity,
+        }
+
+    def draw(self, model: Diffusion, conditions: Any, stream: str = "draw") -> Tensor:
+        """One image for each condition, from noise that is the same for every model and seed."""
+        ask = self.experiment.ask
+        seed = derive_seed(0, stream)
+        return model.sample(conditions, seed, steps=ask["steps"], guidance=ask["guidance"])
+
+    def drawn(self, model: Diffusion) -> Tensor:
+        """All prompts, each as often as it says."""
+        return self.draw(model, [p.text for p in self.prompts for _ in range(p.count)])
+
+    @cached_property
+    def drawn_before(self) -> Tensor:
+        """What the original draws; once for all trials that ask for the same."""
+        key = digest(["drawn", self.identity, self.fingerprint, self.model_seed, self.evaluation()])
+        if key not in self.run.shared:
+            self.run.shared[key] = self.drawn(self.original)
+        return self.run.shared[key]
+
+    # --- who judges -------------------------------------------------------------------------------
+
+    @cached_property
+    def judge_recipe(self) -> Recipe:
+        spec = self.experiment.judge
+        classes = len(self.data.nouns)
+        model = build(MODELS, spec["model"], "model", classes=classes)
+        return Recipe(model, Classification(classes), train_config(spec["train"]))
+
+    @property
+    def judge_identity(self) -> dict[str, Any]:
+        return {"recipe": describe(self.judge_recipe), "images": self.fingerprint}
+
+    @cached_property
+    def judge(self) -> nn.Module:
+        """A classifier of real images; it sees none that was drawn."""
+        images = self.data.train.images
+        return self.fit_recipe(self.judge_recipe, self.judge_identity, images, 0)[0]
+
+    def measure_judge(self) -> Row:
+        """How well the classifier that judges names real images that it has not seen."""
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            out = predict(self.judge, self.data.test)
+            return {"test_accuracy": share(out.logits.argmax(dim=1) == out.labels)}, {}
+
+        return self.bare_row(JUDGE, {"judge": self.judge_identity}, compute)
+
+    # --- rows -------------------------------------------------------------------------------------
+
+    def evaluate(self, model: Diffusion) -> tuple[dict[str, Estimate], dict[str, Any]]:
+        images = self.drawn(model)
+        own = self.data.label(self.target)
+        labels = torch.tensor([p.label for p in self.prompts for _ in range(p.count)])
+        groups = [p.group for p in self.prompts for _ in range(p.count)]
+        probabilities = judge(self.judge, images)
+        named = probabilities.argmax(dim=1)
+        right, gone = named == labels, named == own
+
+        def of(group: str) -> Tensor:
+            return torch.tensor([g == group for g in groups])
+
+        kept = of("kept")
+        metrics = {
+            "erased_accuracy": share(right[of("erased")]),
+            "erased_probability": mean(100 * probabilities[of("erased"), own]),
+            "general_accuracy": share(right[of("synonyms")]),
+            "kept_accuracy": share(right[kept]),
+            "relative_accuracy": share(right[of("relatives")]),
+            "changed_pixels": changed_pixels(self.drawn_before[kept], images[kept]),
+            "classifier_fid": classifier_fid(self.judge, images[kept], self.real),
+        }
+        metrics["harmonic_mean"] = harmonic_mean(
+            metrics["erased_accuracy"], metrics["kept_accuracy"], metrics["general_accuracy"]
+        )
+        points, start = [], 0
+        for p, distance in zip(self.prompts, self.distances, strict=True):
+            part = slice(start, start + p.count)
+            start += p.count
+            points.append(
+                {
+                    "prompt": p.text,
+                    "group": p.group,
+                    "distance": distance,
+                    "own": right[part].double().mean().item(),
+                    "concept": gone[part].double().mean().item(),
+                    "n": p.count,
+                    "picture": picture(images[part][: self.experiment.ask["shown"]]),
+                }
+            )
+        return metrics, {"points": points}
+
+    @cached_property
+    def real(self) -> Tensor:
+        """Real images of what is kept, to compare with."""
+        images = self.split.test_retain
+        return images.__getitems__(range(len(images)))[0]
+
+    @cached_property
+    def distances(self) -> list[float]:
+        """One minus the cosine of each prompt's states with the concept's: how far it is."""
+        states = self.recipe.build(0).embed([p.text for p in self.prompts]).flatten(1)
+        return (1 - nn.functional.cosine_similarity(states, states[:1])).tolist()
+
+    def compare(self, row: Row, retrained: Row) -> dict[str, Estimate]:
+        return {}
+
+    def measure_search(self, label: str) -> Row:
+        """What an embedding draws that was searched for with images of the concept."""
+        ask = self.experiment.ask
+        own = self.data.label(self.target)
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            model = self.unlearned(label)
+            x, _ = self.split.forget.__getitems__(range(min(len(self.split.forget), 64)))
+            start = self.concepts.templates[0].format(self.data.general)
+            found = search_embedding(model, x, start, seed=self.seed, **ask["search"])
+            images = self.draw(model, found.cpu().expand(ask["erased"], -1, -1), "search")
+            return {"attacked_accuracy": drawn_as(self.judge, images, own)[0]}, {
+                "picture": picture(images[: ask["shown"]])
+            }
+
+        method = None if label == ORIGINAL else describe(self.methods[label])
+        return self.row(label, {"method": method, "attack": "search"}, compute, attack="search")
+
+    def measure_relearning(self, label: str) -> Row:
+        """How often the concept is drawn by name while a few of its images are learned again."""
+        ask = self.experiment.ask
+        own, given = self.data.label(self.target), dict(ask["relearn"])
+        shown = self.split.forget.subset(torch.arange(given.pop("examples")))
+        prompts = [self.prompts[0].text] * ask["erased"]
+
+        def look(model: Diffusion) -> float:
+            return drawn_as(self.judge, self.draw(model, prompts), own)[0].value
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            points = relearned_drawing(self.unlearned(label), shown, look, seed=self.seed, **given)
+            return {"relearned_generation": Estimate(points[-1][1], ask["erased"])}, {
+                "points": [{"step": step, "concept": value} for step, value in points]
+            }
+
+        method = None if label == ORIGINAL else describe(self.methods[label])
+        return self.row(label, {"method": method, "attack": "relearn"}, compute, attack="relearn")
+
+
+def picture(images: Tensor) -> str:
+    """Images (n, C, H, W) in [-1, 1] beside each other: a PNG, base64."""
+    from PIL import Image
+
+    row = torch.cat(list(images), dim=2)
+    pixels = ((row + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    out = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(
+        out, "png", optimize=True
+    )
+    return base64.b64encode(out.getvalue()).decode()
