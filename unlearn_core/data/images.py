@@ -325,12 +325,14 @@ def shapes(
     coarse: bool = False,
     seed: int = 0,
     validation_per_class: int | None = None,
+    spread: float = 1.0,
 ) -> ImageData:
     """Drawn images whose classes have sub-classes: ten shapes, each in up to four fills.
 
     ``10 * fills`` classes ("striped ring"), or with ``coarse`` the ten shapes as classes and the
-    fills as their sub-classes. Position, size, brightness and pixel noise vary. Of the training
-    images of a class the last ``validation_per_class`` are held out.
+    fills as their sub-classes. Position, size and brightness vary, ``spread`` times as much as
+    usual, and so does pixel noise. Of the training images of a class the last
+    ``validation_per_class`` are held out.
     """
     if not 1 <= fills <= len(_FILLS):
         raise ValueError(f"fills must lie in 1..{len(_FILLS)}, not {fills}")
@@ -339,10 +341,11 @@ def shapes(
     y, x = np.mgrid[:size, :size].astype(float)
 
     def draw(shape: str, fill: str) -> np.ndarray:
-        centre = size / 2 - 0.5 + rng.uniform(-size / 8, size / 8, 2)
-        radius = size * rng.uniform(0.28, 0.4)
+        centre = size / 2 - 0.5 + spread * rng.uniform(-size / 8, size / 8, 2)
+        radius = size * rng.uniform(0.4 - 0.12 * spread, 0.4)
         inside = _SHAPES[shape]((x - centre[0]) / radius, (y - centre[1]) / radius)
-        image = inside * _FILLS[fill](x, y) * rng.uniform(0.6, 1) + rng.normal(0, noise, x.shape)
+        brightness = _FILLS[fill](x, y) * rng.uniform(1 - 0.4 * spread, 1)
+        image = inside * brightness + rng.normal(0, noise, x.shape)
         return (np.clip(image * 0.6 + 0.2, 0, 1) * 255).astype(np.uint8)[..., None]
 
     def make(n: int) -> ImageSet:

@@ -62,6 +62,7 @@ def saliency_mask(
     loss: Callable[[nn.Module, Any], Tensor],
     batches: Iterable[Any],
     keep: float,
+    clip: float | None = None,
 ) -> Mask:
     """Which weights may change: the share ``keep`` of all with the largest absolute gradient.
 
@@ -74,6 +75,8 @@ def saliency_mask(
     ----------
     loss : (model, batch) -> scalar, a mean over the batch
     keep : in (0, 1]
+    clip : the largest norm (over all parameters) with which a batch's gradient enters the sum; None
+        for no limit
 
     Returns
     -------
@@ -98,6 +101,9 @@ def saliency_mask(
             if not torch.isfinite(value):
                 raise TrainingError(f"SalUn mask: the loss is {value.item()} at batch {step}")
             gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
+            if clip is not None:
+                share = clip / (nn.utils.get_total_norm(gradients) + 1e-6)  # as `clip_grad_norm_`
+                gradients = [g * share.clamp(max=1) for g in gradients]
             for name, g in zip(names, gradients, strict=True):
                 total[name] += g
     finally:
