@@ -15,6 +15,7 @@ from torch import nn
 
 from unlearn_core.data import (
     Answering,
+    Denoising,
     ForgetSplit,
     ImageData,
     WithheldDataError,
@@ -34,10 +35,12 @@ from unlearn_core.methods import (
     check_method,
 )
 from unlearn_core.methods.contract import STAND_INS
-from unlearn_core.models import Recipe, SmallCNN, TinyLlama, TrainConfig
+from unlearn_core.models import Recipe, SmallCNN, TextToImage, TinyLlama, TrainConfig
 from unlearn_core.seeding import generator
 
 # Small and active: at alpha = 10 and one class in ten, nothing could be selected.
+DRAWING = TrainConfig(epochs=2, lr=1e-3, batch_size=2, optimizer="adam")
+
 SMALL: dict[str, dict[str, Any]] = {
     "ssd": {"alpha": 1.0, "batch_size": 8},
     "random_selection": {"alpha": 1.0, "batch_size": 8},
@@ -61,6 +64,15 @@ SMALL: dict[str, dict[str, Any]] = {
         for name, cls in METHODS.items()
         if "text" in cls.works_on and "train" in {f.name for f in dataclasses.fields(cls)}
     },
+    # Images that the model draws itself, in two steps.
+    **{
+        name: {"train": DRAWING}
+        for name, cls in METHODS.items()
+        if cls.works_on == {"diffusion"} and "train" in {f.name for f in dataclasses.fields(cls)}
+    },
+    "esd": {"train": DRAWING, "steps": 2},
+    "ablating_concepts": {"train": DRAWING, "images": 4, "steps": 2},
+    "forget_me_not": {"train": DRAWING, "images": 4, "steps": 2},
     "rmu": {
         "layer": 1,
         "train": TrainConfig(epochs=2, lr=1e-3, batch_size=3, optimizer="adamw"),
@@ -84,8 +96,10 @@ def stand_in(modality: str, recipe: Recipe) -> tuple[nn.Module, ForgetSplit, Rec
     model, split = STAND_INS[modality]()
     if modality == "images":
         return model, split, recipe
-    spec = TinyLlama(hidden=16, layers=2, heads=2, vocabulary=400)
     train = TrainConfig(epochs=1, lr=1e-3, batch_size=8, optimizer="adamw")
+    if modality == "diffusion":
+        return model, split, Recipe(TextToImage(size=16, widths=(8, 16)), Denoising(), train)
+    spec = TinyLlama(hidden=16, layers=2, heads=2, vocabulary=400)
     return model, split, Recipe(spec, Answering(), train)
 
 
@@ -106,7 +120,7 @@ def test_without_a_model_the_stand_ins_are_taken() -> None:
             return super().unlearn(model, split, seed)
 
     check_method(Spy(**SMALL["grad_diff"]))
-    assert set(seen) == {"images", "text"}
+    assert set(seen) == {"diffusion", "images", "text"}
     with pytest.raises(ValueError, match="both a model and a split, or neither"):
         check_method(Spy(), SmallCNN(10, 1, width=4).build(0))
 

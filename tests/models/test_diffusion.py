@@ -147,16 +147,21 @@ class TestLearning:
         expected = (text(x_t, t, ["a disc", "a ring"]) - noise).pow(2).mean()
         torch.testing.assert_close(found, expected)
 
-    def test_conditions_are_left_out_in_training_alone(self) -> None:
-        model = TextToImage(size=16, widths=(8, 16), drop=0.5).build(0)
-        seen: list[list[str]] = []
-        model.embed = lambda condition: (seen.append(list(condition)), model.prompts(condition))[1]  # type: ignore[method-assign]
-        x = torch.zeros(40, 1, 16, 16)
-        Denoising().loss(model, (x, ["a disc"] * 40))
-        Denoising().loss(model.train(), (x, ["a disc"] * 40))
-        assert seen[0] == ["a disc"] * 40
-        assert set(seen[1]) == {"", "a disc"}
-        assert 8 < seen[1].count("") < 32
+    @pytest.mark.parametrize("kind", ["text", "classes"])
+    def test_conditions_are_left_out_in_training_alone(
+        self, kind: str, request: pytest.FixtureRequest
+    ) -> None:
+        """Fails where all conditions of a batch are left out together, or in evaluation."""
+        model = copy.deepcopy(request.getfixturevalue(kind))
+        model.drop = 0.5
+        condition: Any = ["a ring"] * 60 if kind == "text" else [1] * 60
+        full, empty = model.embed(condition), model.embed(model.nothing(60))
+        assert torch.equal(model.eval().embed_dropping(condition), full)
+        torch.manual_seed(0)
+        found = model.train().embed_dropping(condition)
+        out = torch.tensor([torch.equal(a, b) for a, b in zip(found, empty, strict=True)])
+        assert 15 < out.sum() < 45
+        assert torch.equal(found[~out], full[~out])
 
     def test_a_recipe_learns(self) -> None:
         data = captioned_shapes(per_class=8, test_per_class=1).train

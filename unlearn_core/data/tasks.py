@@ -189,15 +189,8 @@ class Denoising:
         """
         x, condition = batch
         latents, noise, t = self.noised(model, x)
-        if model.training and model.drop:
-            left_out = torch.rand(len(x)) < model.drop
-            empty = model.nothing(len(x))
-            if isinstance(condition, Tensor):
-                condition = condition.where(~left_out.to(condition.device), empty.to(condition))
-            else:
-                both = zip(left_out.tolist(), empty, condition, strict=True)
-                condition = [e if out else c for out, e, c in both]
-        found = model(model.add_noise(latents, noise, t), t, condition)
+        x_t = model.add_noise(latents, noise, t)
+        found = model.denoise(x_t, t, model.embed_dropping(condition))
         return torch.nn.functional.mse_loss(found, noise)
 
     @staticmethod

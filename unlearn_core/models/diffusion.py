@@ -169,6 +169,15 @@ class Diffusion(nn.Module):
         """Epsilon, as ``x_t`` (n, c, h, w), at steps ``t`` (n,) of embedded conditions."""
         raise NotImplementedError
 
+    def embed_dropping(self, condition: Sequence[Any]) -> Tensor:
+        """`embed`; while the model trains, a share ``drop`` of the conditions is left out."""
+        found = self.embed(condition)
+        if not (self.training and self.drop):
+            return found
+        n = len(found)
+        left_out = (torch.rand(n) < self.drop).to(found.device).view(n, *[1] * (found.dim() - 1))
+        return torch.where(left_out, self.embed(self.nothing(n)), found)
+
     def forward(self, x_t: Tensor, t: Tensor, condition: Sequence[Any]) -> Tensor:
         return self.denoise(x_t, t, self.embed(condition))
 
