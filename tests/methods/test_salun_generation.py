@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from unlearn_core.data import Concepts, Denoising, ForgetSplit, forget_class, shapes
 from unlearn_core.methods import ConceptRelabel, Method, SalUnGeneration, check_method
-
 from unlearn_core.methods.contract import STAND_INS
 from unlearn_core.methods.salun import saliency_mask
 from unlearn_core.models import ClassToImage, Diffusion, TrainConfig, shuffled_epochs
