@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,7 +17,9 @@ from ..data import (
     Concepts,
     Denoising,
     ForgetSplit,
+    ImageData,
     Source,
+    forget_class,
     forget_concepts,
 )
 from ..metrics import (
@@ -39,10 +42,19 @@ from .records import Row
 from .run import Replication
 from .trial import ORIGINAL, Trial, train_config
 
-__all__ = ["ErasingTrial", "Prompt"]
+__all__ = ["ClassErasingTrial", "ErasingTrial", "Prompt"]
 
 #: The row of the classifier that judges what is drawn.
 JUDGE = "Judge"
+
+
+#: Groups of prompts, and how the metric on them is called.
+GROUPS = {
+    "erased": "erased",
+    "synonyms": "general",
+    "kept": "kept",
+    "relatives": "relative",
+}
 
 
 class Prompt(NamedTuple):
@@ -194,33 +206,42 @@ class ErasingTrial(Trial):
 
         kept = of("kept")
         metrics = {
-            "erased_accuracy": share(right[of("erased")]),
+            f"{name}_accuracy": share(right[of(group)])
+            for group, name in GROUPS.items()
+            if group in groups
+        }
+        found = [metrics.get(f"{name}_accuracy") for name in ("erased", "kept", "general")]
+        metrics |= {
+            "harmonic_mean": harmonic_mean(*found),
             "erased_probability": mean(100 * probabilities[of("erased"), own]),
-            "general_accuracy": share(right[of("synonyms")]),
-            "kept_accuracy": share(right[kept]),
-            "relative_accuracy": share(right[of("relatives")]),
             "changed_pixels": changed_pixels(self.drawn_before[kept], images[kept]),
             "classifier_fid": classifier_fid(self.judge, images[kept], self.real),
         }
-        metrics["harmonic_mean"] = harmonic_mean(
-            metrics["erased_accuracy"], metrics["kept_accuracy"], metrics["general_accuracy"]
-        )
         points, start = [], 0
         for p, distance in zip(self.prompts, self.distances, strict=True):
             part = slice(start, start + p.count)
             start += p.count
-            points.append(
-                {
-                    "prompt": p.text,
-                    "group": p.group,
-                    "distance": distance,
-                    "own": right[part].double().mean().item(),
-                    "concept": gone[part].double().mean().item(),
-                    "n": p.count,
-                    "picture": picture(images[part][: self.experiment.ask["shown"]]),
-                }
-            )
+            point = {
+                "prompt": p.text,
+                "group": p.group,
+                "distance": round(distance, 4),
+                "own": right[part].double().mean().item(),
+                "concept": gone[part].double().mean().item(),
+                "n": p.count,
+            }
+            if p.text in self.pictured:
+                point["picture"] = picture(images[part][: self.experiment.ask["shown"]])
+            points.append(point)
         return metrics, {"points": points}
+
+    @cached_property
+    def pictured(self) -> list[str]:
+        """The prompts whose images a row keeps, for the reader: the concept's, those of the two other
+        nouns that are nearest to it, and of the farthest one."""
+        own = [p.text for p in self.prompts if p.group in ("erased", "synonyms")]
+        both = zip(self.distances, self.prompts, strict=True)
+        others = [p.text for _, p in sorted((d, p) for d, p in both if p.group == "kept")]
+        return own + others[:2] + others[2:][-1:]
 
     @cached_property
     def real(self) -> Tensor:
@@ -273,6 +294,40 @@ class ErasingTrial(Trial):
 
         method = None if label == ORIGINAL else describe(self.methods[label])
         return self.row(label, {"method": method, "attack": "relearn"}, compute, attack="relearn")
+
+
+class ClassErasingTrial(ErasingTrial):
+    """The same of a model that is conditioned on classes: the next class takes the concept's place.
+
+    A class has no synonyms, and no distance from another.
+    """
+
+    @cached_property
+    def concepts(self) -> Concepts:
+        n, own = len(self.data.nouns), self.data.label(self.target)
+        return Concepts(((own, (own + 1) % n),), [k for k in range(n) if k != own])
+
+    @cached_property
+    def split(self) -> ForgetSplit:
+        names = tuple(noun.name for noun in self.data.nouns)
+        images = ImageData(self.data.train.images, self.data.test, names, names)
+        return replace(forget_class(images, self.target), task=Denoising(self.concepts))
+
+    @property
+    def trained_on(self) -> Any:
+        return self.data.train.images
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        ask, own = self.experiment.ask, self.data.label(self.target)
+        return [
+            Prompt(k, k, *(("erased", ask["erased"]) if k == own else ("kept", ask["kept"])))
+            for k in sorted(range(len(self.data.nouns)), key=lambda k: k != own)
+        ]
+
+    @cached_property
+    def distances(self) -> list[float]:
+        return [float(p.group == "kept") for p in self.prompts]
 
 
 def picture(images: Tensor) -> str:

@@ -1,0 +1,85 @@
+"""What models drew, side by side, and how far erasing reached: figures for pages."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from IPython.display import HTML
+
+from . import tables
+from .figures import COLOURS, MARKERS, Shown, figure
+from .records import Row
+from .run import Replication
+
+__all__ = ["pictures", "reach"]
+
+
+def _rows(run: Replication, experiments: Sequence[str], target: object) -> dict[str, Row]:
+    """The first row of each method that drew for that target, in the experiments' order."""
+    found: dict[str, Row] = {}
+    for name in experiments:
+        for row in run.rows_of(name):
+            if row.variant == {"forget": target} and "points" in row.detail:
+                found.setdefault(row.method, row)
+    return found
+
+
+def pictures(run: Replication, experiments: Sequence[str], target: object) -> HTML:
+    """A line a model, a column a prompt: the same noise in all of them, one seed."""
+    rows = _rows(run, experiments, target)
+    shown = [p for p in next(iter(rows.values())).detail["points"] if "picture" in p]
+    head = ["", *(f"{html.escape(p['prompt'])}<br><i>{p['group']}</i>" for p in shown)]
+    lines = []
+    for method, row in rows.items():
+        known = {p["prompt"]: p for p in row.detail["points"]}
+        cells = [
+            f'<img class="drawn" src="data:image/png;base64,{p["picture"]}" '
+            f'alt="{html.escape(method)}, {html.escape(p["prompt"])}: {p["own"]:.0%} of '
+            f'{p["n"]} images are named right">'
+            for p in (known[s["prompt"]] for s in shown)
+        ]
+        lines.append([html.escape(method), *cells])
+    caption = (
+        f"What is drawn where {target} is to be erased ({run.profile_name}); all models from the same "
+        "noise. Of the prompts under “kept” the two nearest to the concept and the farthest one."
+    )
+    return tables.table(head, lines, caption=caption, kind="wide")
+
+
+def reach(
+    run: Replication, experiments: Sequence[str], target: object, methods: Sequence[str]
+) -> Shown:
+    """How often each prompt is drawn as what it says, against its distance from the concept."""
+    rows = _rows(run, experiments, target)
+    chosen = [m for m in methods if m in rows]
+    with figure(
+        f"Left the prompts that mean {target}, right all others: the share of images that a classifier "
+        "names as what the prompt says, against how far the prompt is from the concept's "
+        f"(one minus the cosine of their embeddings; {run.profile_name}). Erasing should take the left "
+        "side to chance and leave the right one alone.",
+        f"Scatter plots of accuracy over distance for {', '.join(chosen)}.",
+        size=(9.0, 3.8),
+        columns=2,
+    ) as (axes, shown):
+        for ax, groups in zip(axes, (("erased", "synonyms"), ("kept", "relatives")), strict=True):
+            for method, colour, marker in zip(chosen, COLOURS, MARKERS, strict=False):
+                points = [p for p in rows[method].detail["points"] if p["group"] in groups]
+                ax.plot(
+                    [p["distance"] for p in points],
+                    [100 * p["own"] for p in points],
+                    ls="",
+                    marker=marker,
+                    color=colour,
+                    ms=6,
+                    mew=0,
+                    alpha=0.75,
+                    label=method,
+                )
+            ax.set_ylim(-4, 104)
+            ax.set_xlabel("distance from the concept")
+        axes[0].set_ylabel("named as what was asked for, %")
+        axes[0].set_title("the concept and its synonyms")
+        axes[1].set_title("everything else")
+        axes[1].legend(fontsize=9.5)
+    return shown
