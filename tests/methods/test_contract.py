@@ -73,6 +73,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "esd": {"train": DRAWING, "steps": 2},
     "ablating_concepts": {"train": DRAWING, "images": 4, "steps": 2},
     "forget_me_not": {"train": DRAWING, "images": 4, "steps": 2},
+    "mace": {"train": DRAWING, "images": 2, "steps": 2},
+    "realera": {"train": DRAWING, "images": 2, "steps": 2, "step_near": 2, "step_beyond": 1},
     "rmu": {
         "layer": 1,
         "train": TrainConfig(epochs=2, lr=1e-3, batch_size=3, optimizer="adamw"),
