@@ -202,7 +202,7 @@ def original_epsilon(
     if adapted:
         model.unet.disable_adapters()
     try:
-        with torch.no_grad(), model._autocast():
+        with torch.no_grad(), model.autocast():
             out = torch.func.functional_call(
                 model.unet, swapped, (x_t, t), {"encoder_hidden_states": states}
             )

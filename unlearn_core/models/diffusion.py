@@ -269,7 +269,8 @@ class Diffusion(nn.Module):
         return torch.cat(out) if out else torch.empty(0)
 
     @contextlib.contextmanager
-    def _autocast(self) -> Iterator[None]:
+    def autocast(self) -> Iterator[None]:
+        """The precision in which the UNet runs, inside the block."""
         kind = device_of(self).type
         with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
             yield
@@ -298,7 +299,7 @@ class TextConditional(Diffusion):
         return states.to(device_of(self))
 
     def denoise(self, x_t: Tensor, t: Tensor, embedded: Tensor) -> Tensor:
-        with self._autocast():
+        with self.autocast():
             return self.unet(x_t, t, encoder_hidden_states=embedded).sample.float()
 
 
@@ -317,7 +318,7 @@ class ClassConditional(Diffusion):
         return torch.as_tensor(condition, dtype=torch.long).to(device_of(self))
 
     def denoise(self, x_t: Tensor, t: Tensor, embedded: Tensor) -> Tensor:
-        with self._autocast():
+        with self.autocast():
             return self.unet(x_t, t, class_labels=embedded).sample.float()
 
 
