@@ -207,28 +207,31 @@ class RealEra(Method):
         terms = []
         for i, at in enumerate(which.tolist()):
             prompt, other = prompts[at]
-            e, a, empty = (model.embed([p])[0] for p in (prompt, other, ""))
+            (e,) = model.embed([prompt])
             n = len(text_rows(model.prompts, prompt))
             near, beyond = self.around(e[:n], self.step_near, self.step_beyond, draw)
             # What fills up stays as it is.
             states = torch.cat([e[None], *(_filled(part, e) for part in (near, beyond))])
             count = len(states)
             noisy, at_t = x_t[i : i + 1].expand(count, -1, -1, -1), t[i : i + 1].expand(count)
-            asked = torch.cat([a[None], e[None], empty[None], states[1 + len(near) :]])
+            aims = model.embed([other] if self.target == "anchor" else [prompt, ""])
+            asked = torch.cat([aims, states[1 + len(near) :]])
             k = len(asked)
             taught = original_epsilon(
                 model, original, noisy[:1].expand(k, -1, -1, -1), at_t[:1].expand(k), asked
             )
             wanted = taught[0]
             if self.target == "negative_guidance":
-                wanted = taught[2] - (taught[1] - taught[2])
+                wanted = (
+                    2 * taught[1] - taught[0]
+                )  # away from the concept, by as much as towards it
             found = model.denoise(noisy, at_t, states)
             error = found[: 1 + len(near)] - wanted
             terms.append(error[0].square().mean())
             if len(near):
                 terms.append(error[1:].square().mean())
             if len(beyond):
-                far = found[1 + len(near) :] - taught[3:]
+                far = found[1 + len(near) :] - taught[len(aims) :]
                 terms.append(self.step_weight * far.square().mean())
         return torch.stack(terms).sum() / len(which)
 
