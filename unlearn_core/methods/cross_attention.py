@@ -32,7 +32,7 @@ __all__ = [
     "projections",
     "shared_rows",
     "solve",
-    "span",
+    "spans",
     "text_rows",
     "whole",
 ]
@@ -123,13 +123,18 @@ def whole(encoder: PromptEncoder, prompts: Iterable[str]) -> Tensor:
     return torch.cat(found) if found else torch.empty(0, encoder.dimensions)
 
 
-def span(encoder: PromptEncoder, prompt: str, words: str) -> tuple[int, int]:
-    """Where a prompt's words begin, and where they end (the position after)."""
-    if not words.strip():  # no words: the end of what stands before them
-        end = _length(encoder, prompt) if encoder.masked else int(encoder.tokens([prompt])[1].sum())
-        return end - 1, end - 1
-    (chosen,) = concept_tokens(encoder, [prompt], [words]).nonzero(as_tuple=True)[1:]
-    return int(chosen.min()), int(chosen.max()) + 1
+def spans(
+    encoder: PromptEncoder, prompt: str, words: str, other: str, instead: str
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where the words begin and end (the position after) in a prompt, and those that stand
+    ``instead`` in the ``other`` one: where the words begin, if these are none."""
+
+    def span(text: str, part: str) -> tuple[int, int]:
+        chosen = concept_tokens(encoder, [text], [part])[0].nonzero()[:, 0]
+        return int(chosen.min()), int(chosen.max()) + 1
+
+    found = span(prompt, words)
+    return found, span(other, instead) if instead.strip() else (found[0], found[0])
 
 
 def shared_rows(
@@ -138,15 +143,16 @@ def shared_rows(
     """Which rows of ``other`` each row of ``prompt`` corresponds to: two lists of positions.
 
     What stands before the words, to what stands before; every token of the words, to the last token
-    of those that stand ``instead``; what stands behind, to what stands behind, as far as both go.
+    of those that stand ``instead``, or before them where these are none; what stands behind, to
+    what stands behind, as far as both go.
     """
-    (start, end), (begin, stop) = span(encoder, prompt, words), span(encoder, other, instead)
+    (start, end), (begin, stop) = spans(encoder, prompt, words, other, instead)
     before = min(start, begin)
     behind = min(_length(encoder, prompt) - end, _length(encoder, other) - stop)
     mine = [*range(before), *range(start, end), *(end + k for k in range(behind))]
     theirs = [
         *range(before),
-        *[max(stop - 1, 0)] * (end - start),
+        *[stop - 1] * (end - start),  # a token begins every text, so there is one
         *(stop + k for k in range(behind)),
     ]
     return mine, theirs
@@ -163,6 +169,8 @@ def low_rank(
 ) -> Weights:
     """Train a LoRA on all projections, take it off again, and return what it adds to each.
 
+    It begins as MACE's does (diffusers' ``LoRALinearLayer``), from a Gaussian of deviation 1/rank:
+    peft's own default is far smaller, and the same steps and learning rate would move far less.
     ``model`` ends as it was.
     """
     from peft import LoraConfig
@@ -170,8 +178,11 @@ def low_rank(
     flags = {n: p.requires_grad for n, p in model.named_parameters()}
     names = list(projections(model))
     targets = [n.removesuffix(".weight") for n in names]
+    config_of_lora = LoraConfig(
+        r=rank, lora_alpha=rank, target_modules=targets, init_lora_weights="gaussian"
+    )
     with seeded(seed, "lora"):
-        model.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets))
+        model.unet.add_adapter(config_of_lora)
     try:
         train(model, batches, loss, config, seed=seed, name=name)
         layers = dict(model.unet.named_modules())

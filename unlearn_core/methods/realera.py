@@ -1,7 +1,9 @@
 r"""RealEra (Liu et al., 2024; arXiv 2410.09140): erasing a concept and what lies around it.
 
 There is no authors' code, and the text could not be read: this is the published description, carried out on
-MACE, which it builds on; what is not known is ours (see the chapter's deviations). A prompt of the concept has
+MACE, which it builds on. Reconstructed, that is ours, are the exact terms of both stages and their weights,
+:math:`N` and :math:`M` of the closed form, how rows correspond, what images :math:`x_t` comes from, and how
+several concepts are fused; learning rate, steps and rank are MACE's (see the chapter's deviations). A prompt of the concept has
 text states :math:`e` (all rows, as one vector), the same prompt with the anchor :math:`e^*`.
 
 *Neighbours.* With :math:`v \sim \mathcal N(0, I)` and :math:`r \sim U[0, D]`,
@@ -23,7 +25,7 @@ text states :math:`e` (all rows, as one vector), the same prompt with the anchor
           + \lVert\epsilon_{\theta'}(x_t, e+\eta) - \epsilon_\theta(x_t, e^*)\rVert^2
           + \lambda\,\lVert\epsilon_{\theta'}(x_t, e+\eta') - \epsilon_\theta(x_t, e+\eta')\rVert^2,
 
-:math:`x_t` being noised images of the concept that the original draws. The LoRA is added to the matrices; of
+:math:`x_t` being noised images of the concept that the original draws, at uniform steps or, ``focal``, at MACE's. The LoRA is added to the matrices; of
 several concepts, each has its own, and they are fused in closed form as MACE does it.
 
 The sampler is that of the authors of CRCE (arXiv 2503.14232), ``srcs/realera_tools.py``, whose D of 400 is
@@ -40,11 +42,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..data import Denoising, ForgetSplit
+from ..data import ForgetSplit
 from ..models import TextConditional, TrainConfig, shuffled_epochs
 from ..seeding import derive_seed, generator
 from .base import DIFFUSION, Method
 from .baselines.ablating_concepts import draw_images
+from .baselines.mace import noised
 from .cross_attention import (
     Weights,
     edit,
@@ -57,10 +60,20 @@ from .cross_attention import (
     whole,
 )
 
-__all__ = ["RealEra", "mine"]
+__all__ = ["RealEra", "disturbed", "mine"]
 
 #: So many rounds of candidates are drawn before a sampler gives up.
 ROUNDS = 200
+
+
+def disturbed(e: Tensor, n: int, radius: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Candidates :math:`e + \\eta`, and the cosine of each to ``e``: (n, rows * d), (n,), float64, on the CPU."""
+    flat = e.flatten().cpu().double()
+    v = torch.randn(n, flat.numel(), generator=draw).double() - flat
+    reach = radius * (flat.square().sum() + flat.numel()).sqrt()
+    r = reach * torch.rand(n, 1, generator=draw).double()
+    found = flat + r * v / v.norm(dim=1, keepdim=True)
+    return found, nn.functional.cosine_similarity(found, flat[None])
 
 
 def mine(
@@ -78,14 +91,10 @@ def mine(
     ValueError
         Hardly any candidate is accepted: the radius is too small, or the interval too narrow.
     """
-    flat, found, size = e.flatten().cpu().double(), [], max(4 * n, 16)
-    reach = radius * (flat.square().sum() + flat.numel()).sqrt()
+    found, size = [], max(4 * n, 16)
     for _ in range(ROUNDS):
-        v = torch.randn(size, flat.numel(), generator=draw).double() - flat
-        r = reach * torch.rand(size, 1, generator=draw).double()
-        near = flat + r * v / v.norm(dim=1, keepdim=True)
-        cosine = nn.functional.cosine_similarity(near, flat[None])
-        found.append(near[(cosine >= low) & (cosine < high)])
+        candidates, cosine = disturbed(e, size, radius, draw)
+        found.append(candidates[(cosine >= low) & (cosine < high)])
         if sum(map(len, found)) >= n:
             return torch.cat(found)[:n].view(n, *e.shape).to(e)
     raise ValueError(
@@ -108,6 +117,7 @@ class RealEra(Method):
     rank : of the LoRA
     step_near, step_beyond : neighbours, and beyond, of a step of the LoRA; 0 where the term is left out
     step_weight : :math:`\\lambda`
+    focal : draw steps by MACE's :math:`p(t)`; uniformly otherwise
     target : what the concept's noise is aligned with: "anchor"; or "negative_guidance", away from the
         concept, as the third party has it
     images, steps, guidance : what the original draws for the second stage
@@ -133,6 +143,7 @@ class RealEra(Method):
     step_near: int = 5
     step_beyond: int = 3
     step_weight: float = 1.0
+    focal: bool = False
     target: Literal["anchor", "negative_guidance"] = "anchor"
     images: int = 8
     steps: int = 50
@@ -156,6 +167,11 @@ class RealEra(Method):
             raise ValueError(f"unknown target {self.target!r}; known: anchor, negative_guidance")
         if min(self.near, self.beyond, self.step_near, self.step_beyond) < 0 or self.radius <= 0:
             raise ValueError("numbers of neighbours can't be negative, and the radius is positive")
+        weights = (self.near_weight, self.beyond_weight, self.keep_weight, self.step_weight)
+        if min(*weights, self.ridge) < 0:
+            raise ValueError("weights and ridge can't be negative")
+        if min(self.rank, self.images, self.steps) < 1:
+            raise ValueError("rank, images and steps must be at least 1")
 
     def around(
         self, e: Tensor, near: int, beyond: int, draw: torch.Generator
@@ -202,8 +218,7 @@ class RealEra(Method):
     ) -> Tensor:
         """The loss of stage 2, of images and their prompts' positions: a scalar."""
         x, which = batch
-        latents, noise, t = Denoising.noised(model, x)
-        x_t = model.add_noise(latents, noise, t)
+        x_t, t = noised(model, x, self.focal)
         terms = []
         for i, at in enumerate(which.tolist()):
             prompt, other = prompts[at]
@@ -221,10 +236,8 @@ class RealEra(Method):
                 model, original, noisy[:1].expand(k, -1, -1, -1), at_t[:1].expand(k), asked
             )
             wanted = taught[0]
-            if self.target == "negative_guidance":
-                wanted = (
-                    2 * taught[1] - taught[0]
-                )  # away from the concept, by as much as towards it
+            if self.target == "negative_guidance":  # as far from the concept as it is towards it
+                wanted = 2 * taught[1] - taught[0]
             found = model.denoise(noisy, at_t, states)
             error = found[: 1 + len(near)] - wanted
             terms.append(error[0].square().mean())

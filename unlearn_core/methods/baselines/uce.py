@@ -14,8 +14,9 @@ matrix (`unlearn_core.methods.cross_attention`).
 
 Code: github.com/rohitgandikota/unified-concept-editing, ``train-scripts/train_erase.py`` of 2023, whose numbers
 are published (``release="2023"``), commit bd5fb51, and ``trainscripts/uce_sd_erase.py`` (``"2025"``), commit
-28c81ed: one row a concept and a prompt, the last one of its words. Deviation: an encoder that reads both ways has
-the concept in the rows before its last word as well, so these are edited, too.
+28c81ed: one row a concept and a prompt, the last one of its words. Deviations: an encoder that reads both ways has
+the concept in the rows before its last word as well, so the rows of 2023 are all of them there; the anchor stands
+in the concept's template, where the code of 2023 has it alone.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ...data import ForgetSplit
 from ...models import TextConditional
 from ...models.diffusion import PromptEncoder
 from ..base import DIFFUSION, Method
-from ..cross_attention import edit, projections, shared_rows, span, text_rows, whole
+from ..cross_attention import edit, projections, shared_rows, spans, text_rows, whole
 
 __all__ = ["UCE", "without_component"]
 
@@ -51,8 +52,8 @@ class UCE(Method):
     technique : "replace", the anchor's values; "tensor", these without the concept's component
     lam : :math:`\\lambda`
     erase_scale : :math:`s_e`
-    keep_scale : :math:`s_p`; None for the authors' default of 2023, one over the number of prompts to keep,
-        at least 0.1
+    keep_scale : :math:`s_p`; None for the release's default: in 2023 one over the number of prompts to keep,
+        at least 0.1; in 2025 one
     """
 
     name: ClassVar[str] = "uce"
@@ -71,15 +72,17 @@ class UCE(Method):
             raise ValueError(f"unknown release {self.release!r}; known: 2023, 2025")
         if self.technique not in ("replace", "tensor"):
             raise ValueError(f"unknown technique {self.technique!r}; known: replace, tensor")
+        if min(self.lam, self.erase_scale, self.keep_scale or 0.0) < 0:
+            raise ValueError("lam, erase_scale and keep_scale can't be negative")
 
     def rows(
         self, encoder: PromptEncoder, prompt: str, words: str, anchor: str, instead: str
     ) -> tuple[Tensor, Tensor]:
         """The rows that are edited, and those whose values they get: (rows, d) each."""
-        (_, end), (_, stop) = span(encoder, prompt, words), span(encoder, anchor, instead)
+        (_, end), (_, stop) = spans(encoder, prompt, words, anchor, instead)
         mine, theirs = text_rows(encoder, prompt), text_rows(encoder, anchor)
         if self.release == "2025":
-            return mine[end - 1 : end], theirs[max(stop, 1) - 1 : max(stop, 1)]
+            return mine[end - 1 : end], theirs[stop - 1 : stop]
         if encoder.masked:
             here, there = shared_rows(encoder, prompt, words, anchor, instead)
             return mine[here], theirs[there]
@@ -87,22 +90,21 @@ class UCE(Method):
         return mine[end - 1 : end - 1 + n], theirs[stop - 1 : stop - 1 + n]
 
     def unlearn(self, model: TextConditional, split: ForgetSplit, seed: int) -> TextConditional:
+        projections(model)  # a model of classes has none, and says so
         concepts, encoder = split.task.concepts, model.prompts
         pairs = [
             self.rows(encoder, t.format(name), name, t.format(anchor), anchor)
             for name, anchor in concepts.erased
             for t in concepts.templates
         ]
-        kept = list(concepts.keep)
         if self.release == "2023":
-            kept = kept or [""]  # the authors' code never keeps nothing
-            keep_rows = whole(encoder, kept)
+            kept = list(dict.fromkeys(["", *concepts.keep]))  # the empty prompt is always kept
+            keep_rows, default = whole(encoder, kept), max(0.1, 1 / len(kept))
         else:
-            ends = [_last(encoder, prompt) for prompt in kept]
+            ends = [_last(encoder, prompt) for prompt in concepts.keep]
             keep_rows = torch.stack(ends) if ends else torch.empty(0, encoder.dimensions)
-        scale = self.keep_scale
-        if scale is None:
-            scale = max(0.1, 1 / max(len(kept), 1))
+            default = 1.0
+        scale = default if self.keep_scale is None else self.keep_scale
         solve_pairs(
             model, pairs, keep_rows, self.lam, self.erase_scale, scale, self.technique == "tensor"
         )
