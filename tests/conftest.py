@@ -132,6 +132,10 @@ class RulesRun:
     def seeds_of(self, name: str) -> tuple[int, ...]:
         return self.known[name].seeds or self.seeds
 
+    def originals(self, name: str) -> tuple[int, ...]:
+        own = self.known[name].original_seed
+        return self.seeds_of(name) if own is None else (own,)
+
     def targets(self, name: str) -> list[Any]:
         ((_, wanted),) = self.known[name].forget.items()
         if wanted == "all":
