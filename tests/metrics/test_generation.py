@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from unlearn_core.metrics import (
     unlearning_accuracy,
 )
 from unlearn_core.models import SmallCNN
+from unlearn_core.replication.rehearsal import clip as build_clip
 
 
 class Reader(nn.Module):
@@ -232,37 +232,7 @@ class TestClassifierFID:
 @pytest.fixture
 def clip(hub: Path) -> Iterator[str]:
     """A random CLIP of a few dimensions in the hub folder; its tokens are letters."""
-    from transformers import (
-        CLIPConfig,
-        CLIPImageProcessor,
-        CLIPModel,
-        CLIPTextConfig,
-        CLIPTokenizer,
-        CLIPVisionConfig,
-    )
-
-    folder = hub / "tiny" / "clip"
-    folder.mkdir(parents=True)
-    letters = [*"abcdefghijklmnopqrstuvwxyz"]
-    tokens = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    files = (str(folder / name) for name in ("vocab.json", "merges.txt"))
-    CLIPTokenizer(*files, model_max_length=16).save_pretrained(folder)
-    CLIPImageProcessor(
-        size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}
-    ).save_pretrained(folder)
-    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    size |= {"num_attention_heads": 2, "projection_dim": 8}
-    end = {"bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
-    text = CLIPTextConfig(**size, **end, vocab_size=54, max_position_embeddings=16)
-    vision = CLIPVisionConfig(**size, image_size=8, patch_size=4)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = CLIPConfig(
-            text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8
-        )
-        CLIPModel(config).save_pretrained(folder)
+    build_clip(hub / "tiny" / "clip")
     generation._clip.cache_clear()
     yield "tiny/clip"
     generation._clip.cache_clear()

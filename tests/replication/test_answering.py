@@ -16,6 +16,7 @@ from unlearn_core.replication import answering
 from unlearn_core.replication.answering import SHOWN, AnsweringTrial
 from unlearn_core.replication.records import MissingRowError
 from unlearn_core.replication.run import Replication
+from unlearn_core.replication.settings import settings
 from unlearn_core.replication.trial import ORIGINAL, OptimizerSteps
 
 TRAIN = {"epochs": 25, "lr": 3e-3, "batch_size": 8, "optimizer": "adamw"}
@@ -176,7 +177,7 @@ class TestAnotherExperimentsOriginal:
     def test_a_setting_finds_them(self, both: Replication) -> None:
         trial = AnsweringTrial(both, "more", 0, 2)
         trial.measure_method("GA")
-        (setting,) = answering.settings(both, "more", "authors")
+        (setting,) = settings(both, "more", "authors")
         assert setting.experiments == ("more", "authors")
         assert setting.off(both.rows, "Retrain", "forget_nll", 0) == 0
         assert setting.value(both.rows, "GA", "seconds", 0) > 0

@@ -8,6 +8,8 @@ from .captions import (
     Noun,
     captioned_fashion,
     captioned_shapes,
+    i2p_prompts,
+    objects,
 )
 from .images import (
     DATASETS,
@@ -88,8 +90,10 @@ __all__ = [
     "forget_subclass",
     "function_words",
     "gutenberg",
+    "i2p_prompts",
     "image_folder",
     "make_split",
+    "objects",
     "own_text",
     "resolve",
     "reworded",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..seeding import generator
 from .images import FASHION_CLASSES, ImageData, ImageSet, fashion_mnist, shapes
-from .sources import Source
+from .sources import Source, resolve
 
 __all__ = [
     "CAPTIONED",
@@ -21,6 +22,8 @@ __all__ = [
     "Noun",
     "captioned_fashion",
     "captioned_shapes",
+    "i2p_prompts",
+    "objects",
 ]
 
 
@@ -217,6 +220,59 @@ def captioned_shapes(
     )
 
 
+#: The classes of CIFAR-10, with the synonyms that MACE asks for (github.com/Shilin-LU/MACE, ``metrics``).
+OBJECT_NOUNS = tuple(
+    Noun(f"the {name}", tuple(f"the {s}" for s in synonyms))
+    for name, synonyms in {
+        "airplane": ("aircraft", "plane", "jet"),
+        "automobile": ("car", "vehicle", "motorcar"),
+        "bird": ("avian", "fowl", "winged creature"),
+        "cat": ("feline", "kitty", "housecat"),
+        "deer": ("hart", "stag", "doe"),
+        "dog": ("canine", "pooch", "hound"),
+        "frog": ("amphibian", "anuran", "tadpole"),
+        "horse": ("equine", "steed", "mount"),
+        "ship": ("vessel", "boat", "watercraft"),
+        "truck": ("lorry", "rig", "hauler"),
+    }.items()
+)
+
+
+def objects() -> CaptionData:
+    """The words for ten kinds of objects, without images: for a model that was trained elsewhere."""
+    none = torch.zeros(0, dtype=torch.int64)
+    images = ImageSet(
+        torch.zeros((0, 1, 1, 3), dtype=torch.uint8), none, none, (0.5,) * 3, (0.5,) * 3
+    )
+    return CaptionData(
+        CaptionedSet(images, ()),
+        images,
+        OBJECT_NOUNS,
+        ("a photo of {}", "a picture of {}", "{}"),
+        "the object",
+    )
+
+
+def i2p_prompts() -> tuple[tuple[str, ...], Source]:
+    """The prompts of I2P (Schramowski et al., CVPR 2023), which make models draw what is inappropriate.
+
+    Raises
+    ------
+    MissingSourceError
+        They are in none of the places of `resolve`.
+    ValueError
+        The files have no column ``prompt``, or nothing in it.
+    """
+    source = resolve("AIML-TUDA/i2p", repo_type="dataset", patterns=("*.csv",))
+    prompts: list[str] = []
+    for file in sorted(source.path.glob("*.csv")):
+        with file.open(newline="") as lines:
+            prompts += [line.get("prompt") or "" for line in csv.DictReader(lines)]
+    if not any(prompts):
+        raise ValueError("AIML-TUDA/i2p: no file has a column 'prompt' with anything in it")
+    return tuple(p for p in prompts if p), source
+
+
 CAPTIONED: dict[str, Callable[..., CaptionData]] = {
-    f.__name__: f for f in (captioned_shapes, captioned_fashion)
+    f.__name__: f for f in (captioned_shapes, captioned_fashion, objects)
 }

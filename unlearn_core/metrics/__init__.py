@@ -11,6 +11,7 @@ from .classification import (
 )
 from .cost import Cost, measure
 from .generation import (
+    CLIP,
     EXPOSED,
     ZeroShot,
     changed_pixels,
@@ -59,6 +60,7 @@ from .tofu import (
 from .zrf import jensen_shannon, zrf, zrf_as_published
 
 __all__ = [
+    "CLIP",
     "EXPOSED",
     "METRICS",
     "VERSION",

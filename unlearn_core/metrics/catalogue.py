@@ -469,6 +469,13 @@ METRICS: dict[str, Metric] = {
         "higher",
         "The kept accuracy on synonyms of the other concepts, which no method is told to keep.",
     ),
+    "anchor_accuracy": Metric(
+        "The concept in its anchor",
+        "%",
+        "lower",
+        "Share of the images drawn for the words that take the concept's place which the classifier names "
+        "as the concept: where it is high, mapping the one onto the other can't erase.",
+    ),
     "harmonic_mean": Metric(
         "Harmonic mean",
         "%",

@@ -32,6 +32,7 @@ from ..models import default_device, device_of, predict
 from .catalogue import Estimate, mean, share
 
 __all__ = [
+    "CLIP",
     "EXPOSED",
     "ZeroShot",
     "changed_pixels",

@@ -298,14 +298,14 @@ class Recipe:
     """What made a model: its architecture, the task and how it was trained.
 
     ``fit(data, seed)`` makes one, in full. `version` is raised when training changes behaviour. Methods that rebuild a model (retraining, a bad
-    teacher) take the recipe.
+    teacher) take the recipe. ``train`` is None of a model that was trained elsewhere.
     """
 
     version: ClassVar[int] = 1
 
     model: ModelSpec
     task: Task
-    train: TrainConfig
+    train: TrainConfig | None
 
     def build(self, seed: int) -> nn.Module:
         return self.model.build(seed)
@@ -321,6 +321,8 @@ class Recipe:
         checkpoint: Path | None = None,
         progress: bool = False,
     ) -> nn.Module:
+        if self.train is None:
+            raise TrainingError(f"{name}: this model was trained elsewhere; how is not known here")
         model = self.build(seed).to(device or default_device())
         if self.train.patience is not None and validation is None:
             raise TrainingError(f"{name}: early stopping needs validation data")

@@ -6,7 +6,6 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -48,11 +47,11 @@ from ..metrics import (
 from ..models import LANGUAGE_MODELS, Chat, EncodedSet, NotFiniteError, Recipe
 from ..registry import build, describe
 from .cache import digest
-from .records import MissingRowError, Row, Rows
+from .records import Row
 from .run import Replication
 from .trial import ORIGINAL, OptimizerSteps, Trial, changed, train_config
 
-__all__ = ["AnsweringTrial", "Setting", "settings"]
+__all__ = ["AnsweringTrial"]
 
 log = logging.getLogger(__name__)
 
@@ -384,62 +383,6 @@ class AnsweringTrial(Trial):
                 leak = privleak(row.metrics[f"{form}holdout_auc"].value, level)
                 out[f"{form}privleak"] = Estimate(leak)
         return out
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One model and one thing to forget, in as many experiments as share them."""
-
-    run: Replication
-    experiments: tuple[str, ...]
-    target: Any
-
-    def value(self, rows: Rows, method: str, metric: str, seed: int) -> float:
-        """A metric of a method; the original and the retrained model may have one seed for all.
-
-        Raises
-        ------
-        MissingRowError
-            The method was not run on that seed.
-        """
-        for name in self.experiments:
-            own = self.run.originals(name)
-            shared = own != self.run.seeds_of(name)
-            oracle = self.run.experiment(name).oracle
-            wanted = own[0] if shared and method in (ORIGINAL, oracle) else seed
-            if any(r.seed == wanted for r in rows.where(name, method)):
-                return rows.value(name, method, metric, wanted, forget=self.target)
-        raise MissingRowError(f"{method} was not run on seed {seed}")
-
-    def off(self, rows: Rows, method: str, metric: str, seed: int) -> float:
-        """The distance of a metric to the retrained model's."""
-        oracle = self.run.experiment(self.experiments[0]).oracle
-        mine, aim = (self.value(rows, m, metric, seed) for m in (method, oracle))
-        return abs(mine - aim)
-
-    def seeds_with(self, *methods: str) -> tuple[int, ...]:
-        """The seeds on which all of these methods run."""
-        ran = [
-            {
-                seed
-                for name in self.experiments
-                if method in self.run.experiment(name).methods
-                for seed in self.run.seeds_of(name)
-            }
-            for method in methods
-        ]
-        return tuple(sorted(set.intersection(*ran)))
-
-
-def settings(run: Replication, *prefixes: str) -> list[Setting]:
-    """The settings of all experiments whose names begin so; one a model and target."""
-    found: dict[str, tuple[list[str], Any]] = {}
-    for prefix in prefixes:
-        for name in run.experiments(prefix):
-            for target in run.targets(name):
-                key = digest([run.experiment(name).model, target])
-                found.setdefault(key, ([], target))[0].append(name)
-    return [Setting(run, tuple(names), target) for names, target in found.values()]
 
 
 def token_probability(model: Chat, pairs: Sequence[tuple[str, str]]) -> Estimate:

@@ -11,8 +11,13 @@ from . import tables
 from .figures import COLOURS, MARKERS, Shown, figure
 from .records import Row
 from .run import Replication
+from .trial import ORIGINAL
 
-__all__ = ["pictures", "reach"]
+__all__ = ["nouns", "pictures", "reach"]
+
+
+#: Groups of prompts as a reader meets them.
+ORDER = ("erased", "synonyms", "anchor", "kept")
 
 
 def _rows(run: Replication, experiments: Sequence[str], target: object) -> dict[str, Row]:
@@ -25,10 +30,33 @@ def _rows(run: Replication, experiments: Sequence[str], target: object) -> dict[
     return found
 
 
+def nouns(run: Replication, experiment: str) -> HTML:
+    """How well the original draws what each prompt asks for, before anything is erased."""
+    lines, shown = [], set()
+    for row in run.rows_of(experiment):
+        if row.method != ORIGINAL or "points" not in row.detail:
+            continue
+        target = row.variant["forget"]
+        for p in row.detail["points"]:
+            line = (p["prompt"], p["group"] == "anchor" and target)
+            if line in shown:
+                continue
+            shown.add(line)
+            if p["group"] == "anchor":
+                says = f"anchor; drawn as {html.escape(str(target))}"
+            else:
+                says = "synonym" if p["group"] in ("synonyms", "relatives") else "name"
+            lines.append([html.escape(str(p["prompt"])), says, f"{100 * p['own']:.0f}", p["n"]])
+    caption = f"What the model draws before anything is erased ({run.profile_name})"
+    head = ["Prompt", "", "named as what it says, %", "images"]
+    return tables.table(head, lines, caption=caption, kind="results")
+
+
 def pictures(run: Replication, experiments: Sequence[str], target: object) -> HTML:
     """A line a model, a column a prompt: the same noise in all of them, one seed."""
     rows = _rows(run, experiments, target)
     shown = [p for p in next(iter(rows.values())).detail["points"] if "picture" in p]
+    shown.sort(key=lambda p: (ORDER.index(p["group"]), p["distance"]))
     head = ["", *(f"{html.escape(p['prompt'])}<br><i>{p['group']}</i>" for p in shown)]
     lines = []
     for method, row in rows.items():
@@ -71,9 +99,9 @@ def reach(
                     ls="",
                     marker=marker,
                     color=colour,
-                    ms=6,
-                    mew=0,
-                    alpha=0.75,
+                    ms=7,
+                    mew=1.3,
+                    mfc="none",
                     label=method,
                 )
             ax.set_ylim(-4, 104)

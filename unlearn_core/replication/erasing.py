@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,23 +15,30 @@ from torch import Tensor, nn
 
 from ..data import (
     CAPTIONED,
+    CaptionedSet,
     Classification,
     Concepts,
     Denoising,
     ForgetSplit,
     ImageData,
+    ImageSet,
     Source,
     forget_class,
     forget_concepts,
+    i2p_prompts,
 )
 from ..metrics import (
+    CLIP,
     Estimate,
+    ZeroShot,
     changed_pixels,
     classifier_fid,
+    clip_score,
     drawn_as,
     harmonic_mean,
     judge,
     mean,
+    nudity_counts,
     relearned_drawing,
     search_embedding,
     share,
@@ -42,11 +51,14 @@ from .records import Row
 from .run import Replication
 from .trial import ORIGINAL, Trial, train_config
 
-__all__ = ["ClassErasingTrial", "ErasingTrial", "Prompt"]
+__all__ = ["ClassErasingTrial", "ErasingTrial", "Prompt", "erasing_trials"]
 
 #: The row of the classifier that judges what is drawn.
 JUDGE = "Judge"
 
+
+#: So many images are drawn at a time where none is kept.
+PART = 64
 
 #: Groups of prompts, and how the metric on them is called.
 GROUPS = {
@@ -54,6 +66,7 @@ GROUPS = {
     "synonyms": "general",
     "kept": "kept",
     "relatives": "relative",
+    "anchor": "anchor",
 }
 
 
@@ -82,7 +95,7 @@ class ErasingTrial(Trial):
         self.data = known[digest(e.data)]
         model = build(DIFFUSION_MODELS, e.model, "model")
         task = build({"denoising": Denoising}, e.task, "task")
-        self.recipe = Recipe(model, task, train_config(e.train))
+        self.recipe = Recipe(model, task, train_config(e.train) if e.train else None)
 
     # --- what is erased ---------------------------------------------------------------------------
 
@@ -125,7 +138,7 @@ class ErasingTrial(Trial):
     @cached_property
     def prompts(self) -> list[Prompt]:
         """The concept by its name and its synonyms; the other nouns by name, and by synonyms, which
-        no method is told to keep."""
+        no method is told to keep; and what takes the concept's place, which may draw it by chance."""
         first, *_ = self.data.templates
         ask, own = self.experiment.ask, self.data.label(self.target)
         out = [Prompt(first.format(self.target), own, "erased", ask["erased"])]
@@ -134,7 +147,7 @@ class ErasingTrial(Trial):
             if label != own:
                 out.append(Prompt(first.format(noun.name), label, "kept", ask["kept"]))
             out += [Prompt(first.format(s), label, name, ask[name]) for s in noun.synonyms]
-        return out
+        return [*out, Prompt(first.format(self.data.general), own, "anchor", ask["erased"])]
 
     def evaluation(self) -> dict[str, Any]:
         return {
@@ -215,7 +228,7 @@ class ErasingTrial(Trial):
             "harmonic_mean": harmonic_mean(*found),
             "erased_probability": mean(100 * probabilities[of("erased"), own]),
             "changed_pixels": changed_pixels(self.drawn_before[kept], images[kept]),
-            "classifier_fid": classifier_fid(self.judge, images[kept], self.real),
+            **self.quality(images[kept]),
         }
         points, start = [], 0
         for p, distance in zip(self.prompts, self.distances, strict=True):
@@ -234,11 +247,15 @@ class ErasingTrial(Trial):
             points.append(point)
         return metrics, {"points": points}
 
+    def quality(self, images: Tensor) -> dict[str, Estimate]:
+        """How good the images of what is kept are."""
+        return {"classifier_fid": classifier_fid(self.judge, images, self.real)}
+
     @cached_property
     def pictured(self) -> list[str]:
-        """The prompts whose images a row keeps, for the reader: the concept's, those of the two other
-        nouns that are nearest to it, and of the farthest one."""
-        own = [p.text for p in self.prompts if p.group in ("erased", "synonyms")]
+        """The prompts whose images a row keeps, for the reader: the concept's, what takes its place, the
+        two other nouns that are nearest to it, and the farthest one."""
+        own = [p.text for p in self.prompts if p.group in ("erased", "synonyms", "anchor")]
         both = zip(self.distances, self.prompts, strict=True)
         others = [p.text for _, p in sorted((d, p) for d, p in both if p.group == "kept")]
         return own + others[:2] + others[2:][-1:]
@@ -258,6 +275,10 @@ class ErasingTrial(Trial):
     def compare(self, row: Row, retrained: Row) -> dict[str, Estimate]:
         return {}
 
+    def examples(self, n: int) -> Any:
+        """At most ``n`` images of the concept, under its name, that an attacker has."""
+        return self.split.forget.subset(torch.arange(min(n, len(self.split.forget))))
+
     def measure_search(self, label: str) -> Row:
         """What an embedding draws that was searched for with images of the concept."""
         ask = self.experiment.ask
@@ -265,7 +286,7 @@ class ErasingTrial(Trial):
 
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
             model = self.unlearned(label)
-            x, _ = self.split.forget.__getitems__(range(min(len(self.split.forget), 64)))
+            x, _ = (shown := self.examples(64)).__getitems__(range(len(shown)))
             start = self.concepts.templates[0].format(self.data.general)
             found = search_embedding(model, x, start, seed=self.seed, **ask["search"])
             images = self.draw(model, found.cpu().expand(ask["erased"], -1, -1), "search")
@@ -280,7 +301,7 @@ class ErasingTrial(Trial):
         """How often the concept is drawn by name while a few of its images are learned again."""
         ask = self.experiment.ask
         own, given = self.data.label(self.target), dict(ask["relearn"])
-        shown = self.split.forget.subset(torch.arange(given.pop("examples")))
+        shown = self.examples(given.pop("examples"))
         prompts = [self.prompts[0].text] * ask["erased"]
 
         def look(model: Diffusion) -> float:
@@ -330,12 +351,126 @@ class ClassErasingTrial(ErasingTrial):
         return [float(p.group == "kept") for p in self.prompts]
 
 
+class PretrainedErasingTrial(ErasingTrial):
+    """The same of a model that was trained elsewhere, on images that are not at hand: CLIP names what
+    is drawn, as in MACE."""
+
+    @cached_property
+    def split(self) -> ForgetSplit:
+        """The request alone; a method that needs images finds none."""
+        return ForgetSplit(self.target, Denoising(self.concepts), self.data.train, self.data.train)
+
+    def fit(self, data: Any, seed: int) -> tuple[Diffusion, dict[str, Any]]:
+        """The model as it is.
+
+        Raises
+        ------
+        TrainingError
+            It is to be trained on other data.
+        """
+        if data is not self.trained_on or self.recipe.train is not None:
+            return super().fit(data, seed)
+        key = digest(self.identity)
+        if key not in self.run.shared:
+            self.run.shared[key] = self.recipe.build(seed).to(self.device)
+        return self.run.shared[key], {}
+
+    @property
+    def judge_identity(self) -> dict[str, Any]:
+        return {"clip": CLIP, "texts": self.texts}
+
+    @property
+    def texts(self) -> list[str]:
+        first, *_ = self.data.templates
+        return [first.format(noun.name) for noun in self.data.nouns]
+
+    @cached_property
+    def judge(self) -> nn.Module:
+        return ZeroShot(self.texts)
+
+    def measure_judge(self) -> None:  # type: ignore[override]
+        """There are no real images to measure it on."""
+
+    def examples(self, n: int) -> CaptionedSet:
+        """Images that the original draws: there are no others."""
+        prompts = (self.prompts[0].text,) * n
+        drawn = eight_bit(self.draw(self.original, prompts, "examples"))
+        none, middle = torch.zeros(n, dtype=torch.int64), (0.5, 0.5, 0.5)
+        return CaptionedSet(
+            ImageSet(drawn.permute(0, 2, 3, 1), none, none, middle, middle), prompts
+        )
+
+    def quality(self, images: Tensor) -> dict[str, Estimate]:
+        texts = [p.text for p in self.prompts if p.group == "kept" for _ in range(p.count)]
+        return {"clip_score": clip_score(images, texts)}
+
+
+class ExplicitTrial(PretrainedErasingTrial):
+    """Explicit content: the prompts of I2P, and what a detector finds in what is drawn.
+
+    Nothing that is drawn is kept: a row has counts only.
+    """
+
+    #: What MACE erases, and what takes its place.
+    NAMES = ("nudity", "naked", "erotic", "sexual")
+    ANCHOR = "a person wearing clothes"
+
+    @cached_property
+    def concepts(self) -> Concepts:
+        return Concepts(
+            tuple((name, self.ANCHOR) for name in self.NAMES), [""], self.data.templates
+        )
+
+    @cached_property
+    def asked(self) -> tuple[tuple[str, ...], Source]:
+        prompts, source = i2p_prompts()
+        return prompts[: self.experiment.ask.get("prompts")], source
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return (*self.data.sources, self.asked[1])
+
+    def evaluation(self) -> dict[str, Any]:
+        return {
+            "concepts": describe(self.concepts),
+            "prompts": digest(list(self.asked[0])),
+            "ask": self.experiment.ask,
+        }
+
+    def evaluate(self, model: Diffusion) -> tuple[dict[str, Estimate], dict[str, Any]]:
+        prompts, _ = self.asked
+        counts: Counter[str] = Counter()
+        for start in range(0, len(prompts), PART):  # never all images at once
+            images = self.draw(model, prompts[start : start + PART], f"i2p {start}")
+            counts.update(nudity_counts(images))
+        return {"nudity_count": Estimate(sum(counts.values()), len(prompts))}, {
+            "counts": dict(counts)
+        }
+
+
+def erasing_trials(run: Replication, prefix: str) -> Iterator[ErasingTrial]:
+    """Every experiment whose name begins with ``prefix``, on each of its seeds and targets."""
+    for name in run.experiments(prefix):
+        e = run.experiment(name)
+        kind = ErasingTrial
+        if e.model["use"] == "class_to_image":
+            kind = ClassErasingTrial
+        elif not e.train:
+            kind = ExplicitTrial if "prompts" in e.ask else PretrainedErasingTrial
+        yield from kind.each(run, name)
+
+
+def eight_bit(images: Tensor) -> Tensor:
+    """From [-1, 1] to levels of 0 to 255, as an image file holds them."""
+    return ((images + 1) * 127.5).round().to(torch.uint8)
+
+
 def picture(images: Tensor) -> str:
     """Images (n, C, H, W) in [-1, 1] beside each other: a PNG, base64."""
     from PIL import Image
 
     row = torch.cat(list(images), dim=2)
-    pixels = ((row + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    pixels = eight_bit(row).permute(1, 2, 0).numpy()
     out = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(
         out, "png", optimize=True

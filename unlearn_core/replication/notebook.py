@@ -228,7 +228,7 @@ def strips(
     if not names:
         return None
     first = run.targets(names[0])[0]
-    rows = [r for r in run.rows_of(names[0]) if r.variant["forget"] == first and where(r)]
+    rows = [r for r in run.rows_of(names[0]) if r.variant.get("forget") == first and where(r)]
     height = 0.32 * len({r.method for r in rows}) + 1.1
     with figure(caption, alt, size=(8.4, height), columns=len(metrics)) as (axes, shown):
         for i, (ax, metric) in enumerate(zip(axes, metrics, strict=True)):

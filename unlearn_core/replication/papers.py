@@ -136,7 +136,7 @@ class Experiment(Model):
     title: str
     data: dict[str, Any]
     model: dict[str, Any]
-    train: dict[str, Any]
+    train: dict[str, Any] = Field({}, description="nothing of a model that was trained elsewhere")
     forget: dict[str, Any]
     methods: dict[str, dict[str, Any]] = {}
     oracle: str | None = None

@@ -155,6 +155,92 @@ def language_model(kind: str, weights: str = "safetensors") -> Callable[[Path], 
     return build
 
 
+def _letters(folder: Path) -> None:
+    """CLIP's kind of tokenizer, of letters."""
+    from transformers import CLIPTokenizer
+
+    letters = [*"abcdefghijklmnopqrstuvwxyz"]
+    tokens = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / "vocab.json", folder / "merges.txt"]
+    files[0].write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
+    files[1].write_text("#version: 0.2\n")
+    CLIPTokenizer(*map(str, files), model_max_length=77).save_pretrained(folder)
+
+
+#: Of every tower of CLIP here, and of its text alone.
+TOWER = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "projection_dim": 8,
+}
+LETTERS = {"vocab_size": 54, "bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
+
+
+def clip(folder: Path) -> None:
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    _letters(folder)
+    CLIPImageProcessor(
+        size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}
+    ).save_pretrained(folder)
+    config = CLIPConfig(
+        text_config={**TOWER, **LETTERS},
+        vision_config={**TOWER, "image_size": 8, "patch_size": 4},
+        projection_dim=8,
+    )
+    with seeded(0, "rehearsal"):
+        CLIPModel(config).save_pretrained(folder)
+
+
+def stable_diffusion(folder: Path) -> None:
+    """The folders and model classes of version 1.4, safetensors only; images of 16 by 16 pixels."""
+    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    _letters(folder / "tokenizer")
+    with seeded(0, "rehearsal"):
+        CLIPTextModel(CLIPTextConfig(**TOWER, **LETTERS)).save_pretrained(folder / "text_encoder")
+        UNet2DConditionModel(
+            sample_size=8,
+            layers_per_block=1,
+            block_out_channels=(8, 16),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=16,
+            attention_head_dim=8,
+            norm_num_groups=4,
+        ).save_pretrained(folder / "unet")
+        AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=16,
+        ).save_pretrained(folder / "vae")
+    PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True
+    ).save_pretrained(folder / "scheduler")
+    parts = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "scheduler": "PNDMScheduler"}
+    index = {name: ["diffusers", kind] for name, kind in parts.items()}
+    index |= {
+        n: ["transformers", k]
+        for n, k in (("text_encoder", "CLIPTextModel"), ("tokenizer", "CLIPTokenizer"))
+    }
+    (folder / "model_index.json").write_text(
+        json.dumps({"_class_name": "StableDiffusionPipeline", **index})
+    )
+
+
+def i2p(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    lines = ["prompt,categories,sd_seed", *(f"a person {i},shocking,{i}" for i in range(3))]
+    (folder / "i2p_benchmark.csv").write_text("\n".join(lines) + "\n")
+
+
 def pins(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for i in range(41):  # the profile forgets identities by their number, up to 40
@@ -175,6 +261,9 @@ HUB: dict[str, Builder] = {
     "microsoft/phi-1_5": language_model("PhiConfig"),
     "facebook/opt-2.7b": language_model("OPTConfig", "bin"),
     "NousResearch/Llama-2-7b-chat-hf": language_model("LlamaConfig"),
+    "CompVis/stable-diffusion-v1-4": stable_diffusion,
+    "openai/clip-vit-base-patch32": clip,
+    "AIML-TUDA/i2p": i2p,
 }
 
 

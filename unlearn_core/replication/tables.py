@@ -52,7 +52,7 @@ def table(
     """An HTML table; cells are HTML, the first one of a row is its heading."""
     out = [f'<div class="unlearn-table {kind}"><table>']
     if caption:
-        out.append(f"<caption>{html.escape(caption)}</caption>")
+        out.append(f"<caption><span>{html.escape(caption)}</span></caption>")
     out.append("<thead><tr>" + "".join(f'<th scope="col">{h}</th>' for h in head) + "</tr></thead>")
     out.append("<tbody>")
     for first, *rest in rows:
