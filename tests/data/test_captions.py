@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,12 +14,15 @@ from unlearn_core.data import (
     CaptionedSet,
     Concepts,
     Denoising,
+    MissingSourceError,
     SplitError,
     WithheldDataError,
     batches,
     captioned_shapes,
     forget_class,
     forget_concepts,
+    i2p_prompts,
+    objects,
     shapes,
 )
 
@@ -86,7 +90,7 @@ class TestCaptions:
             CaptionedSet(whole.images, ("a", "b"))
 
     def test_real_data_are_listed(self) -> None:
-        assert set(CAPTIONED) == {"captioned_shapes", "captioned_fashion"}
+        assert set(CAPTIONED) == {"captioned_shapes", "captioned_fashion", "objects"}
 
 
 class TestConcepts:
@@ -157,3 +161,28 @@ class TestRelabel:
     def test_nothing_to_put_there(self, data: CaptionData) -> None:
         with pytest.raises(ValueError, match="no concept is named"):
             Denoising().relabel(data.train)
+
+
+def test_objects_have_words_and_no_images() -> None:
+    data = objects()
+    assert len(data.train) == len(data.test) == 0
+    names = [noun.name for noun in data.nouns]
+    assert len(set(names)) == 10
+    assert all(len(noun.synonyms) == 3 for noun in data.nouns)
+    assert data.label("the ship") == 8
+    assert data.templates[0].format(names[0]) == "a photo of the airplane"
+
+
+def test_prompts_of_i2p(hub: Path) -> None:
+    """Fails where a comma inside quotation marks cuts a prompt, or an empty one is kept."""
+    with pytest.raises(MissingSourceError, match="AIML-TUDA/i2p was not found"):
+        i2p_prompts()
+    folder = hub / "AIML-TUDA" / "i2p"
+    folder.mkdir(parents=True)
+    (folder / "a.csv").write_text('categories,prompt\nx,"one, two"\ny,\nz,three\n')
+    prompts, source = i2p_prompts()
+    assert prompts == ("one, two", "three")
+    assert source.id == "AIML-TUDA/i2p"
+    (folder / "a.csv").write_text("text\nx\n")
+    with pytest.raises(ValueError, match="no file has a column 'prompt'"):
+        i2p_prompts()

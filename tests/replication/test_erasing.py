@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from unlearn_core.metrics import METRICS
-from unlearn_core.replication.erasing import ClassErasingTrial, ErasingTrial, picture
+from unlearn_core.metrics import METRICS, generation
+from unlearn_core.models import TrainingError
+from unlearn_core.replication.erasing import (
+    ClassErasingTrial,
+    ErasingTrial,
+    PretrainedErasingTrial,
+    erasing_trials,
+    picture,
+)
+from unlearn_core.replication.rehearsal import HUB
 from unlearn_core.replication.run import Replication
 from unlearn_core.replication.trial import ORIGINAL
 
@@ -62,6 +73,7 @@ def test_rows(trial: ErasingTrial) -> None:
     if text:
         assert original.metrics["general_accuracy"].n == 4  # two synonyms
         assert original.metrics["relative_accuracy"].n == 6
+        assert original.metrics["anchor_accuracy"].n == 4
     # From the same noise, so the original differs from itself in nothing.
     assert original.metrics["changed_pixels"].value == 0
     assert changed.metrics["changed_pixels"].value > 0
@@ -72,7 +84,8 @@ def test_rows(trial: ErasingTrial) -> None:
     accuracies = [100 * p["own"] for p in points if p["group"] == "kept"]
     assert original.metrics["kept_accuracy"].value == pytest.approx(sum(accuracies) / 3)
     shown = [p["prompt"] for p in points if "picture" in p]
-    assert len(shown) == (6 if text else 4)  # the concept, its synonyms, two near, one far
+    # The concept, its synonyms, the anchor; two near, one far.
+    assert len(shown) == (7 if text else 4)
     image = Image.open(io.BytesIO(base64.b64decode(points[0]["picture"])))
     assert image.size == (32, 16)
 
@@ -84,9 +97,9 @@ def test_what_no_method_is_told(trial: ErasingTrial) -> None:
         assert trial.concepts.keep == (0, 2, 3)
         return
     request = repr(trial.concepts)
-    told = {p.text: any(repr(p.text) in request for _ in [0]) for p in trial.prompts}
+    told = {p.text: repr(p.text) in request for p in trial.prompts}
     for prompt in trial.prompts:
-        assert told[prompt.text] == (prompt.group == "kept"), prompt
+        assert told[prompt.text] == (prompt.group in ("kept", "anchor")), prompt
     assert trial.concepts.erased == (("a ring", "a shape"),)
 
 
@@ -111,3 +124,68 @@ def test_a_picture_is_what_was_drawn() -> None:
     images = torch.tensor([-1.0, 1.0, 0.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture(images)))))
     assert shown.tolist() == [[0, 0, 255, 255, 128, 128]] * 2
+
+
+@pytest.fixture
+def stable(project: Any, tiny: dict[str, Any], hub: Path) -> Iterator[Replication]:
+    """Objects and explicit content, of a tiny pipeline in the hub folder."""
+    for id in ("CompVis/stable-diffusion-v1-4", "openai/clip-vit-base-patch32", "AIML-TUDA/i2p"):
+        HUB[id](hub / id)
+    common: dict[str, Any] = {
+        "data": {"use": "objects"},
+        "model": {"use": "stable_diffusion", "precision": "no"},
+        "task": {"use": "denoising"},
+    }
+    tiny["profiles"]["ci"]["experiments"] = {
+        "objects": {
+            **common,
+            "title": "Objects",
+            "forget": {"concept": ["the cat"]},
+            "ask": {
+                **{"erased": 3, "synonyms": 1, "kept": 2, "relatives": 1, "shown": 1},
+                **{"steps": 1, "guidance": 2.0, "search": {"steps": 1, "batch_size": 2}},
+            },
+            "methods": {"UCE": {"use": "uce"}, "Retrain": {"use": "retrain"}},
+        },
+        "explicit": {
+            **common,
+            "title": "Explicit content",
+            "forget": {"concept": ["nudity"]},
+            "ask": {"prompts": 2, "steps": 1, "guidance": 2.0},
+            "methods": {"UCE": {"use": "uce"}},
+        },
+    }
+    project.paper("tiny", tiny)
+    generation._clip.cache_clear()
+    yield Replication("tiny", "ci", "build/ci")
+    generation._clip.cache_clear()
+
+
+def test_a_model_that_was_trained_elsewhere(stable: Replication) -> None:
+    (trial, *_) = erasing_trials(stable, "objects")
+    assert type(trial) is PretrainedErasingTrial
+    original, edited = trial.measure_original(), trial.measure_method("UCE")
+    assert original.metrics.keys() - edited.metrics.keys() == set()
+    assert "classifier_fid" not in original.metrics
+    assert original.metrics["clip_score"].n == 18  # nine others, twice
+    assert original.metrics["general_accuracy"].n == 3
+    assert edited.metrics["changed_pixels"].value > 0
+    assert 0 < edited.metrics["changed_weights"].value < 50  # cross-attention alone
+    # The judge's classes are in the order of the nouns.
+    assert trial.judge.texts[trial.data.label("the cat")] == "a photo of the cat"
+    assert trial.measure_search("UCE").metrics["attacked_accuracy"].n == 3
+    with pytest.raises(TrainingError, match="trained elsewhere"):
+        trial.measure_method("Retrain")
+
+
+def test_explicit_content_is_counted(stable: Replication, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where a prompt is left out or asked twice, or a picture is kept."""
+    found = [{"class": "FEET_EXPOSED", "score": 0.7}, {"class": "BELLY_EXPOSED", "score": 0.5}]
+    monkeypatch.setattr(generation, "_nudenet", lambda: SimpleNamespace(detect=lambda image: found))
+    (trial, *_) = erasing_trials(stable, "explicit")
+    row = trial.measure_method("UCE")
+    assert row.metrics["nudity_count"].value == 2  # two prompts; the belly's score is too low
+    assert row.metrics["nudity_count"].n == 2
+    assert row.detail["counts"]["FEET_EXPOSED"] == 2
+    assert "points" not in row.detail
+    assert "AIML-TUDA/i2p" in [s["id"] for s in row.provenance.sources]

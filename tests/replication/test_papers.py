@@ -14,15 +14,18 @@ import yaml
 
 from unlearn_core.data import (
     BOOKS,
+    CAPTIONED,
     DATASETS,
     QUESTIONS,
     TEMPLATES,
     WORDINGS,
     Classification,
 )
+from unlearn_core.data.captions import FASHION_NOUNS, OBJECT_NOUNS, SHAPE_NOUNS
 from unlearn_core.methods import METHODS
 from unlearn_core.methods.worst_case import SELECTORS, WorstCase
-from unlearn_core.models import LANGUAGE_MODELS, MODELS, Recipe, TrainConfig
+from unlearn_core.metrics import relearned_drawing, search_embedding
+from unlearn_core.models import DIFFUSION_MODELS, LANGUAGE_MODELS, MODELS, Recipe, TrainConfig
 from unlearn_core.registry import ConfigError, build
 from unlearn_core.replication.classification import TASKS
 from unlearn_core.replication.papers import (
@@ -63,8 +66,10 @@ TEXTS = (*QUESTIONS.values(), *BOOKS.values())
 
 def methods_of(experiment: Experiment) -> dict[str, Any]:
     """The experiment's methods, built as a trial builds them, without data or search."""
-    spec = build({**MODELS, **LANGUAGE_MODELS}, experiment.model, "model", classes=10)
-    recipe = Recipe(spec, Classification(10), train_config(experiment.train))
+    known = {**MODELS, **LANGUAGE_MODELS, **DIFFUSION_MODELS}
+    spec = build(known, experiment.model, "model", classes=10)
+    train = train_config(experiment.train) if experiment.train else None
+    recipe = Recipe(spec, Classification(10), train)
     out = {}
     for label, method in experiment.methods.items():
         nested = {k: train_config(v) if isinstance(v, dict) else v for k, v in method.items()}
@@ -82,6 +87,35 @@ def selectors_of(experiment: Experiment) -> dict[str, Any]:
         assert 0 < nested.pop("fraction") < 1
         out[label] = build(SELECTORS, nested, "selection rule")
     return out
+
+
+def check_drawing(experiment: Experiment) -> None:
+    """What an experiment on a model that draws says."""
+    assert experiment.task == {"use": "denoising"}
+    assert {*experiment.forget} == {"concept"}
+    nouns = {
+        "captioned_shapes": SHAPE_NOUNS,
+        "captioned_fashion": FASHION_NOUNS,
+        "objects": OBJECT_NOUNS,
+    }[experiment.data["use"]]
+    common = {"steps", "guidance"}
+    if "prompts" in experiment.ask:
+        assert experiment.forget == {"concept": ["nudity"]}
+        assert {*experiment.ask} - {"prompts"} >= common
+        return
+    assert {*experiment.forget["concept"]} <= {noun.name for noun in nouns}
+    groups = {"erased", "kept", "shown"}
+    if experiment.model["use"] != "class_to_image":
+        groups |= {"synonyms", "relatives"}
+    assert {*experiment.ask} - {"search", "relearn"} == common | groups
+    if "search" in experiment.ask:
+        inspect.signature(search_embedding).bind(0, 0, 0, **experiment.ask["search"], seed=0)
+        relearn = {**experiment.ask["relearn"]}
+        assert relearn.pop("examples") > 0
+        inspect.signature(relearned_drawing).bind(0, 0, 0, **relearn, seed=0)
+    if experiment.train:
+        assert build(MODELS, experiment.judge["model"], "model", classes=10)
+        assert train_config(experiment.judge["train"])
 
 
 def training_configs(value: Any) -> Iterator[TrainConfig]:
@@ -115,7 +149,7 @@ class TestProjectPapers:
         profile = change(load_paper(slug).profile(name))
         for experiment in profile.experiments.values():
             data = dict(experiment.data)
-            loader = {**DATASETS, **QUESTIONS, **BOOKS}[data.pop("use")]
+            loader = {**DATASETS, **QUESTIONS, **BOOKS, **CAPTIONED}[data.pop("use")]
             if loader in TEXTS:
                 ((argument, targets),) = experiment.forget.items()
                 assert targets
@@ -138,6 +172,9 @@ class TestProjectPapers:
             if loader in TEXTS:
                 assert experiment.task == {"use": "answering"}
                 assert experiment.templates in TEMPLATES
+                continue
+            if loader in CAPTIONED.values():
+                check_drawing(experiment)
                 continue
             build(TASKS, experiment.task, "task", classes=10)
             (kind,) = experiment.forget
@@ -196,7 +233,8 @@ class TestRehearsed:
         profile = rehearsed(load_paper(slug).profile("paper"))
         found = 0
         for experiment in profile.experiments.values():
-            built = [train_config(experiment.train), *methods_of(experiment).values()]
+            built = [*methods_of(experiment).values()]
+            built += [train_config(experiment.train)] if experiment.train else []
             built += selectors_of(experiment).values()
             for config in (c for part in built for c in training_configs(part)):
                 assert config.max_steps == 2

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -297,12 +299,17 @@ class ZeroShot(nn.Module):
 
 @functools.cache
 def _nudenet() -> Any:
-    # Optional and not in our requirements: the wheel carries AGPL files.
+    # Optional and not in our requirements: the wheel carries AGPL files. Behind everything that is
+    # installed, since the folder holds what the package needs, too.
+    folder = os.environ.get("UNLEARN_NUDENET")
+    if folder and folder not in sys.path:
+        sys.path.append(folder)
     try:
         package = importlib.import_module("nudenet")
     except ImportError as error:
         raise MissingSourceError(
-            "nudenet is not available. Mend it with: pip install nudenet==3.4.2  or give a detector"
+            "nudenet is not available. Mend it with: pip install --target $UNLEARN_NUDENET "
+            "nudenet==3.4.2  or give a detector"
         ) from error
     return package.NudeDetector()
 

@@ -358,7 +358,8 @@ class PretrainedErasingTrial(ErasingTrial):
     @cached_property
     def split(self) -> ForgetSplit:
         """The request alone; a method that needs images finds none."""
-        return ForgetSplit(self.target, Denoising(self.concepts), self.data.train, self.data.train)
+        nothing = self.data.train.subset(torch.arange(0))
+        return ForgetSplit(self.target, Denoising(self.concepts), nothing, nothing)
 
     def fit(self, data: Any, seed: int) -> tuple[Diffusion, dict[str, Any]]:
         """The model as it is.
@@ -368,7 +369,7 @@ class PretrainedErasingTrial(ErasingTrial):
         TrainingError
             It is to be trained on other data.
         """
-        if data is not self.trained_on or self.recipe.train is not None:
+        if data is not self.trained_on:
             return super().fit(data, seed)
         key = digest(self.identity)
         if key not in self.run.shared:

@@ -277,8 +277,24 @@ def own_text(folder: Path) -> None:
         (folder / f"{name}.txt").write_text("\n".join(parts))
 
 
+def nudenet(folder: Path) -> None:
+    """A package of that name, whose detector finds two parts in every image."""
+    (folder / "nudenet").mkdir(parents=True)
+    (folder / "nudenet" / "__init__.py").write_text(
+        "class NudeDetector:\n"
+        "    def detect(self, image):\n"
+        "        assert image.ndim == 3 and image.dtype == 'uint8'\n"
+        "        found = {'FEET_EXPOSED': 0.7, 'FACE_FEMALE': 0.9}\n"
+        "        return [{'class': k, 'score': v, 'box': [0, 0, 1, 1]} for k, v in found.items()]\n"
+    )
+
+
 #: Environment variable -> what builds the folder that only a reader can supply.
-USER: dict[str, Builder] = {"UNLEARN_BOOK": own_text, "UNLEARN_PINS": pins}
+USER: dict[str, Builder] = {
+    "UNLEARN_BOOK": own_text,
+    "UNLEARN_NUDENET": nudenet,
+    "UNLEARN_PINS": pins,
+}
 
 
 def build_hub(folder: Path) -> dict[str, str]:
