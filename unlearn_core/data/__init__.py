@@ -40,6 +40,7 @@ from .splits import (
 )
 from .tasks import IGNORED, Answering, Classification, Concepts, Denoising, Task
 from .templates import COPYRIGHT_REFUSALS, IDK, TEMPLATES
+from .visual import VisualSet
 from .wordings import WORDINGS, reworded
 from .words import function_words, words_of
 
@@ -71,6 +72,7 @@ __all__ = [
     "Source",
     "SplitError",
     "Task",
+    "VisualSet",
     "WithheldDataError",
     "batches",
     "captioned_fashion",
