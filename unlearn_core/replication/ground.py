@@ -16,7 +16,7 @@ from . import tables
 from .records import Record, Row
 from .trial import ORIGINAL
 
-__all__ = ["BASES", "ground_tables"]
+__all__ = ["BASES", "ground_tables", "needs_of"]
 
 #: The two bases: title -> what is forgotten -> the experiment's name.
 BASES = {
@@ -58,10 +58,15 @@ def _values(rows: list[Row], method: str, metric: str) -> list[float]:
     return [r.metrics[metric].value for r in mine if metric in r.metrics]
 
 
-def _needs(rows: list[Row], method: str) -> str:
-    spec = next(r.spec.get("method") for r in rows if r.method == method)
+def needs_of(row: Row) -> frozenset[str]:
+    """What the method of a row requires; nothing of the original's."""
+    spec = row.spec.get("method")
     by_class = {cls.__name__: cls for cls in METHODS.values()}
-    return ", ".join(sorted(by_class[spec["is"]].needs)) if spec else "–"
+    return by_class[spec["is"]].needs if spec else frozenset()
+
+
+def _needs(rows: list[Row], method: str) -> str:
+    return ", ".join(sorted(needs_of(next(r for r in rows if r.method == method)))) or "–"
 
 
 def _overview(parts: dict[str, list[Row]], caption: str) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from ..methods import METHODS
 from . import tables
 from .cache import digest
 from .figures import COLOURS, figure
+from .ground import needs_of
 from .papers import load_paper
 from .records import Record, Row
 from .trial import ORIGINAL
@@ -41,15 +41,10 @@ def _is(row: Row) -> str | None:
     return (row.spec.get("method") or {}).get("is")
 
 
-def _needs(row: Row) -> frozenset[str]:
-    by_class = {cls.__name__: cls for cls in METHODS.values()}
-    return by_class[_is(row)].needs
-
-
 def _kind(row: Row) -> str:
     if row.metrics["changed_weights"].value == 0:
         return ANSWERING
-    return RETAIN if _needs(row) & {"retain", "unrelated"} else FORGET_ONLY
+    return RETAIN if needs_of(row) & {"retain", "unrelated"} else FORGET_ONLY
 
 
 def _grounds(records: Iterable[Record]) -> dict[str, list[Row]]:
@@ -132,7 +127,7 @@ def language_tables(records: Iterable[Record]) -> str:
             if _is(row):
                 needs[row.method] = [
                     html.escape(row.method),
-                    html.escape(", ".join(sorted(_needs(row)))),
+                    html.escape(", ".join(sorted(needs_of(row)))),
                     html.escape(_kind(row)) if _is(row) != "Retrain" else "",
                 ]
         head = ["Method", "Needs", "Kind"]

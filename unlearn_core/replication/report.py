@@ -27,6 +27,7 @@ import yaml
 from ..metrics import METRICS
 from ..registry import ConfigError
 from . import tables
+from .erasure_ground import erasure_tables
 from .ground import ground_tables
 from .language_ground import language_tables
 from .papers import PaperFile, known_papers, load_paper, paper_sources, project_root
@@ -34,6 +35,9 @@ from .records import Record
 from .run import source_hash
 
 __all__ = ["Chapter", "assemble", "build_book"]
+
+#: The pages on which all methods of a modality meet.
+GROUNDS = ("common_ground", "language_ground", "erasure_ground")
 
 #: Smallest to largest; a chapter shows the largest that was published.
 PROFILES = ("ci", "laptop", "paper")
@@ -85,6 +89,16 @@ def find_chapters(root: Path) -> list[Chapter]:
         if found:
             chapters.append(Chapter(slug, load_paper(slug), found[0], tuple(found[1:])))
     return chapters
+
+
+def without_dead_links(text: str, chapters: Iterable[Chapter]) -> str:
+    """MyST text in which a link to a chapter that was not run yet is its words alone."""
+    there = {c.slug for c in chapters}
+
+    def keep(link: re.Match[str]) -> str:
+        return link[0] if link["slug"] in there else link["words"]
+
+    return re.sub(r"\[(?P<words>[^\]]+)\]\((papers/)?(?P<slug>\w+)\.ipynb\)", keep, text)
 
 
 # --- pieces of pages -------------------------------------------------------------------------
@@ -275,11 +289,15 @@ def source_table(chapters: list[Chapter]) -> str:
 # --- pages -----------------------------------------------------------------------------------
 
 
-def chapter_notebook(chapter: Chapter, edition: Edition) -> dict[str, Any]:
+def chapter_notebook(
+    chapter: Chapter, edition: Edition, chapters: Iterable[Chapter]
+) -> dict[str, Any]:
     """The executed notebook as a page: a banner under its title, plumbing cells hidden."""
     book = json.loads(edition.notebook.read_text())
     r = edition.record
     for cell in book["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = without_dead_links("".join(cell["source"]), chapters)
         tags = cell["metadata"].setdefault("tags", [])
         if "injected-parameters" in tags:
             tags.append("remove-cell")
@@ -386,6 +404,7 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
         "status": status(chapters),
         "ground": ground(chapters),
         "language_ground": ground(chapters, "language", language_tables),
+        "erasure_ground": ground(chapters, "erasing", erasure_tables),
         "skips": skips(chapters),
         "environment": environment_table(chapters),
         "metrics": metrics_table(),
@@ -394,13 +413,16 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
     }
     for name, text in pieces.items():
         (generated / f"{name}.html").write_text(text)
+    for name in GROUNDS:
+        page = target / f"{name}.md"
+        page.write_text(without_dead_links(page.read_text(), chapters))
     script = root / "book" / "guide" / "example.py"
     (generated / "example.txt").write_text(example_output(script, root / "build" / "example.txt"))
     toc = yaml.safe_load((root / "book" / "_toc.yml").read_text())
     for part in toc["parts"]:
         if part["caption"] == "Papers":
-            part["chapters"] += [write_chapter(c, target) for c in chapters]
-            part["chapters"] += [{"file": "common_ground"}, {"file": "language_ground"}]
+            part["chapters"] += [write_chapter(c, target, chapters) for c in chapters]
+            part["chapters"] += [{"file": name} for name in GROUNDS]
         if part["caption"] == "Reference":
             pages = api_pages()
             (target / "api").mkdir()
@@ -413,7 +435,7 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
     return chapters
 
 
-def write_chapter(chapter: Chapter, target: Path) -> dict[str, Any]:
+def write_chapter(chapter: Chapter, target: Path, chapters: Iterable[Chapter]) -> dict[str, Any]:
     """The pages and downloads of one chapter; returns its entry in the table of contents."""
     sections = []
     for edition in (chapter.shown, *chapter.others):
@@ -423,7 +445,7 @@ def write_chapter(chapter: Chapter, target: Path) -> dict[str, Any]:
             sections.append({"file": page})
         file = target / f"{page}.ipynb"
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(chapter_notebook(chapter, edition)))
+        file.write_text(json.dumps(chapter_notebook(chapter, edition, chapters)))
         whose = "published" if edition.published else "own"
         downloads = target / "downloads" / f"{edition.record.profile}-{whose}"
         downloads.mkdir(parents=True, exist_ok=True)
