@@ -285,7 +285,7 @@ class TestImplicitGradient:
                 assert torch.equal(self.unlearned(self.nudged(i, by)).weight, at.weight)
 
     def test_with_gradient_steps_it_would(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(worst_case, "_SignSteps", TrainConfig)
+        monkeypatch.setattr(worst_case, "SignSteps", TrainConfig)
         at = self.unlearned(self.weights())
         assert not torch.equal(self.unlearned(self.nudged(0, self.eps)).weight, at.weight)
 

@@ -59,10 +59,12 @@ __all__ = [
     "ByLoss",
     "Selection",
     "SignSGD",
+    "SignSteps",
     "WorstCase",
     "class_losses",
     "example_losses",
     "lower_level",
+    "outer_loop",
     "project_capped_simplex",
     "upper_step",
 ]
@@ -124,7 +126,7 @@ class SignSGD(torch.optim.Optimizer):
 
 
 @dataclass(frozen=True)
-class _SignSteps(TrainConfig):
+class SignSteps(TrainConfig):
     """A training configuration whose steps are sign steps."""
 
     def make_optimizer(self, parameters: Iterable[Tensor]) -> SignSGD:
@@ -163,7 +165,7 @@ def lower_level(
         each = nn.functional.cross_entropy(model(x), labels[i], reduction="none")
         return (kept[i] * each).sum()
 
-    return train(model, batches, loss, _SignSteps(**vars(config)), seed=seed, name=name)
+    return train(model, batches, loss, SignSteps(**vars(config)), seed=seed, name=name)
 
 
 def example_losses(model: nn.Module, data: Dataset) -> Tensor:
@@ -214,6 +216,52 @@ class Selection:
     index: Tensor
     weights: Tensor
     log: tuple[dict[str, float], ...]
+
+
+def outer_loop(
+    losses: Callable[[Tensor, int, str], Tensor],
+    n: int,
+    budget: int,
+    seed: int,
+    *,
+    iterations: int,
+    alpha: float,
+    gamma: float,
+    direction: Literal["worst", "easiest"],
+    initial: Literal["uniform", "random"] = "uniform",
+    name: str,
+) -> Selection:
+    """The search of `WorstCase`, for whatever has a weight: ``budget`` of ``n``.
+
+    Parameters
+    ----------
+    losses : weights (n,), a seed and a name for errors -> the losses (n,) after unlearning with
+        these weights
+    """
+    start = torch.randperm(n, generator=generator(seed, "initial"))[:budget]
+    if initial == "random":
+        weights = torch.zeros(n, dtype=torch.float64)
+        weights[start] = 1
+    else:
+        weights = torch.full((n,), budget / n, dtype=torch.float64)
+    # Equal weights are taken in random order: by position the first would come first.
+    ties = torch.randperm(n, generator=generator(seed, "ties"))
+    chosen, log = start, []
+    for iteration in range(iterations):
+        own = derive_seed(seed, "iteration", iteration)
+        found = losses(weights, own, f"{name}, iteration {iteration + 1}")
+        weights = upper_step(weights, found, budget, alpha, gamma, direction=direction)
+        previous = chosen
+        chosen = ties[weights[ties].argsort(descending=True, stable=True)[:budget]]
+        log.append(
+            {
+                "objective": (weights * found).sum().item(),
+                "binary_share": ((weights - 0.5).abs() >= 0.5 - 1e-6).double().mean().item(),
+                "overlap_previous": torch.isin(chosen, previous).double().mean().item(),
+                "overlap_initial": torch.isin(chosen, start).double().mean().item(),
+            }
+        )
+    return Selection(chosen.sort().values, weights, tuple(log))
 
 
 @dataclass(frozen=True)
@@ -299,18 +347,10 @@ class WorstCase:
         if self.lower == "retrain" and recipe is None:
             raise ValueError('lower="retrain" needs the recipe of a fresh model')
 
-        initial = torch.randperm(n, generator=generator(seed, "initial"))[:budget]
-        if self.initial == "random":
-            weights = torch.zeros(n, dtype=torch.float64)
-            weights[initial] = 1
-        else:
-            weights = torch.full((n,), budget / n, dtype=torch.float64)
-        # Equal weights are taken in random order: by position the first class would come first.
-        ties = torch.randperm(n, generator=generator(seed, "ties"))
         numbered = data.with_labels(torch.arange(len(data)))
-        chosen, log = initial, []
-        for iteration in range(self.iterations):
-            own = derive_seed(seed, "iteration", iteration)
+
+        def losses(weights: Tensor, own: int, name: str) -> Tensor:
+            """Of all examples or classes, after unlearning with these weights."""
             if self.lower == "retrain":
                 unlearned = recipe.build(own).to(device_of(model))
             else:
@@ -322,25 +362,23 @@ class WorstCase:
                 weights[data.labels] if by_class else weights,
                 self.train,
                 seed=own,
-                name=f"worst_case, iteration {iteration + 1}",
+                name=name,
             )
-            losses = example_losses(unlearned, data.augmented(()))
-            if by_class:
-                losses = class_losses(losses, data.labels, n)
-            weights = upper_step(
-                weights, losses, budget, self.alpha, self.gamma, direction=self.direction
-            )
-            previous = chosen
-            chosen = ties[weights[ties].argsort(descending=True, stable=True)[:budget]]
-            log.append(
-                {
-                    "objective": (weights * losses).sum().item(),
-                    "binary_share": ((weights - 0.5).abs() >= 0.5 - 1e-6).double().mean().item(),
-                    "overlap_previous": torch.isin(chosen, previous).double().mean().item(),
-                    "overlap_initial": torch.isin(chosen, initial).double().mean().item(),
-                }
-            )
-        return Selection(chosen.sort().values, weights, tuple(log))
+            found = example_losses(unlearned, data.augmented(()))
+            return class_losses(found, data.labels, n) if by_class else found
+
+        return outer_loop(
+            losses,
+            n,
+            budget,
+            seed,
+            iterations=self.iterations,
+            alpha=self.alpha,
+            gamma=self.gamma,
+            direction=self.direction,
+            initial=self.initial,
+            name="worst_case",
+        )
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from ..attention import training_only
 from ..base import DIFFUSION, Method
 from ..paired import frozen_copy
 
-__all__ = ["ESD", "esd_target"]
+__all__ = ["ESD", "cross_attention_only", "esd_target"]
 
 
 def esd_target(empty: Tensor, concept: Tensor, eta: float) -> Tensor:
@@ -41,14 +41,14 @@ def esd_target(empty: Tensor, concept: Tensor, eta: float) -> Tensor:
     return empty - eta * (concept - empty)
 
 
-def _cross_attention(name: str) -> bool:
+def cross_attention_only(name: str) -> bool:
     return ".attn2." in name
 
 
 def _others(name: str) -> bool:
     """All but cross-attention, the embedding of time, and what makes the output."""
     outside = ("unet.time_embedding.", "unet.conv_norm_out.", "unet.conv_out.")
-    return not (_cross_attention(name) or name.startswith(outside))
+    return not (cross_attention_only(name) or name.startswith(outside))
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,19 @@ class ESD(Method):
         low = (self.steps - 1 - done) * width
         return x_t, torch.randint(low, low + width, (n,)).to(x_t.device)
 
-    def loss(
-        self, prompts: list[Any], original: Diffusion, model: Diffusion, batch: Tensor
-    ) -> Tensor:
-        """Of positions among ``prompts`` (n,): a scalar."""
-        condition = [prompts[i] for i in batch.tolist()]
+    def errors(self, original: Diffusion, model: Diffusion, condition: list[Any]) -> Tensor:
+        """The loss of each prompt, drawn once: (n,)."""
         x_t, t = self.drawn(model, condition)
         with torch.no_grad():
             empty = original(x_t, t, original.nothing(len(condition)))
             wanted = esd_target(empty, original(x_t, t, condition), self.eta)
-        return torch.nn.functional.mse_loss(model(x_t, t, condition), wanted)
+        return (model(x_t, t, condition) - wanted).square().flatten(1).mean(dim=1)
+
+    def loss(
+        self, prompts: list[Any], original: Diffusion, model: Diffusion, batch: Tensor
+    ) -> Tensor:
+        """Of positions among ``prompts`` (n,): a scalar."""
+        return self.errors(original, model, [prompts[i] for i in batch.tolist()]).mean()
 
     def unlearn(self, model: Diffusion, split: ForgetSplit, seed: int) -> Diffusion:
         prompts = split.task.concepts.prompts()
@@ -113,5 +116,5 @@ class ESD(Method):
             return [torch.randint(len(prompts), (self.train.batch_size,), generator=draw)]
 
         loss = partial(self.loss, prompts, frozen_copy(model))
-        with training_only(model, _cross_attention if self.which == "x" else _others):
+        with training_only(model, cross_attention_only if self.which == "x" else _others):
             return train(model, batches, loss, self.train, seed=seed, name=self.name)

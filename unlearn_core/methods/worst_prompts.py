@@ -1,0 +1,166 @@
+r"""Worst-case sets of prompts (Fan, Liu, Hero and Liu, ECCV 2024; arXiv 2403.07362).
+
+The search of `worst_case` for a model that draws: which prompts are the hardest to erase? With a weight
+:math:`w_i` a prompt, the lower level erases by ESD,
+
+.. math:: \theta_u(w) = \arg\min_\theta \sum_i w_i\,\ell_{\text{ESD}}(\theta; p_i),
+
+in cross-attention alone, and the upper one asks how well the model still predicts the noise of images of
+each prompt: the smaller that loss, the less is erased. Otherwise as there: projected gradient steps on the
+weights, and the largest are the set.
+
+Authors' code: github.com/OPTML-Group/Unlearn-WorstCase, ``prompt-wise/``, commit fc727ce. Deviations: there
+prompts and the losses are in different orders (object by object, and style by style), so that weights meet
+the losses of other prompts, the evaluation's prompts are worded otherwise, and noise is divided by 1000;
+here each prompt has its own images and its own words. Its optimizer is called a sign one and takes plain
+steps of SGD; here they are sign steps, as the derivation needs. Its upper losses are taken at ten steps of
+diffusion, as here, with new noise each time; here the noise is the same in every iteration.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..models import Diffusion, TrainConfig, device_of, train
+from ..seeding import derive_seed, generator
+from .attention import training_only
+from .baselines.esd import ESD, cross_attention_only
+from .paired import frozen_copy
+from .worst_case import Selection, SignSteps, outer_loop
+
+__all__ = ["WorstPrompts", "prompt_losses"]
+
+#: The steps of diffusion at which the upper level looks, of a thousand (``selection.py``).
+LOOKS = tuple(range(0, 1000, 100))
+
+
+@torch.no_grad()
+def prompt_losses(
+    model: Diffusion, prompts: Sequence[Any], images: Sequence[Tensor], seed: int
+) -> Tensor:
+    """How badly the model predicts the noise of images under each prompt: (N,) float64.
+
+    A mean over the images, ten steps of diffusion and all elements; in evaluation mode.
+
+    Parameters
+    ----------
+    images : for each prompt (n, C, H, W) in [-1, 1]
+    seed : of the noise, which is the same for every model
+    """
+    device, mode, out = device_of(model), model.training, []
+    model.eval()
+    for prompt, own in zip(prompts, images, strict=True):
+        draw = generator(seed, "noise", str(prompt))
+        latents = model.codec.encode(own.to(device))
+        errors = []
+        for t in (look * model.steps // 1000 for look in LOOKS):
+            noise = torch.randn(latents.shape, generator=draw).to(device)
+            at = torch.full((len(latents),), t, device=device)
+            found = model(model.add_noise(latents, noise, at), at, [prompt] * len(latents))
+            errors.append((found - noise).double().square().mean())
+        out.append(torch.stack(errors).mean())
+    model.train(mode)
+    return torch.stack(out).cpu()
+
+
+@dataclass(frozen=True)
+class WorstPrompts:
+    """The search for the prompts that are hardest, or easiest, to erase.
+
+    Attributes
+    ----------
+    iterations, alpha, gamma : of the outer loop, as in `worst_case.WorstCase`
+    lower : how the lower level draws and aims; its own ``train`` is not used
+    train : the lower level's sign steps; an epoch is one step, on ``batch_size`` images of one prompt, the
+        prompts taking turns
+    direction : "worst", the smallest losses after erasing; "easiest", the largest
+    """
+
+    version: ClassVar[int] = 1
+
+    iterations: int = 10
+    alpha: float = 100.0
+    gamma: float = 1e-4
+    lower: ESD = field(default_factory=ESD)
+    train: TrainConfig = TrainConfig(epochs=1000, lr=1e-5, batch_size=1)
+    direction: Literal["worst", "easiest"] = "worst"
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, not {self.iterations}")
+        if not (self.alpha > 0 and self.gamma >= 0):
+            raise ValueError(
+                f"alpha must be positive and gamma not negative, not {self.alpha}, {self.gamma}"
+            )
+        if self.direction not in ("worst", "easiest"):
+            raise ValueError(f"unknown direction {self.direction!r}; known: worst, easiest")
+        if self.train.optimizer != "sgd" or self.train.momentum or self.train.weight_decay:
+            raise ValueError("a sign step has no momentum, weight decay or other optimizer")
+
+    def erased(
+        self, model: Diffusion, prompts: Sequence[Any], weights: Tensor, seed: int, name: str
+    ) -> Diffusion:
+        """The lower level: a copy of ``model``, from which each prompt is erased as much as it weighs."""
+        work, original = copy.deepcopy(model), frozen_copy(model)
+        n = self.train.batch_size
+
+        def batches(epoch: int) -> list[Tensor]:
+            return [torch.tensor(epoch % len(prompts))]
+
+        def loss(changing: Diffusion, i: Tensor) -> Tensor:
+            errors = self.lower.errors(original, changing, [prompts[int(i)]] * n)
+            return weights[int(i)].to(errors) * errors.mean()
+
+        steps = SignSteps(**vars(self.train))
+        with training_only(work, cross_attention_only):
+            return train(work, batches, loss, steps, seed=seed, name=name)
+
+    def select(
+        self,
+        model: Diffusion,
+        prompts: Sequence[Any],
+        images: Sequence[Tensor],
+        budget: int,
+        seed: int,
+    ) -> Selection:
+        """Select ``budget`` of the prompts; ``model`` stays as it is.
+
+        Parameters
+        ----------
+        images : for each prompt, what it should draw: (n, C, H, W) in [-1, 1]
+
+        Raises
+        ------
+        ValueError
+            A budget that leaves nothing to select or to keep, a prompt twice, or one without images.
+        """
+        n = len(prompts)
+        if not 0 < budget < n:
+            raise ValueError(f"cannot select {budget} of {n} prompts")
+        if len(set(prompts)) < n:
+            raise ValueError("a prompt stands twice among those to select from")
+        if empty := [p for p, own in zip(prompts, images, strict=True) if not len(own)]:
+            raise ValueError(f"there is no image of {empty[0]!r}")
+        look = derive_seed(seed, "look")
+
+        def losses(weights: Tensor, own: int, name: str) -> Tensor:
+            erased = self.erased(model, prompts, weights, own, name)
+            return prompt_losses(erased, prompts, images, look)
+
+        return outer_loop(
+            losses,
+            n,
+            budget,
+            seed,
+            iterations=self.iterations,
+            alpha=self.alpha,
+            gamma=self.gamma,
+            direction=self.direction,
+            name="worst_prompts",
+        )
