@@ -62,7 +62,7 @@ def pictures(run: Replication, experiments: Sequence[str], target: object) -> HT
     for method, row in rows.items():
         known = {p["prompt"]: p for p in row.detail["points"]}
         cells = [
-            f'<img class="drawn" src="data:image/png;base64,{p["picture"]}" '
+            f'<img class="drawn dark-light" src="data:image/png;base64,{p["picture"]}" '
             f'alt="{html.escape(method)}, {html.escape(p["prompt"])}: {p["own"]:.0%} of '
             f'{p["n"]} images are named right">'
             for p in (known[s["prompt"]] for s in shown)

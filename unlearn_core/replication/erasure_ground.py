@@ -65,7 +65,7 @@ def _picture(concept: str, rows: list[Row], profile: str) -> str:
         f"Up and to the right is better. Left the concept and the others by their names, which methods are "
         f"given; right by synonyms, which they are not. A mark a seed ({concept}, {profile}).",
         f"Two scatter plots of how much of the concept is gone over how much of the rest is kept. {said}.",
-        size=(9.0, 6.4),
+        size=(9.0, 5.6),
         columns=2,
     ) as (axes, shown):
         for ax, (words, pair) in zip(axes, PANELS.items(), strict=True):
@@ -89,7 +89,8 @@ def _picture(concept: str, rows: list[Row], profile: str) -> str:
             ax.set_ylim(-4, 104)
             ax.set_xlabel("others named as asked for, %")
         axes[0].set_ylabel("concept not named where it is asked for, %")
-        axes[0].legend(fontsize=9.5, ncols=4, loc="upper left", bbox_to_anchor=(0, -0.14))
+        handles, labels = axes[0].get_legend_handles_labels()
+        axes[0].figure.legend(handles, labels, fontsize=9.5, ncols=4, loc="outside lower center")
     return shown.data
 
 
