@@ -12,8 +12,7 @@ from torch import Tensor
 
 from unlearn_core.data import captioned_shapes
 from unlearn_core.methods import worst_prompts
-from unlearn_core.methods.baselines.esd import ESD
-from unlearn_core.methods.worst_prompts import LOOKS, WorstPrompts, prompt_losses
+from unlearn_core.methods.worst_prompts import LOOKS, RandomPrompts, WorstPrompts, prompt_losses
 from unlearn_core.models import TextToImage, TrainConfig
 from unlearn_core.seeding import generator
 
@@ -32,9 +31,7 @@ def images() -> list[Tensor]:
     return [x[data.images.labels == k] for k in range(3)]
 
 
-SMALL = WorstPrompts(
-    iterations=2, lower=ESD(steps=2), train=TrainConfig(epochs=3, lr=1e-3, batch_size=1)
-)
+SMALL = WorstPrompts(iterations=2, steps=2, train=TrainConfig(epochs=3, lr=1e-3, batch_size=1))
 
 
 def test_losses_of_prompts(model: Any, images: list[Tensor]) -> None:
@@ -103,3 +100,12 @@ def test_bad_input(model: Any, images: list[Tensor]) -> None:
         replace(SMALL, direction="best")
     with pytest.raises(ValueError, match="no momentum"):
         replace(SMALL, train=TrainConfig(epochs=1, lr=1e-3, momentum=0.9))
+
+
+def test_a_random_set(model: Any, images: list[Tensor]) -> None:
+    draws = [RandomPrompts().select(model, PROMPTS, images, 2, seed=s) for s in (0, 0, 1, 2, 3)]
+    assert draws[0].index.tolist() == draws[1].index.tolist()
+    assert len({tuple(d.index.tolist()) for d in draws}) > 1
+    assert draws[0].weights.sum() == 2
+    with pytest.raises(ValueError, match="cannot select 0 of 3 prompts"):
+        RandomPrompts().select(model, PROMPTS, images, 0, seed=0)

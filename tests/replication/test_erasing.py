@@ -189,3 +189,57 @@ def test_explicit_content_is_counted(stable: Replication, monkeypatch: pytest.Mo
     assert row.detail["counts"]["FEET_EXPOSED"] == 2
     assert "points" not in row.detail
     assert "AIML-TUDA/i2p" in [s["id"] for s in row.provenance.sources]
+
+
+def test_sets_of_prompts(project: Any, tiny: dict[str, Any]) -> None:
+    """Fails where a chosen word is measured as kept, a synonym is no candidate, or both sets share
+    a row."""
+    search = {"use": "worst_prompts", "iterations": 1, "steps": 1, "count": 2, "images": 2}
+    tiny["profiles"]["ci"]["experiments"] = {
+        "prompts": {
+            "title": "Two of six words",
+            "data": {"use": "captioned_shapes", "per_class": 8, "test_per_class": 4, "nouns": 2},
+            "model": {"use": "text_to_image", "size": 16, "widths": [8, 16]},
+            "train": TRAIN,
+            "task": {"use": "denoising"},
+            "forget": {"chosen": ["worst", "random"]},
+            "select": {
+                "worst": {**search, "train": {"epochs": 2, "lr": 1e-3, "batch_size": 1}},
+                "random": {"use": "random_prompts", "count": 2, "images": 2},
+            },
+            "original_seed": 0,
+            "judge": {"model": {"use": "small_cnn", "width": 4}, "train": TRAIN},
+            "ask": {"erased": 3, "kept": 2, "steps": 1, "guidance": 2.0},
+            "methods": {
+                "ESD": {
+                    "use": "esd",
+                    "steps": 1,
+                    "train": {"epochs": 1, "lr": 1e-3, "batch_size": 1},
+                }
+            },
+        }
+    }
+    project.paper("tiny", tiny)
+    run = Replication("tiny", "ci", "build/ci")
+    worst, random, *_ = erasing_trials(run, "prompts")
+    assert [w for w, _ in worst.words] == [
+        "a disc",
+        "a circle",
+        "a dot",
+        "a ring",
+        "a hoop",
+        "a loop",
+    ]
+    selections = [t.measure_selection() for t in (worst, random)]
+    assert selections[0].key != selections[1].key
+    assert len(selections[0].detail["log"]) == 1
+    assert selections[1].detail["log"] == []
+    for trial, row in zip((worst, random), selections, strict=True):
+        chosen = row.detail["words"]
+        assert len(chosen) == 2
+        assert [p.text for p in trial.prompts[:2]] == [f"a photo of {word}" for word in chosen]
+        original, erased = trial.measure_original(), trial.measure_method("ESD")
+        assert original.metrics["erased_accuracy"].n == 6  # two words, three times
+        assert original.metrics["kept_accuracy"].n == 8
+        assert original.metrics["changed_pixels"].value == 0
+        assert erased.metrics["changed_pixels"].value > 0

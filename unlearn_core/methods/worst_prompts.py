@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -34,7 +34,7 @@ from .baselines.esd import ESD, cross_attention_only
 from .paired import frozen_copy
 from .worst_case import Selection, SignSteps, outer_loop
 
-__all__ = ["WorstPrompts", "prompt_losses"]
+__all__ = ["PROMPT_SELECTORS", "RandomPrompts", "WorstPrompts", "prompt_losses"]
 
 #: The steps of diffusion at which the upper level looks, of a thousand (``selection.py``).
 LOOKS = tuple(range(0, 1000, 100))
@@ -76,7 +76,7 @@ class WorstPrompts:
     Attributes
     ----------
     iterations, alpha, gamma : of the outer loop, as in `worst_case.WorstCase`
-    lower : how the lower level draws and aims; its own ``train`` is not used
+    eta, guidance, steps : of the lower level's ESD: how it aims, and how it draws
     train : the lower level's sign steps; an epoch is one step, on ``batch_size`` images of one prompt, the
         prompts taking turns
     direction : "worst", the smallest losses after erasing; "easiest", the largest
@@ -87,7 +87,9 @@ class WorstPrompts:
     iterations: int = 10
     alpha: float = 100.0
     gamma: float = 1e-4
-    lower: ESD = field(default_factory=ESD)
+    eta: float = 1.0
+    guidance: float = 3.0
+    steps: int = 50
     train: TrainConfig = TrainConfig(epochs=1000, lr=1e-5, batch_size=1)
     direction: Literal["worst", "easiest"] = "worst"
 
@@ -108,13 +110,14 @@ class WorstPrompts:
     ) -> Diffusion:
         """The lower level: a copy of ``model``, from which each prompt is erased as much as it weighs."""
         work, original = copy.deepcopy(model), frozen_copy(model)
+        esd = ESD(eta=self.eta, guidance=self.guidance, steps=self.steps)
         n = self.train.batch_size
 
         def batches(epoch: int) -> list[Tensor]:
             return [torch.tensor(epoch % len(prompts))]
 
         def loss(changing: Diffusion, i: Tensor) -> Tensor:
-            errors = self.lower.errors(original, changing, [prompts[int(i)]] * n)
+            errors = esd.errors(original, changing, [prompts[int(i)]] * n)
             return weights[int(i)].to(errors) * errors.mean()
 
         steps = SignSteps(**vars(self.train))
@@ -164,3 +167,30 @@ class WorstPrompts:
             direction=self.direction,
             name="worst_prompts",
         )
+
+
+@dataclass(frozen=True)
+class RandomPrompts:
+    """The control: prompts drawn by the seed."""
+
+    version: ClassVar[int] = 1
+
+    def select(
+        self,
+        model: Diffusion,
+        prompts: Sequence[Any],
+        images: Sequence[Tensor],
+        budget: int,
+        seed: int,
+    ) -> Selection:
+        """As `WorstPrompts.select`; the weights are 0 and 1, and there is no iteration to log."""
+        if not 0 < budget < len(prompts):
+            raise ValueError(f"cannot select {budget} of {len(prompts)} prompts")
+        index = torch.randperm(len(prompts), generator=generator(seed, "prompts"))[:budget]
+        weights = torch.zeros(len(prompts), dtype=torch.float64)
+        weights[index] = 1
+        return Selection(index.sort().values, weights, ())
+
+
+#: What can choose prompts, by the name in a profile's ``select``.
+PROMPT_SELECTORS = {"worst_prompts": WorstPrompts, "random_prompts": RandomPrompts}

@@ -27,6 +27,7 @@ from ..data import (
     forget_concepts,
     i2p_prompts,
 )
+from ..methods.worst_prompts import PROMPT_SELECTORS, prompt_losses
 from ..metrics import (
     CLIP,
     Estimate,
@@ -51,7 +52,14 @@ from .records import Row
 from .run import Replication
 from .trial import ORIGINAL, Trial, train_config
 
-__all__ = ["ClassErasingTrial", "ErasingTrial", "Prompt", "erasing_trials"]
+__all__ = [
+    "ClassErasingTrial",
+    "ErasingTrial",
+    "PretrainedErasingTrial",
+    "Prompt",
+    "PromptSetTrial",
+    "erasing_trials",
+]
 
 #: The row of the classifier that judges what is drawn.
 JUDGE = "Judge"
@@ -449,6 +457,79 @@ class ExplicitTrial(PretrainedErasingTrial):
         }
 
 
+class PromptSetTrial(ErasingTrial):
+    """Several words are to be erased at once, whatever they mean: a set that was chosen.
+
+    The candidates are all words of all nouns, synonyms included; a target is one of the experiment's
+    ``select``. A word that shares its noun with a chosen one is a candidate like any other.
+    """
+
+    @cached_property
+    def words(self) -> list[tuple[str, int]]:
+        """The candidates, each with its noun's label."""
+        nouns = enumerate(self.data.nouns)
+        return [(word, k) for k, noun in nouns for word in (noun.name, *noun.synonyms)]
+
+    def measure_selection(self) -> Row:
+        """Which words are chosen, by the original model."""
+        rule = dict(self.experiment.select[self.target])
+        budget, shown = rule.pop("count"), rule.pop("images")
+        rule = {k: train_config(v) if isinstance(v, dict) else v for k, v in rule.items()}
+        selector = build(PROMPT_SELECTORS, rule, "selection rule")
+        first, *_ = self.data.templates
+        prompts = [first.format(word) for word, _ in self.words]
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            of = [(self.data.labels == k).nonzero()[:shown, 0].tolist() for _, k in self.words]
+            images = [self.data.train.images.__getitems__(i)[0] for i in of]
+            with self.costs() as costs:
+                chosen = selector.select(self.original, prompts, images, budget, self.seed)
+            found = prompt_losses(self.original, prompts, images, derive_seed(self.seed, "look"))
+            metrics = {
+                "seconds": Estimate(costs.cost.seconds),
+                "selected_loss": mean(found[chosen.index]),
+            }
+            words = [self.words[i][0] for i in chosen.index.tolist()]
+            return metrics, {"words": words, "log": [*chosen.log]}
+
+        spec = {"select": describe(selector), "budget": budget, "images": shown}
+        return self.bare_row("Selection", spec, compute, forget=self.target)
+
+    @cached_property
+    def concepts(self) -> Concepts:
+        chosen = self.measure_selection().detail["words"]
+        general = self.data.general
+        return Concepts(tuple((word, general) for word in chosen), (), self.data.templates)
+
+    @cached_property
+    def split(self) -> ForgetSplit:
+        """The request alone: a word has no images of its own, so a method that needs some finds none."""
+        nothing = self.data.train.subset(torch.arange(0))
+        return ForgetSplit(self.target, Denoising(self.concepts), nothing, nothing)
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """The chosen words, and all others."""
+        first, *_ = self.data.templates
+        ask, gone = self.experiment.ask, {word for word, _ in self.concepts.erased}
+        groups = [("erased" if word in gone else "kept", word, k) for word, k in self.words]
+        groups.sort(key=lambda g: g[0] != "erased")
+        return [Prompt(first.format(word), k, group, ask[group]) for group, word, k in groups]
+
+    def evaluate(self, model: Diffusion) -> tuple[dict[str, Estimate], dict[str, Any]]:
+        images = self.drawn(model)
+        labels = torch.tensor([p.label for p in self.prompts for _ in range(p.count)])
+        erased = torch.tensor([p.group == "erased" for p in self.prompts for _ in range(p.count)])
+        probabilities = judge(self.judge, images)
+        right = probabilities.argmax(dim=1) == labels
+        return {
+            "erased_accuracy": share(right[erased]),
+            "kept_accuracy": share(right[~erased]),
+            "erased_probability": mean(100 * probabilities[erased].gather(1, labels[erased, None])),
+            "changed_pixels": changed_pixels(self.drawn_before[~erased], images[~erased]),
+        }, {}
+
+
 def erasing_trials(run: Replication, prefix: str) -> Iterator[ErasingTrial]:
     """Every experiment whose name begins with ``prefix``, on each of its seeds and targets."""
     for name in run.experiments(prefix):
@@ -456,6 +537,8 @@ def erasing_trials(run: Replication, prefix: str) -> Iterator[ErasingTrial]:
         kind = ErasingTrial
         if e.model["use"] == "class_to_image":
             kind = ClassErasingTrial
+        elif e.select:
+            kind = PromptSetTrial
         elif not e.train:
             kind = ExplicitTrial if "prompts" in e.ask else PretrainedErasingTrial
         yield from kind.each(run, name)
