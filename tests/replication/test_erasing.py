@@ -194,7 +194,7 @@ def test_explicit_content_is_counted(stable: Replication, monkeypatch: pytest.Mo
 def test_sets_of_prompts(project: Any, tiny: dict[str, Any]) -> None:
     """Fails where a chosen word is measured as kept, a synonym is no candidate, or both sets share
     a row."""
-    search = {"use": "worst_prompts", "iterations": 1, "steps": 1, "count": 2, "images": 2}
+    search = {"use": "worst_prompts", "iterations": 1, "steps": 1, "count": 2}
     tiny["profiles"]["ci"]["experiments"] = {
         "prompts": {
             "title": "Two of six words",
@@ -205,11 +205,11 @@ def test_sets_of_prompts(project: Any, tiny: dict[str, Any]) -> None:
             "forget": {"chosen": ["worst", "random"]},
             "select": {
                 "worst": {**search, "train": {"epochs": 2, "lr": 1e-3, "batch_size": 1}},
-                "random": {"use": "random_prompts", "count": 2, "images": 2},
+                "random": {"use": "random_prompts", "count": 2},
             },
             "original_seed": 0,
             "judge": {"model": {"use": "small_cnn", "width": 4}, "train": TRAIN},
-            "ask": {"erased": 3, "kept": 2, "steps": 1, "guidance": 2.0},
+            "ask": {"erased": 3, "kept": 2, "images": 2, "steps": 1, "guidance": 2.0},
             "methods": {
                 "ESD": {
                     "use": "esd",
@@ -241,5 +241,6 @@ def test_sets_of_prompts(project: Any, tiny: dict[str, Any]) -> None:
         original, erased = trial.measure_original(), trial.measure_method("ESD")
         assert original.metrics["erased_accuracy"].n == 6  # two words, three times
         assert original.metrics["kept_accuracy"].n == 8
+        assert original.metrics["erased_loss"].n == 2
         assert original.metrics["changed_pixels"].value == 0
         assert erased.metrics["changed_pixels"].value > 0

@@ -469,6 +469,13 @@ METRICS: dict[str, Metric] = {
         "higher",
         "The kept accuracy on synonyms of the other concepts, which no method is told to keep.",
     ),
+    "erased_loss": Metric(
+        "Denoising loss, erased",
+        "",
+        "higher",
+        "How badly the model predicts the noise in real images under the erased prompts; mean squared "
+        "error at ten steps of diffusion. Where it stays low, the prompt is still known.",
+    ),
     "anchor_accuracy": Metric(
         "The concept in its anchor",
         "%",

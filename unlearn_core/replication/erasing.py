@@ -470,29 +470,31 @@ class PromptSetTrial(ErasingTrial):
         nouns = enumerate(self.data.nouns)
         return [(word, k) for k, noun in nouns for word in (noun.name, *noun.synonyms)]
 
+    @cached_property
+    def candidates(self) -> tuple[list[str], list[Tensor]]:
+        """A prompt for each word, and a few real images of its noun."""
+        first, *_ = self.data.templates
+        images, few = self.data.train.images, self.experiment.ask["images"]
+        of = [(images.labels == k).nonzero()[:few, 0].tolist() for _, k in self.words]
+        return [first.format(word) for word, _ in self.words], [
+            images.__getitems__(i)[0] for i in of
+        ]
+
     def measure_selection(self) -> Row:
         """Which words are chosen, by the original model."""
         rule = dict(self.experiment.select[self.target])
-        budget, shown = rule.pop("count"), rule.pop("images")
+        budget = rule.pop("count")
         rule = {k: train_config(v) if isinstance(v, dict) else v for k, v in rule.items()}
         selector = build(PROMPT_SELECTORS, rule, "selection rule")
-        first, *_ = self.data.templates
-        prompts = [first.format(word) for word, _ in self.words]
+        prompts, images = self.candidates
 
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
-            of = [(self.data.labels == k).nonzero()[:shown, 0].tolist() for _, k in self.words]
-            images = [self.data.train.images.__getitems__(i)[0] for i in of]
             with self.costs() as costs:
                 chosen = selector.select(self.original, prompts, images, budget, self.seed)
-            found = prompt_losses(self.original, prompts, images, derive_seed(self.seed, "look"))
-            metrics = {
-                "seconds": Estimate(costs.cost.seconds),
-                "selected_loss": mean(found[chosen.index]),
-            }
             words = [self.words[i][0] for i in chosen.index.tolist()]
-            return metrics, {"words": words, "log": [*chosen.log]}
+            return {"seconds": Estimate(costs.cost.seconds)}, {"words": words, "log": [*chosen.log]}
 
-        spec = {"select": describe(selector), "budget": budget, "images": shown}
+        spec = {"select": describe(selector), "budget": budget, "ask": self.experiment.ask}
         return self.bare_row("Selection", spec, compute, forget=self.target)
 
     @cached_property
@@ -522,10 +524,14 @@ class PromptSetTrial(ErasingTrial):
         erased = torch.tensor([p.group == "erased" for p in self.prompts for _ in range(p.count)])
         probabilities = judge(self.judge, images)
         right = probabilities.argmax(dim=1) == labels
+        chosen = {p.text for p in self.prompts if p.group == "erased"}
+        pairs = [pair for pair in zip(*self.candidates, strict=True) if pair[0] in chosen]
+        gone = [list(part) for part in zip(*pairs, strict=True)]
         return {
             "erased_accuracy": share(right[erased]),
             "kept_accuracy": share(right[~erased]),
             "erased_probability": mean(100 * probabilities[erased].gather(1, labels[erased, None])),
+            "erased_loss": mean(prompt_losses(model, *gone, derive_seed(self.seed, "judged"))),
             "changed_pixels": changed_pixels(self.drawn_before[~erased], images[~erased]),
         }, {}
 
