@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from unlearn_core.data import Classification, ImageSet
+from unlearn_core.data import IGNORED, Answering, Classification, ForgetSplit, ImageSet
+from unlearn_core.data.tasks import VisualAnswering
 
 
 def images(labels: list[int]) -> ImageSet:
@@ -63,3 +64,33 @@ def test_random_labels_that_may_be_right_are_uniform_over_all_classes() -> None:
         assert len(counts) == 4
         assert (counts - 125).abs().max() < 5 * (500 * 3 / 16) ** 0.5
     assert data.labels.tolist() == [0, 1, 2, 3] * 500
+
+
+def test_answers_about_images_are_found_from_the_images() -> None:
+    """Fails where the images are not passed on, or the loss is another than that of answers."""
+    batch = {
+        "input_ids": torch.tensor([[4, 0, 1], [4, 1, 1]]),
+        "attention_mask": torch.ones(2, 3, dtype=torch.int64),
+        "labels": torch.tensor([[IGNORED, 0, 1], [IGNORED, IGNORED, 1]]),
+        "pixel_values": torch.tensor([0.0, math.log(3)])[:, None, None, None].expand(2, 3, 1, 1),
+    }
+
+    def model(ids: torch.Tensor, mask: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        assert ids is batch["input_ids"]
+        assert mask is batch["attention_mask"]
+        one = pixel_values[:, 0, 0, :1, None].expand(2, 3, 1)
+        return torch.cat([torch.zeros_like(one), one], dim=2)
+
+    task = VisualAnswering(("I see nothing.",))
+    expected = torch.tensor([2 * math.log(1 / 2), math.log(3 / 4)])
+    torch.testing.assert_close(task.log_probs(model, batch), expected)
+    assert task.loss(model, batch).item() == pytest.approx(-expected.sum().item() / 3)
+    assert task.modality == "multimodal" != Answering.modality
+    assert task.answer_tokens(batch).tolist() == [2, 1]
+
+
+def test_a_view_of_what_is_asked_of_images_stays_one() -> None:
+    """Fails where a split that withholds the templates makes a task of texts of it."""
+    split = ForgetSplit("two", VisualAnswering(("No.",)), [1], [2])
+    assert split.only(frozenset({"forget"}), "it").task == VisualAnswering()
+    assert split.only(frozenset({"templates"}), "it").task is split.task

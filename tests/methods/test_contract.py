@@ -18,9 +18,11 @@ from unlearn_core.data import (
     Denoising,
     ForgetSplit,
     ImageData,
+    VisualAnswering,
     WithheldDataError,
     forget_random,
 )
+from unlearn_core.data.restricted import VOCABULARY
 from unlearn_core.methods import (
     FLAT,
     IAU,
@@ -35,7 +37,7 @@ from unlearn_core.methods import (
     check_method,
 )
 from unlearn_core.methods.contract import STAND_INS
-from unlearn_core.models import Recipe, SmallCNN, TextToImage, TinyLlama, TrainConfig
+from unlearn_core.models import Recipe, SmallCNN, TextToImage, TinyLlama, TinyLlava, TrainConfig
 from unlearn_core.seeding import generator
 
 # Small and active: at alpha = 10 and one class in ten, nothing could be selected.
@@ -80,6 +82,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "train": TrainConfig(epochs=2, lr=1e-3, batch_size=3, optimizer="adamw"),
     },
     "influence": {"samples": 10},
+    "prompt_decouple": {
+        "method": GradientAscent(TrainConfig(epochs=2, lr=1e-3, batch_size=3, optimizer="adamw"))
+    },
     "masked": {"method": GradientAscent(TrainConfig(epochs=2, lr=0.01, batch_size=3))},
 }
 
@@ -101,6 +106,10 @@ def stand_in(modality: str, recipe: Recipe) -> tuple[nn.Module, ForgetSplit, Rec
     train = TrainConfig(epochs=1, lr=1e-3, batch_size=8, optimizer="adamw")
     if modality == "diffusion":
         return model, split, Recipe(TextToImage(size=16, widths=(8, 16)), Denoising(), train)
+    if modality == "multimodal":
+        sizes = {"vision_hidden": 16, "vision_layers": 1, "vision_heads": 2}
+        sight = TinyLlava(VOCABULARY, patch=16, hidden=16, layers=1, heads=2, **sizes)
+        return model, split, Recipe(sight, VisualAnswering(), train)
     spec = TinyLlama(hidden=16, layers=2, heads=2, vocabulary=400)
     return model, split, Recipe(spec, Answering(), train)
 
@@ -122,7 +131,7 @@ def test_without_a_model_the_stand_ins_are_taken() -> None:
             return super().unlearn(model, split, seed)
 
     check_method(Spy(**SMALL["grad_diff"]))
-    assert set(seen) == {"diffusion", "images", "text"}
+    assert set(seen) == {"diffusion", "images", "multimodal", "text"}
     with pytest.raises(ValueError, match="both a model and a split, or neither"):
         check_method(Spy(), SmallCNN(10, 1, width=4).build(0))
 

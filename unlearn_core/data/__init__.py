@@ -1,5 +1,15 @@
 """Examples: where they come from, and how they are split into forget, retain and test."""
 
+from .answer_styles import (
+    STYLES,
+    AnswerStyleDiversification,
+    VisualItem,
+    VisualTask,
+    box_iou,
+    format_valid,
+    parse_box,
+    style_of,
+)
 from .books import BOOKS, BookData, gutenberg, own_text
 from .captions import (
     CAPTIONED,
@@ -25,6 +35,15 @@ from .images import (
 )
 from .loading import Consecutive, batches, evenly_spaced
 from .questions import QUESTIONS, QuestionData, QuestionSet, fictional_authors, tofu
+from .restricted import (
+    RECIPES,
+    REFUSALS,
+    RESTRICTED,
+    RestrictedPart,
+    RestrictedSymbols,
+    restricted_symbols,
+)
+from .scenes import VISUAL_TASKS, stage_zero, visual_tasks
 from .sources import MissingSourceError, Source, resolve
 from .splits import (
     ForgetSplit,
@@ -38,13 +57,24 @@ from .splits import (
     forget_subclass,
     make_split,
 )
-from .tasks import IGNORED, Answering, Classification, Concepts, Denoising, Task
+from .tasks import IGNORED, Answering, Classification, Concepts, Denoising, Task, VisualAnswering
 from .templates import COPYRIGHT_REFUSALS, IDK, TEMPLATES
 from .visual import VisualSet
 from .wordings import WORDINGS, reworded
 from .words import function_words, words_of
 
 __all__ = [
+    "visual_tasks",
+    "stage_zero",
+    "style_of",
+    "parse_box",
+    "format_valid",
+    "box_iou",
+    "VisualTask",
+    "VisualItem",
+    "AnswerStyleDiversification",
+    "VISUAL_TASKS",
+    "STYLES",
     "BOOKS",
     "CAPTIONED",
     "COPYRIGHT_REFUSALS",
@@ -69,9 +99,15 @@ __all__ = [
     "Noun",
     "QuestionData",
     "QuestionSet",
+    "RECIPES",
+    "REFUSALS",
+    "RESTRICTED",
+    "RestrictedPart",
+    "RestrictedSymbols",
     "Source",
     "SplitError",
     "Task",
+    "VisualAnswering",
     "VisualSet",
     "WithheldDataError",
     "batches",
@@ -98,6 +134,7 @@ __all__ = [
     "objects",
     "own_text",
     "resolve",
+    "restricted_symbols",
     "reworded",
     "shapes",
     "tofu",

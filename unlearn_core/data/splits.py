@@ -71,6 +71,7 @@ class ForgetSplit:
     test_forget, test_retain : its two sides, for a request that names a (sub-)class; else None
     validation : held-out images, where the data has some: for early stopping; never withheld
     unrelated : examples that have nothing to do with either part, where there are any
+    decouple : what is to be kept, under the prompts of what is to be forgotten, where there is any
     """
 
     name: str
@@ -82,10 +83,11 @@ class ForgetSplit:
     test_retain: ImageSet | None = None
     validation: ImageSet | None = None
     unrelated: Dataset | None = None
+    decouple: Dataset | None = None
 
     def only(self, needs: frozenset[str], method: str) -> ForgetSplit:
         """The view that a method gets: what it does not declare raises when it is touched."""
-        parts = ("forget", "retain", "unrelated")
+        parts = ("forget", "retain", "unrelated", "decouple")
         hidden = {name: _Withheld(name, method) for name in parts if name not in needs}
         sides = {s: _Withheld(s, method) for s in ("test", "test_forget", "test_retain")}
         if isinstance(self.task, Answering) and "templates" not in needs:

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from .images import Batch, ImageSet
 
-__all__ = ["IGNORED", "Answering", "Classification", "Concepts", "Denoising", "Task"]
+__all__ = [
+    "IGNORED",
+    "Answering",
+    "Classification",
+    "Concepts",
+    "Denoising",
+    "Task",
+    "VisualAnswering",
+]
 
 #: The label of a token that is not part of an answer.
 IGNORED = -100
@@ -112,6 +120,22 @@ class Answering:
             raise ValueError("there are no template answers to draw from")
         drawn = torch.randint(len(self.templates), (len(data),), generator=generator)
         return data.with_answers([self.templates[i] for i in drawn.tolist()])
+
+
+@dataclass(frozen=True)
+class VisualAnswering(Answering):
+    """Learning to answer questions about images.
+
+    A batch also has ``pixel_values``, (n, 3, H, W).
+    """
+
+    modality: ClassVar[str] = "multimodal"
+
+    def logits(self, model: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tensor:
+        """(n, length, vocabulary), as of `Answering`."""
+        return model(
+            batch["input_ids"], batch["attention_mask"], pixel_values=batch["pixel_values"]
+        )
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from torch import nn
 from ..data import ForgetSplit
 from ..models import TrainConfig
 
-__all__ = ["ANY", "DIFFUSION", "FORGET_TEXT", "IMAGES", "NEEDS", "TEXT", "Method"]
+__all__ = ["ANY", "DIFFUSION", "FORGET_TEXT", "IMAGES", "MULTIMODAL", "NEEDS", "TEXT", "Method"]
 
 #: What a method can work on, by the ``modality`` of a split's task.
 IMAGES, TEXT, DIFFUSION = frozenset({"images"}), frozenset({"text"}), frozenset({"diffusion"})
-ANY = IMAGES | TEXT | DIFFUSION
+MULTIMODAL = frozenset({"multimodal"})
+ANY = IMAGES | TEXT | DIFFUSION | MULTIMODAL
 
 #: How TOFU's and FLAT's authors unlearn with every method (``config/forget.yaml``).
 FORGET_TEXT = TrainConfig(

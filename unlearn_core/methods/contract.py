@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,16 +12,20 @@ from torch import Tensor, nn
 
 from ..data import (
     IDK,
+    REFUSALS,
     Concepts,
     ForgetSplit,
+    VisualAnswering,
     captioned_shapes,
     fictional_authors,
     forget_class,
     forget_concepts,
     forget_questions,
+    restricted_symbols,
     shapes,
 )
-from ..models import SmallCNN, TextToImage, TinyLlama
+from ..data.restricted import VOCABULARY
+from ..models import SmallCNN, TextToImage, TinyLlama, TinyLlava
 from .base import Method
 
 __all__ = ["STAND_INS", "ContractError", "check_method"]
@@ -51,7 +56,22 @@ def _images() -> tuple[nn.Module, ForgetSplit]:
 def _questions() -> tuple[nn.Module, ForgetSplit]:
     model = TinyLlama(hidden=16, layers=2, heads=2, vocabulary=400).build(0)
     data = fictional_authors(authors=2, forget_authors=1, holdout_authors=1)
-    return model, forget_questions(data, model.encoded, IDK[:5])
+    split = forget_questions(data, model.encoded, IDK[:5])
+    as_many = split.retain.subset(range(len(split.forget)))
+    return model, replace(
+        split, retain=as_many, decouple=split.forget.with_answers(IDK[:1] * len(as_many))
+    )
+
+
+def _sights() -> tuple[nn.Module, ForgetSplit]:
+    sizes = {"vision_hidden": 16, "vision_layers": 1, "vision_heads": 2}
+    model = TinyLlava(VOCABULARY, patch=16, hidden=16, layers=1, heads=2, **sizes).build(0)
+    part = restricted_symbols(base_images=12, train_images=12, val_images=12).train
+    sets = (part.forget, part.retain, part.decouple)
+    forget, retain, decouple = (model.encoded(one.subset(range(8))) for one in sets)
+    return model, ForgetSplit(
+        "symbols", VisualAnswering(REFUSALS[:3]), forget, retain, decouple=decouple
+    )
 
 
 def _drawings() -> tuple[nn.Module, ForgetSplit]:
@@ -61,7 +81,12 @@ def _drawings() -> tuple[nn.Module, ForgetSplit]:
 
 
 #: A model and a split of each modality, as small as they can be.
-STAND_INS = {"diffusion": _drawings, "images": _images, "text": _questions}
+STAND_INS = {
+    "diffusion": _drawings,
+    "images": _images,
+    "multimodal": _sights,
+    "text": _questions,
+}
 
 
 def check_method(

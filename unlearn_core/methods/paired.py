@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -77,22 +77,30 @@ def paired_epochs(
     retain: bool = False,
     template: Callable[[int], Dataset] | None = None,
     before: Callable[[int], dict[str, Tensor]] | None = None,
+    decouple: Literal["retain", "forget"] | None = None,
 ) -> Callable[[int], Iterable[dict[str, Any]]]:
-    """Epoch -> its batches, each of "forget" and, where asked for, "retain" and "template".
+    """Epoch -> its batches, each of "forget" and, where asked for, the other parts.
 
     Parameters
     ----------
     retain : set an example of the retain set beside each, drawn with replacement
     template : epoch -> the forget set under other answers
     before : epoch -> numbers of the original model, one an example, under their names
+    decouple : set an example of the decoupling set beside each, at the index of its retain example
+        (drawn, whether or not "retain" is asked for) or at its own
     """
 
     def batches_of(epoch: int) -> Iterable[dict[str, Any]]:
         parts: dict[str, Any] = {"forget": split.forget}
-        if retain:
+        if retain or decouple == "retain":
             g = generator(seed, "retain", epoch)
-            chosen = torch.randint(len(split.retain), (len(split.forget),), generator=g)
+            among = len(split.retain if retain else split.decouple)
+            chosen = torch.randint(among, (len(split.forget),), generator=g)
+        if retain:
             parts["retain"] = split.retain.subset(chosen)
+        if decouple is not None:
+            at_own = decouple == "forget"
+            parts["decouple"] = split.decouple if at_own else split.decouple.subset(chosen)
         if template is not None:
             parts["template"] = template(epoch)
         if before is not None:

@@ -9,6 +9,16 @@ from .classification import (
     evaluate_classifier,
     gap_to_retrained,
 )
+from .continual import (
+    Scores,
+    backward_transfer,
+    knowledge,
+    mean_average_accuracy,
+    mean_final_accuracy,
+    mean_finetune_accuracy,
+    score_answers,
+    truth,
+)
 from .cost import Cost, measure
 from .generation import (
     CLIP,
@@ -36,6 +46,17 @@ from .membership import (
 from .muse import cut_answer, holdout_auc, knowmem_prompt, min_k, privleak
 from .questions import Answers, ask, evaluate_chat, evaluation_sets
 from .relearn import relearned_accuracy, relearned_probability
+from .safety import (
+    Judge,
+    Verdict,
+    check_judge,
+    exact_match,
+    forget_rates,
+    judge_answers,
+    rule_judge,
+    safe_rates,
+    vanilla_rouge,
+)
 from .shadow import ShadowAttack, gradient_norms
 from .text import (
     bleu,
@@ -60,6 +81,23 @@ from .tofu import (
 from .zrf import jensen_shannon, zrf, zrf_as_published
 
 __all__ = [
+    "vanilla_rouge",
+    "truth",
+    "score_answers",
+    "safe_rates",
+    "rule_judge",
+    "mean_finetune_accuracy",
+    "mean_final_accuracy",
+    "mean_average_accuracy",
+    "knowledge",
+    "judge_answers",
+    "forget_rates",
+    "exact_match",
+    "check_judge",
+    "backward_transfer",
+    "Verdict",
+    "Scores",
+    "Judge",
     "CLIP",
     "EXPOSED",
     "METRICS",

@@ -26,8 +26,26 @@ from .training import (
     to,
     train,
 )
+from .vision import (
+    MULTIMODAL_MODELS,
+    EncodedVisualSet,
+    ImageTransform,
+    Llava,
+    TinyLlava,
+    VisionChat,
+    VisualEncoding,
+    vocabulary_of,
+)
 
 __all__ = [
+    "MULTIMODAL_MODELS",
+    "EncodedVisualSet",
+    "ImageTransform",
+    "Llava",
+    "TinyLlava",
+    "VisionChat",
+    "VisualEncoding",
+    "vocabulary_of",
     "Around",
     "DIFFUSION_MODELS",
     "ClassConditional",

@@ -334,11 +334,10 @@ class Chat(nn.Module):
                 said = self.model.generate(
                     input_ids=ids.to(device_of(self)),
                     attention_mask=mask.to(device_of(self)),
-                    do_sample=False,
                     max_new_tokens=max_new_tokens,
                     pad_token_id=self.padding,
                     eos_token_id=self.tokenizer.eos_token_id,
-                    **options(chosen, longest),
+                    **{"do_sample": False, **options(chosen, longest)},
                 )[:, longest:]
                 texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
                 for i, text in zip(chosen, texts, strict=True):

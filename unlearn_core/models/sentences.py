@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,10 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 @functools.cache
 def _load(folder: str) -> Any:
+    state = random.getstate()  # something that it imports draws numbers
     from sentence_transformers import SentenceTransformer
 
+    random.setstate(state)
     return SentenceTransformer(folder, device="cpu")
 
 

@@ -9,6 +9,7 @@ GradDiff or Grad. Diff.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -45,7 +46,11 @@ class GradDiff(Method):
         gone, kept = task.loss(model, batch["forget"]), task.loss(model, batch["retain"])
         return -gone + self.weight * kept
 
+    def objective(self, task: Task, model: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
+        """What is minimised, a function of (model, batch); ``model`` is the original."""
+        return partial(self.loss, task)
+
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         epochs = paired_epochs(split, self.train, seed, retain=True)
-        loss = partial(self.loss, split.task)
+        loss = self.objective(split.task, model)
         return train(model, epochs, loss, self.train, seed=seed, name=self.name)

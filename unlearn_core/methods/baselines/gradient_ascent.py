@@ -7,14 +7,17 @@ ruins the model, and the authors advise to search between 1e-4 and 1e-3.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ...data import ForgetSplit
+from ...data import ForgetSplit, Task
 from ...models import TrainConfig, shuffled_epochs, train
 from ..base import ANY, Method
+from ..paired import Beside
 
 __all__ = ["GradientAscent"]
 
@@ -32,9 +35,15 @@ class GradientAscent(Method):
         epochs=5, lr=1e-4, batch_size=256, momentum=0.9, weight_decay=5e-4
     )
 
-    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        def loss(model: nn.Module, batch: Any) -> Tensor:
-            return -split.task.loss(model, batch)
+    def loss(self, task: Task, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """Of a batch of "forget": a scalar."""
+        return -task.loss(model, batch["forget"])
 
-        epochs = shuffled_epochs(split.forget, self.train, seed)
+    def objective(self, task: Task, model: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
+        """What is minimised, a function of (model, batch); ``model`` is the original."""
+        return partial(self.loss, task)
+
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        epochs = shuffled_epochs(Beside(forget=split.forget), self.train, seed)
+        loss = self.objective(split.task, model)
         return train(model, epochs, loss, self.train, seed=seed, name=self.name)

@@ -9,6 +9,7 @@ writes the divergence the other way round.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from ...data import ForgetSplit, Task
 from ...models import TrainConfig, train
-from ..base import FORGET_TEXT, IMAGES, TEXT, Method
+from ..base import FORGET_TEXT, IMAGES, MULTIMODAL, TEXT, Method
 from ..paired import frozen_copy, paired_epochs
 
 __all__ = ["KLMinimization", "kept_outputs"]
@@ -47,7 +48,7 @@ class KLMinimization(Method):
     name: ClassVar[str] = "kl_minimization"
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "reference"})
     draws: ClassVar[bool] = True
-    works_on: ClassVar[frozenset[str]] = IMAGES | TEXT
+    works_on: ClassVar[frozenset[str]] = IMAGES | TEXT | MULTIMODAL
 
     train: TrainConfig = FORGET_TEXT
     weight: float = 1.0
@@ -59,7 +60,11 @@ class KLMinimization(Method):
         kept = kept_outputs(task, reference, model, batch["retain"])
         return -task.loss(model, batch["forget"]) + self.weight * kept
 
+    def objective(self, task: Task, model: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
+        """What is minimised, a function of (model, batch); ``model`` is the original."""
+        return partial(self.loss, task, frozen_copy(model))
+
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        loss = partial(self.loss, split.task, frozen_copy(model))
+        loss = self.objective(split.task, model)
         epochs = paired_epochs(split, self.train, seed, retain=True)
         return train(model, epochs, loss, self.train, seed=seed, name=self.name)

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from ...data import Answering, ForgetSplit
 from ...models import TrainConfig, train
 from ...seeding import generator
-from ..base import FORGET_TEXT, TEXT, Method
+from ..base import FORGET_TEXT, MULTIMODAL, TEXT, Method
 from ..paired import paired_epochs, template_answers
 
 __all__ = ["Mismatch", "PreferenceOptimization"]
@@ -40,7 +40,7 @@ class PreferenceOptimization(Method):
     name: ClassVar[str] = "preference_optimization"
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "templates"})
     draws: ClassVar[bool] = True
-    works_on: ClassVar[frozenset[str]] = TEXT
+    works_on: ClassVar[frozenset[str]] = TEXT | MULTIMODAL
 
     train: TrainConfig = FORGET_TEXT
     mean: Literal["separate", "joint"] = "separate"
@@ -60,10 +60,14 @@ class PreferenceOptimization(Method):
             return -torch.cat(parts).mean()
         return -sum(p.mean() for p in parts)
 
+    def objective(self, task: Answering, model: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
+        """What is minimised, a function of (model, batch); ``model`` is the original."""
+        return partial(self.loss, task)
+
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         answers = self.answers(split, seed)
         epochs = paired_epochs(split, self.train, seed, retain=True, template=answers)
-        loss = partial(self.loss, split.task)
+        loss = self.objective(split.task, model)
         return train(model, epochs, loss, self.train, seed=seed, name=self.name)
 
 
@@ -73,6 +77,7 @@ class Mismatch(PreferenceOptimization):
 
     name: ClassVar[str] = "mismatch"
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "unrelated"})
+    works_on: ClassVar[frozenset[str]] = TEXT
 
     def answers(self, split: ForgetSplit, seed: int) -> Callable[[int], Dataset]:
         if split.unrelated is None or not len(split.unrelated):

@@ -1,0 +1,139 @@
+r"""Prompt Decouple (Chen, Deng et al., Findings of ACL 2025; arXiv 2502.12520), SafeEraser's loss.
+
+To forget what a model says about some images is to learn not to answer a small family of prompts, and
+then it answers them about no image. So safe images come under the *same prompts* with the answers that
+they should have, :math:`D_{pd}`, and their loss is added to that of any method:
+
+.. math:: L = L_{\text{method}} + \lambda\,\ell(D_{pd}).
+
+As the authors combine them, with :math:`\ell` the mean over answer tokens:
+
+.. math::
+
+    L_{GA+PD} &= -\ell(D_f) + \tfrac12\ell(D_{pd}), &
+    L_{GD+PD} &= -\ell(D_f) + \tfrac12\ell(D_r) + \tfrac12\ell(D_{pd}),\\
+    L_{KL+PD} &= -\ell(D_f) + \mathrm{KL}(D_r) + \ell(D_{pd}), &
+    L_{PO+PD} &= \ell(D_f^{\text{refuse}} \cup D_r) + \ell(D_{pd}).
+
+Their PO is cross-entropy on refusals (``PreferenceOptimization(mean="joint")``), not DPO.
+
+Authors' code: github.com/yuu250/SafeEraser, ``forget.py`` and ``data_loader.py``, commit 9e96612. What
+it does, and the paper's text was not read for:
+
+- The index of the forget example is overwritten by the one that is drawn for the retain example, and
+  the decoupling example is taken there: it rarely has the prompt of the forget example beside it
+  (``pairing="retain"``). The prompts would meet in a step with ``pairing="forget"``.
+- The weights differ by method, and gradient difference's retain weight is halved (`WEIGHTS`).
+
+Deviations: each epoch is shuffled, where the authors keep the order of the file; and a step is a batch
+whose answer tokens share one mean, where theirs are single examples that are accumulated (which
+``batch_size=1`` with ``accumulate`` does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from ..data import ForgetSplit, Task
+from ..models import train
+from .base import MULTIMODAL, TEXT, Method
+from .baselines.grad_diff import GradDiff
+from .baselines.gradient_ascent import GradientAscent
+from .baselines.kl_minimization import KLMinimization
+from .baselines.preference_optimization import PreferenceOptimization
+from .paired import paired_epochs
+
+__all__ = ["WEIGHTS", "PromptDecouple"]
+
+Base = GradientAscent | GradDiff | KLMinimization | PreferenceOptimization
+
+#: The authors' weight of the decoupling loss beside each method.
+WEIGHTS: dict[type[Base], float] = {
+    GradientAscent: 0.5,
+    GradDiff: 0.5,
+    KLMinimization: 1.0,
+    PreferenceOptimization: 1.0,
+}
+
+
+@dataclass(frozen=True)
+class PromptDecouple(Method):
+    r"""Another method, beside which what is safe is learned under the prompts of what is to go.
+
+    Attributes
+    ----------
+    method : the other method; its ``train`` is what the two train with
+    weight : :math:`\lambda`; None for the authors' (`WEIGHTS`)
+    retain_weight : of the method's term on the retain set; None for half of gradient difference's
+        and for the divergence's own, as the authors have it. The other methods have no such weight
+    pairing : the decoupling example of a step is that of its "retain" example, or of its "forget"
+        example, whose prompt it shares
+    """
+
+    name: ClassVar[str] = "prompt_decouple"
+    # Of the added loss alone; an instance also needs what its method needs.
+    needs: ClassVar[frozenset[str]] = frozenset({"decouple"})
+    draws: ClassVar[bool] = True
+    works_on: ClassVar[frozenset[str]] = TEXT | MULTIMODAL
+
+    method: Base
+    weight: float | None = None
+    retain_weight: float | None = None
+    pairing: Literal["retain", "forget"] = "retain"
+
+    def __post_init__(self) -> None:
+        kind = type(self.method)
+        if kind not in WEIGHTS:
+            known = ", ".join(c.__name__ for c in WEIGHTS)
+            raise ValueError(f"{kind.__name__} can't be decoupled; known: {known}")
+        if self.pairing not in ("retain", "forget"):
+            raise ValueError(f"unknown pairing {self.pairing!r}; known: retain, forget")
+        if self.weight is None:
+            object.__setattr__(self, "weight", WEIGHTS[kind])
+        if isinstance(self.method, GradDiff | KLMinimization):
+            if self.retain_weight is None:
+                share = 0.5 if kind is GradDiff else 1.0
+                object.__setattr__(self, "retain_weight", share * self.method.weight)
+        elif self.retain_weight is not None:
+            raise ValueError(f"{kind.__name__} has no weight of the retain set's term")
+        if not self.weight >= 0:
+            raise ValueError(f"weight must be at least 0, not {self.weight}")
+        object.__setattr__(self, "needs", type(self).needs | self.method.needs)
+
+    def objective(self, task: Task, model: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
+        """What is minimised, a function of (model, batch); ``model`` is the original."""
+        method = self.method
+        if self.retain_weight is not None:
+            method = replace(method, weight=self.retain_weight)
+        base = method.objective(task, model)
+
+        def loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+            return base(model, batch) + self.weight * task.loss(model, batch["decouple"])
+
+        return loss
+
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        config, retain = self.method.train, "retain" in self.needs
+        if split.decouple is None:
+            raise ValueError(f"{self.name}: the split has no decoupling set")
+        if self.pairing == "forget" or retain:
+            n, other = len(split.decouple), len(getattr(split, self.pairing))
+            if n != other:
+                raise ValueError(
+                    f"{self.name}: {n} decoupling examples beside {other} of the {self.pairing} set"
+                )
+        refuses = isinstance(self.method, PreferenceOptimization)
+        epochs = paired_epochs(
+            split,
+            config,
+            seed,
+            retain=retain,
+            template=self.method.answers(split, seed) if refuses else None,
+            decouple=self.pairing,
+        )
+        loss = self.objective(split.task, model)
+        return train(model, epochs, loss, config, seed=seed, name=self.name)

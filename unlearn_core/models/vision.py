@@ -1,0 +1,420 @@
+"""A model that sees and answers: LLaVA (Liu et al., 2023; arXiv 2304.08485) as a `Chat`.
+
+An image stands in a prompt as one ``<image>``, which becomes as many tokens as the vision tower gives;
+transformers puts what the tower saw in their place, and at generation does so in the first step only.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Source, VisualAnswering, VisualSet, resolve
+from ..data.visual import Triple
+from ..seeding import seeded
+from .chat import Chat, EncodedSet, Encoding, _by_length
+from .classifiers import ModelSpec
+from .training import device_of, to
+
+__all__ = [
+    "MULTIMODAL_MODELS",
+    "EncodedVisualSet",
+    "ImageTransform",
+    "Llava",
+    "TinyLlava",
+    "VisionChat",
+    "VisualEncoding",
+    "vocabulary_of",
+]
+
+#: The token that stands for an image.
+IMAGE = "<image>"
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """Images as a vision tower takes them; they are shrunk as CLIP's processor does (bicubic).
+
+    Attributes
+    ----------
+    size : of the square that comes out
+    mean, std : of each channel, for values in [0, 1]
+    pad : fill up to a square with the mean colour, as LLaVA-1.5's authors do; else the middle is cut
+        out, as CLIP and the hub's LLaVA do
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    pad: bool = False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 -> (B, 3, size, size) float32."""
+        from torchvision.transforms.v2 import InterpolationMode
+        from torchvision.transforms.v2 import functional as tv
+
+        x = images.permute(0, 3, 1, 2)
+        if self.pad:
+            height, width = x.shape[-2:]
+            side = max(height, width)
+            left, top = (side - width) // 2, (side - height) // 2
+            around = [left, top, side - width - left, side - height - top]
+            x = tv.pad(x, around, fill=[int(255 * m) for m in self.mean])
+        x = tv.resize(x, [self.size], InterpolationMode.BICUBIC, antialias=True)
+        top, left = ((n - self.size) // 2 for n in x.shape[-2:])
+        x = x[..., top : top + self.size, left : left + self.size]
+        x = tv.to_dtype(x, torch.float32, scale=True)
+        return tv.normalize(x, list(self.mean), list(self.std))
+
+
+class VisualEncoding(NamedTuple):
+    """A prompt and its answer as tokens, and the image as it is; labels as in `Encoding`."""
+
+    input_ids: Tensor
+    labels: Tensor
+    image: Tensor
+
+
+@dataclass(frozen=True)
+class EncodedVisualSet(EncodedSet):
+    """Questions about images as a model's tokens; a batch also has ``pixel_values``."""
+
+    questions: VisualSet
+    transform: ImageTransform
+
+    def __getitem__(self, i: int) -> VisualEncoding:
+        question, answer, image = self.questions[i]
+        return VisualEncoding(*self.encode(question, answer), image)
+
+    def collate(self, rows: Sequence[VisualEncoding]) -> dict[str, Tensor]:
+        """As of `EncodedSet`, and ``pixel_values`` (B, 3, size, size) float32."""
+        pixels = self.transform(torch.stack([row.image for row in rows]))
+        return {**super().collate(rows), "pixel_values": pixels}
+
+
+class VisionChat(Chat):
+    """A LLaVA with its tokenizer, its image transform and the form of its prompts.
+
+    Parameters
+    ----------
+    model : ``LlavaForConditionalGeneration``
+    tokenizer : fast, with the token ``<image>``
+    transform : makes the model's input of images
+    template : the prompt, with ``{question}`` and, unless questions bring an ``<image>``, ``{image}``
+    precision : as of `Chat`
+
+    Raises
+    ------
+    ValueError
+        As of `Chat`; or the tokenizer's ``<image>`` is not the model's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        transform: ImageTransform,
+        template: str,
+        precision: Literal["no", "bf16"] = "no",
+    ) -> None:
+        super().__init__(model, tokenizer, template.replace("{image}", IMAGE), precision)
+        if tokenizer.convert_tokens_to_ids(IMAGE) != model.config.image_token_index:
+            raise ValueError(f"{IMAGE} is not token {model.config.image_token_index}, the model's")
+        self.transform = transform
+
+    @property
+    def image_tokens(self) -> int:
+        """How many tokens an image is."""
+        config = self.model.config
+        patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        return patches + (config.vision_feature_select_strategy == "full")  # the class token
+
+    @property
+    def context(self) -> int | None:
+        return getattr(self.model.config.text_config, "max_position_embeddings", None)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (B, length, vocabulary).
+
+        Raises
+        ------
+        ValueError
+            An image token without an image: the model would read it as a word.
+        """
+        if pixel_values is None and (input_ids == self.model.config.image_token_index).any():
+            raise ValueError("there are image tokens, but no pixel_values")
+        with self._autocast():
+            return self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                pixel_values=pixel_values,
+            ).logits
+
+    def prompt(self, question: str) -> str:
+        """The prompt, with the image's tokens in it.
+
+        Raises
+        ------
+        ValueError
+            Not one image token, or a word that the tokenizer doesn't know.
+        """
+        text = super().prompt(question)
+        if text.count(IMAGE) != 1:
+            raise ValueError(f"{text.count(IMAGE)} image tokens, not one, in the prompt {text!r}")
+        self._check_words(text)
+        return text.replace(IMAGE, IMAGE * self.image_tokens)
+
+    def encode(self, question: str, answer: str) -> Encoding:
+        """As of `Chat`; an answer can have no image, nor a word that the tokenizer doesn't know."""
+        if IMAGE in answer:
+            raise ValueError(f"an image token in the answer {answer!r}")
+        self._check_words(answer)
+        return super().encode(question, answer)
+
+    def _check_words(self, text: str) -> None:
+        unknown = self.tokenizer.unk_token_id
+        found = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        if unknown in found.ids:
+            start, end = found.offsets[found.ids.index(unknown)]
+            raise ValueError(f"unknown word {text[start:end].strip()!r} in {text!r}")
+
+    def _check_length(self, length: int, question: str) -> None:
+        super()._check_length(length, question.replace(IMAGE * self.image_tokens, IMAGE))
+
+    def encoded(self, questions: VisualSet) -> EncodedVisualSet:
+        return EncodedVisualSet(questions, self.encode, self.padding, self.transform)
+
+    @torch.no_grad()
+    def log_probs(self, triples: Sequence[Triple], batch_size: int = 16) -> list[Tensor]:
+        """As of `Chat`, of questions, answers and images (H, W, 3) uint8 of one size."""
+        rows = [VisualEncoding(*self.encode(q, a), image) for q, a, image in triples]
+        collate = EncodedVisualSet((), self.encode, self.padding, self.transform).collate
+        task, out = VisualAnswering(), [torch.empty(0)] * len(rows)
+        with self.evaluating():
+            for chosen in _by_length([len(row.input_ids) for row in rows], batch_size):
+                batch = to(collate([rows[i] for i in chosen]), device_of(self))
+                scores = task.token_log_probs(self, batch)[0].cpu()
+                parts = scores.split(task.answer_tokens(batch).tolist())
+                for i, part in zip(chosen, parts, strict=True):
+                    out[i] = part
+        return out
+
+    def answer(
+        self,
+        questions: Sequence[str],
+        images: Tensor,
+        max_new_tokens: int = 64,
+        batch_size: int = 16,
+    ) -> list[str]:
+        """What the model says, greedily, to each question about its image: (n, H, W, 3) uint8."""
+        return self._said(questions, images, 1, max_new_tokens, batch_size)
+
+    def sample(
+        self,
+        questions: Sequence[str],
+        images: Tensor,
+        times: int,
+        seed: int,
+        max_new_tokens: int = 64,
+        batch_size: int = 16,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+    ) -> list[list[str]]:
+        """``times`` answers to each question, drawn token by token.
+
+        ``seed`` decides, together with ``batch_size``: a batch draws from one stream. The defaults
+        are those of SafeEraser's authors.
+        """
+        how = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        with seeded(seed, "answers"):
+            said = self._said(questions, images, times, max_new_tokens, batch_size, **how)
+        return [said[i : i + times] for i in range(0, len(said), times)]
+
+    def _said(
+        self, questions: Sequence[str], images: Tensor, times: int, *limits: int, **how: Any
+    ) -> list[str]:
+        if len(questions) != len(images):
+            raise ValueError(f"{len(questions)} questions about {len(images)} images")
+
+        def options(chosen: list[int], length: int) -> dict[str, Any]:
+            pixels = self.transform(images[[i // times for i in chosen]])
+            return {"pixel_values": pixels.to(device_of(self)), **how}
+
+        prompts = [self.prompt(q) for q in questions for _ in range(times)]
+        return self.complete(prompts, *limits, options)
+
+
+def vocabulary_of(texts: Iterable[str]) -> tuple[str, ...]:
+    """The words of texts, in order, each once: what `TinyLlava` must know to read them."""
+    return tuple(sorted({word for text in texts for word in re.findall(r"[^\W\d_]+", text)}))
+
+
+@functools.cache
+def _tokenizer(words: tuple[str, ...]) -> Any:
+    """One token for a word, a digit or a sign, with the space before it if there is one.
+
+    So nothing is lost on the way, and what follows a line break is not what follows a word. Words
+    are also known with a capital, as sentences begin.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<end>", "<unknown>", IMAGE]
+    capitals = [word[0].upper() + word[1:] for word in words]
+    units = [*words, *capitals, *string.digits, *string.punctuation]
+    tokens = dict.fromkeys([*special, "\n", " ", *units, *(f" {unit}" for unit in units)])
+    ids = {token: i for i, token in enumerate(tokens)}
+    core = Tokenizer(models.WordLevel(ids, unk_token="<unknown>"))
+    one = Regex(r" ?(?:\p{L}+|[^\p{L}\s])|\s")
+    core.pre_tokenizer = pre_tokenizers.Split(one, behavior="isolated")
+    core.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        eos_token="<end>",
+        unk_token="<unknown>",
+        additional_special_tokens=[IMAGE],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@dataclass(frozen=True)
+class TinyLlava(ModelSpec):
+    """A LLaVA of some two million weights, for drawn images and the words of ``vocabulary``.
+
+    Attributes
+    ----------
+    vocabulary : words, letters only; digits and ASCII punctuation are always known
+    size, patch : of images, which are ``(size / patch) ** 2`` tokens
+    pad : as of `ImageTransform`
+    """
+
+    vocabulary: tuple[str, ...]
+    size: int = 32
+    patch: int = 8
+    pad: bool = False
+    vision_hidden: int = 128
+    vision_layers: int = 3
+    vision_heads: int = 4
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 4
+    context: int = 256
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+        if wrong := [word for word in self.vocabulary if not word.isalpha()]:
+            raise ValueError(f"{wrong[0]!r} in the vocabulary is not one word of letters")
+        if self.size % self.patch:
+            raise ValueError(f"patches of {self.patch} don't cover images of {self.size}")
+        for name in ("vision_hidden", "hidden"):
+            heads = getattr(self, name.replace("hidden", "heads"))
+            if getattr(self, name) % heads:
+                raise ValueError(f"{name} {getattr(self, name)} is not a multiple of {heads} heads")
+
+    def make(self) -> VisionChat:
+        from transformers import (
+            CLIPVisionConfig,
+            LlamaConfig,
+            LlavaConfig,
+            LlavaForConditionalGeneration,
+        )
+
+        tokenizer = _tokenizer(self.vocabulary)
+        vision = CLIPVisionConfig(
+            hidden_size=self.vision_hidden,
+            intermediate_size=4 * self.vision_hidden,
+            num_hidden_layers=self.vision_layers,
+            num_attention_heads=self.vision_heads,
+            image_size=self.size,
+            patch_size=self.patch,
+        )
+        text = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden,
+            intermediate_size=3 * self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            max_position_embeddings=self.context,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        config = LlavaConfig(
+            vision_config=vision,
+            text_config=text,
+            image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+            image_seq_length=(self.size // self.patch) ** 2,
+            vision_feature_layer=-1,
+        )
+        transform = ImageTransform(self.size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), self.pad)
+        model = LlavaForConditionalGeneration(config)
+        return VisionChat(model, tokenizer, transform, "{image}\n{question}\n")
+
+
+#: LLaVA-1.5's turns, which are Vicuna's.
+VICUNA_TEMPLATE = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions. "
+    "USER: {image}\n{question} ASSISTANT: "
+)
+
+
+@dataclass(frozen=True)
+class Llava(ModelSpec):
+    """A pretrained LLaVA of the hub.
+
+    Attributes
+    ----------
+    id : on the hub
+    template : as of `VisionChat`
+    pad : as of `ImageTransform`; the size and the colours are those of the hub's processor
+    dtype : of its weights; what is trained whole needs float32
+    precision : "bf16" runs it under autocast
+    """
+
+    id: str = "llava-hf/llava-1.5-7b-hf"
+    template: str = VICUNA_TEMPLATE
+    pad: bool = False
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Literal["no", "bf16"] = "bf16"
+
+    def sources(self) -> tuple[Source, ...]:
+        patterns = ("*.json", "*.model", "*.safetensors")
+        return (resolve(self.id, repo_type="model", patterns=patterns),)
+
+    def make(self) -> VisionChat:
+        from transformers import AutoImageProcessor, AutoTokenizer, LlavaForConditionalGeneration
+
+        (source,) = self.sources()
+        model = LlavaForConditionalGeneration.from_pretrained(
+            source.path, dtype=getattr(torch, self.dtype), use_safetensors=True
+        )
+        images = AutoImageProcessor.from_pretrained(source.path)
+        size = model.config.vision_config.image_size
+        colours = tuple(images.image_mean), tuple(images.image_std)
+        return VisionChat(
+            model,
+            AutoTokenizer.from_pretrained(source.path),
+            ImageTransform(size, *colours, self.pad),
+            self.template,
+            self.precision,
+        )
+
+
+MULTIMODAL_MODELS: dict[str, type[ModelSpec]] = {"tiny_llava": TinyLlava, "llava": Llava}
