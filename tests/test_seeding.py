@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -62,3 +65,14 @@ def test_seeded_puts_the_state_back_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), seeded(0):
         torch.rand(3) / (1 // 0)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_import_that_draws_leaves_no_trace() -> None:
+    """In a process of its own, where nothing is imported yet."""
+    code = (
+        "import random; state = random.getstate()\n"
+        "from unlearn_core.data import function_words\n"
+        "words = function_words()\n"
+        "assert 'the' in words and random.getstate() == state\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

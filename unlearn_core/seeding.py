@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import random
 from collections.abc import Iterator
 
 import torch
 
-__all__ = ["derive_seed", "generator", "seeded"]
+__all__ = ["derive_seed", "generator", "importing", "seeded"]
 
 
 def derive_seed(seed: int, *names: object) -> int:
@@ -36,3 +37,14 @@ def seeded(seed: int, *names: object) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, *names))
         yield
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Put Python's random state back after a block that imports: a dependency of scikit-learn's and of
+    sentence-transformers' draws numbers while it is imported."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import re
 
+from ..seeding import importing
+
 __all__ = ["function_words", "words_of"]
 
 
@@ -17,6 +19,7 @@ def words_of(text: str) -> list[str]:
 @functools.cache
 def function_words() -> frozenset[str]:
     """English words that say nothing by themselves, in lower case: scikit-learn's list."""
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+    with importing():
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     return ENGLISH_STOP_WORDS

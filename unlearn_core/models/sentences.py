@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data import Source, resolve
+from ..seeding import importing
 
 __all__ = ["MINILM", "SentenceEncoder"]
 
@@ -19,10 +19,9 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 @functools.cache
 def _load(folder: str) -> Any:
-    state = random.getstate()  # something that it imports draws numbers
-    from sentence_transformers import SentenceTransformer
+    with importing():
+        from sentence_transformers import SentenceTransformer
 
-    random.setstate(state)
     return SentenceTransformer(folder, device="cpu")
 
 
