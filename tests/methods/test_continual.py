@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from unlearn_core.data import Answering, fictional_authors
+from unlearn_core.methods.adapters import linears
 from unlearn_core.methods.baselines.ewc_lora import EWCLoRA, elastic_penalty
 from unlearn_core.methods.baselines.joint import Joint
 from unlearn_core.methods.baselines.lota import LoTA
 from unlearn_core.methods.baselines.o_lora import OLoRA, overlap
 from unlearn_core.methods.baselines.replay import Replay
 from unlearn_core.methods.baselines.sequential import SequentialFullTuning, SequentialLoRA
-from unlearn_core.methods.continual import ContinualMethod, Memory, Stage, linears
+from unlearn_core.methods.continual import ContinualMethod, Memory, Stage
 from unlearn_core.methods.sefe import RegLoRA
 from unlearn_core.models import Chat, TinyLlama, TrainConfig, TrainingError
 

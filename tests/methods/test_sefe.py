@@ -13,8 +13,9 @@ from recorded import LogitTables, batch_of, part
 from torch import Tensor
 
 from unlearn_core.data import Answering, fictional_authors
+from unlearn_core.methods.adapters import LLAMA_LINEARS, linears
 from unlearn_core.methods.baselines.sequential import SequentialLoRA
-from unlearn_core.methods.continual import LLAMA_LINEARS, Memory, Stage, linears
+from unlearn_core.methods.continual import Memory, Stage
 from unlearn_core.methods.sefe import RegLoRA, key_elements, penalty, protected_movement
 from unlearn_core.models import Chat, TinyLlama, TrainConfig
 

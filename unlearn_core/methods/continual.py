@@ -15,9 +15,8 @@ Deviations: batches are shuffled, not grouped by modality and length.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,11 +26,9 @@ from torch.utils.data import Dataset
 from ..data import Task
 from ..models import Chat, TrainConfig, shuffled_epochs, train
 from ..seeding import derive_seed
+from .adapters import submodule
 
-__all__ = ["LLAMA_LINEARS", "ContinualMethod", "Stage", "linears"]
-
-#: The linear maps of a Llama's layers.
-LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+__all__ = ["ContinualMethod", "Stage"]
 
 #: How SEFE's authors tune adapters on each of eight tasks.
 SEFE_TRAIN = TrainConfig(
@@ -54,38 +51,6 @@ class Stage:
     name: str
     task: Task
     data: Dataset
-
-
-def linears(model: Chat, targets: Iterable[str] = LLAMA_LINEARS) -> dict[str, nn.Linear]:
-    """The language model's linear maps under these names or ends of names, its head left out.
-
-    Raises
-    ------
-    ValueError
-        A target that is not there.
-    """
-    modules = model.model.get_decoder().named_modules()
-    every = {name: m for name, m in modules if isinstance(m, nn.Linear)}
-    found: set[str] = set()
-    for target in targets:
-        here = [n for n in every if f".{n}".endswith(f".{target}")]
-        if not here:
-            known = ", ".join(sorted({n.rpartition(".")[2] for n in every}))
-            raise ValueError(f"the language model has no linear map {target!r}; known: {known}")
-        found.update(here)
-    return {n: m for n, m in every.items() if n in found}
-
-
-@contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """While the block runs, only parameters that it chooses can be trained."""
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    model.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p, flag in flags:
-            p.requires_grad_(flag)
 
 
 @dataclass(frozen=True)
@@ -155,13 +120,7 @@ class ContinualMethod:
         """What is trained in whole beside the language model."""
         if self.projector is None:
             return []
-        for name, module in model.named_modules():
-            if f".{name}".endswith(f".{self.projector}"):
-                return list(module.parameters())
-        parts = {n.rpartition(".")[2] for n, _ in model.named_modules() if n.count(".") <= 2} - {""}
-        raise ValueError(
-            f"no module is called {self.projector!r}; known: {', '.join(sorted(parts))}"
-        )
+        return list(submodule(model, self.projector).parameters())
 
     def fit(
         self,

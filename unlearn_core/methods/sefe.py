@@ -32,8 +32,9 @@ from torch import Tensor
 
 from ..models import Chat
 from ..seeding import generator
-from .baselines.sequential import Factors, SequentialLoRA
-from .continual import LLAMA_LINEARS, Memory, Stage, linears
+from .adapters import LLAMA_LINEARS, Factors, linears
+from .baselines.sequential import SequentialLoRA
+from .continual import Memory, Stage
 
 __all__ = ["RegLoRA", "key_elements", "penalty", "protected_movement"]
 

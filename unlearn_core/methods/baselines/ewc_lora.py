@@ -26,9 +26,10 @@ from torch import Tensor
 from ...data import batches
 from ...models import Chat
 from ...seeding import generator
-from ..continual import Memory, Stage, frozen, linears
+from ..adapters import Factors, frozen, linears
+from ..continual import Memory, Stage
 from ..ssd import importances
-from .sequential import Factors, SequentialLoRA
+from .sequential import SequentialLoRA
 
 __all__ = ["EWCLoRA", "elastic_penalty"]
 

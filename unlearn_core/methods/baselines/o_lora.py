@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from ...models import Chat
+from ..adapters import Factors
 from ..continual import Memory, Stage
-from .sequential import Factors, SequentialLoRA
+from .sequential import SequentialLoRA
 
 __all__ = ["OLoRA", "overlap"]
 

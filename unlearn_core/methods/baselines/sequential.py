@@ -13,7 +13,7 @@ Authors' code: github.com/jinpeng0528/SEFE, ``scripts/Train``, commit 2f61efe.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -21,13 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from ...models import Chat, TrainConfig
-from ...seeding import seeded
-from ..continual import LLAMA_LINEARS, SEFE_TRAIN, ContinualMethod, Memory, Stage, frozen, linears
+from ..adapters import LLAMA_LINEARS, Factors, adapters, frozen, linears
+from ..continual import SEFE_TRAIN, ContinualMethod, Memory, Stage
 
 __all__ = ["SequentialFullTuning", "SequentialLoRA"]
-
-#: Layer -> its A (rank, inputs) and B (outputs, rank).
-Factors = Mapping[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -74,24 +71,8 @@ class SequentialLoRA(ContinualMethod):
         """Note in the memory what to protect of the last stage; the adapters are merged."""
 
     def adapt(self, model: Chat, stages: Sequence[Stage], memory: Memory, seed: int) -> None:
-        from peft import LoraConfig, LoraModel
-
-        decoder, names = model.model.get_decoder(), [*linears(model, self.targets)]
-        config = LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=names
-        )
-        with frozen(model):
-            with seeded(seed, "lora", len(stages)):
-                adapters = LoraModel(decoder, config, "default")  # changes the layers in place
-            layers = {n: decoder.get_submodule(n) for n in names}
-            for layer in layers.values():
-                # A half-precision model still has adapters in single precision.
-                for part in (layer.lora_A, layer.lora_B):
-                    part.to(torch.promote_types(layer.weight.dtype, torch.float32))
-            factors = {
-                n: (m.lora_A["default"].weight, m.lora_B["default"].weight)
-                for n, m in layers.items()
-            }
+        lora = {"rank": self.rank, "alpha": self.alpha, "dropout": self.dropout}
+        with adapters(model, seed, "lora", len(stages), targets=self.targets, **lora) as factors:
             beside = self.beside(model)
             for p in beside:
                 p.requires_grad_(True)
@@ -110,7 +91,6 @@ class SequentialLoRA(ContinualMethod):
                         p.copy_(before)
 
             self.fit(model, stages, seed, loss, shorten if beside else None)
-            adapters.merge_and_unload()
         learned = {n: (A.detach(), B.detach()) for n, (A, B) in factors.items()}
         self.remember(model, stages, learned, memory, seed)
 
