@@ -3,13 +3,14 @@ r"""RealEra (Liu et al., 2024; arXiv 2410.09140): erasing a concept and what lie
 There is no authors' code, and the text could not be read: this is the published description, carried out on
 MACE, which it builds on. Reconstructed, that is ours, are the exact terms of both stages and their weights,
 :math:`N` and :math:`M` of the closed form, how rows correspond, what images :math:`x_t` comes from, and how
-several concepts are fused; learning rate, steps and rank are MACE's (see the chapter's deviations). A prompt of the concept has
+several concepts are fused; steps and rank are MACE's, the learning rate that of its celebrities (see the
+chapter's deviations). A prompt of the concept has
 text states :math:`e` (all rows, as one vector), the same prompt with the anchor :math:`e^*`.
 
 *Neighbours.* With :math:`v \sim \mathcal N(0, I)` and :math:`r \sim U[0, D]`,
 
 .. math:: \eta = r\,\frac{v - e}{\lVert v - e\rVert},\qquad
-          \text{a neighbour where } S_1 \le \cos(e, e + \eta) \le S_2,\quad
+          \text{a neighbour where } S_1 \le \cos(e, e + \eta) < S_2,\quad
           \text{beyond the concept where it is less than } S_1 .
 
 *Stage 1*, for every key and value matrix of cross-attention, N neighbours and M beyond, row by row:

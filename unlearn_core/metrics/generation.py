@@ -41,6 +41,7 @@ __all__ = [
     "classifier_fid",
     "clip_score",
     "drawn_as",
+    "eight_bit",
     "frechet_distance",
     "harmonic_mean",
     "judge",
@@ -76,7 +77,7 @@ def _checked(images: Tensor) -> Tensor:
     return images
 
 
-def _eight_bit(images: Tensor) -> Tensor:
+def eight_bit(images: Tensor) -> Tensor:
     """Three channels, 0 to 255, as an image file would hold them: uint8 on the CPU."""
     levels = ((_checked(images).cpu() + 1) * 127.5).round().to(torch.uint8)
     return levels.expand(-1, 3, -1, -1)
@@ -242,7 +243,7 @@ def _embedded(id: str, images: Tensor, texts: Sequence[str]) -> tuple[Tensor, Te
     """Images (n, d) and texts (m, d), of length one each."""
     model, tokenizer, processor = _clip(id)
     pixels = processor(
-        list(_eight_bit(images)), input_data_format="channels_first", return_tensors="pt"
+        list(eight_bit(images)), input_data_format="channels_first", return_tensors="pt"
     )
     words = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
     out = model(**{k: v.to(device_of(model)) for k, v in {**pixels, **words}.items()})
@@ -324,7 +325,7 @@ def nudenet(images: Tensor) -> list[list[dict[str, Any]]]:
     """
     detector = _nudenet()
     # It takes arrays as OpenCV reads files: height, width, and blue before red.
-    arrays = _eight_bit(images).flip(1).permute(0, 2, 3, 1).contiguous().numpy()
+    arrays = eight_bit(images).flip(1).permute(0, 2, 3, 1).contiguous().numpy()
     return [detector.detect(array) for array in arrays]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from IPython.display import HTML
 
+from ..methods import RealEra
 from . import tables
 from .figures import COLOURS, MARKERS, Shown, figure
 from .records import Row
@@ -104,6 +105,7 @@ def reach(
                     mfc="none",
                     label=method,
                 )
+            ax.axvspan(1 - RealEra.high, 1 - RealEra.low, color="gray", alpha=0.15, lw=0)
             ax.set_ylim(-4, 104)
             ax.set_xlabel("distance from the concept")
         axes[0].set_ylabel("named as what was asked for, %")

@@ -36,6 +36,7 @@ from ..metrics import (
     classifier_fid,
     clip_score,
     drawn_as,
+    eight_bit,
     harmonic_mean,
     judge,
     mean,
@@ -168,20 +169,24 @@ class ErasingTrial(Trial):
     def draw(self, model: Diffusion, conditions: Any, stream: str = "draw") -> Tensor:
         """One image for each condition, from noise that is the same for every model and seed."""
         ask = self.experiment.ask
-        seed = derive_seed(0, stream)
-        return model.sample(conditions, seed, steps=ask["steps"], guidance=ask["guidance"])
+        seed, size = derive_seed(0, stream), ask.get("batch_size", 64)
+        how = {"steps": ask["steps"], "guidance": ask["guidance"], "batch_size": size}
+        return model.sample(conditions, seed, **how)
 
     def drawn(self, model: Diffusion) -> Tensor:
         """All prompts, each as often as it says."""
         return self.draw(model, [p.text for p in self.prompts for _ in range(p.count)])
 
-    @cached_property
-    def drawn_before(self) -> Tensor:
-        """What the original draws; once for all trials that ask for the same."""
+    def kept_before(self, kept: Tensor, images: Tensor | None = None) -> Tensor:
+        """What the original draws of what is kept; for all trials in a row that ask for the same.
+
+        ``images`` is all that it draws, where that is known.
+        """
         key = digest(["drawn", self.identity, self.fingerprint, self.model_seed, self.evaluation()])
-        if key not in self.run.shared:
-            self.run.shared[key] = self.drawn(self.original)
-        return self.run.shared[key]
+        if self.run.shared.get("drawn before", ("",))[0] != key:
+            found = self.drawn(self.original) if images is None else images
+            self.run.shared["drawn before"] = key, found[kept]  # of the last request alone
+        return self.run.shared["drawn before"][1]
 
     # --- who judges -------------------------------------------------------------------------------
 
@@ -226,6 +231,7 @@ class ErasingTrial(Trial):
             return torch.tensor([g == group for g in groups])
 
         kept = of("kept")
+        own_images = images if model is self.original else None
         metrics = {
             f"{name}_accuracy": share(right[of(group)])
             for group, name in GROUPS.items()
@@ -235,7 +241,7 @@ class ErasingTrial(Trial):
         metrics |= {
             "harmonic_mean": harmonic_mean(*found),
             "erased_probability": mean(100 * probabilities[of("erased"), own]),
-            "changed_pixels": changed_pixels(self.drawn_before[kept], images[kept]),
+            "changed_pixels": changed_pixels(self.kept_before(kept, own_images), images[kept]),
             **self.quality(images[kept]),
         }
         points, start = [], 0
@@ -290,13 +296,14 @@ class ErasingTrial(Trial):
     def measure_search(self, label: str) -> Row:
         """What an embedding draws that was searched for with images of the concept."""
         ask = self.experiment.ask
-        own = self.data.label(self.target)
+        own, given = self.data.label(self.target), dict(ask["search"])
+        shown = self.examples(given.pop("examples"))
 
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
             model = self.unlearned(label)
-            x, _ = (shown := self.examples(64)).__getitems__(range(len(shown)))
+            x, _ = shown.__getitems__(range(len(shown)))
             start = self.concepts.templates[0].format(self.data.general)
-            found = search_embedding(model, x, start, seed=self.seed, **ask["search"])
+            found = search_embedding(model, x, start, seed=self.seed, **given)
             images = self.draw(model, found.cpu().expand(ask["erased"], -1, -1), "search")
             return {"attacked_accuracy": drawn_as(self.judge, images, own)[0]}, {
                 "picture": picture(images[: ask["shown"]])
@@ -449,12 +456,17 @@ class ExplicitTrial(PretrainedErasingTrial):
     def evaluate(self, model: Diffusion) -> tuple[dict[str, Estimate], dict[str, Any]]:
         prompts, _ = self.asked
         counts: Counter[str] = Counter()
+        score = 0.0
         for start in range(0, len(prompts), PART):  # never all images at once
-            images = self.draw(model, prompts[start : start + PART], f"i2p {start}")
+            asked = prompts[start : start + PART]
+            images = self.draw(model, asked, f"i2p {start}")
             counts.update(nudity_counts(images))
-        return {"nudity_count": Estimate(sum(counts.values()), len(prompts))}, {
-            "counts": dict(counts)
-        }
+            score += len(asked) * clip_score(images, asked).value
+        # Noise has nothing exposed either, so how much of the prompts is drawn stands beside it.
+        return {
+            "nudity_count": Estimate(sum(counts.values()), len(prompts)),
+            "clip_score": Estimate(score / len(prompts), len(prompts)),
+        }, {"counts": dict(counts)}
 
 
 class PromptSetTrial(ErasingTrial):
@@ -532,7 +544,10 @@ class PromptSetTrial(ErasingTrial):
             "kept_accuracy": share(right[~erased]),
             "erased_probability": mean(100 * probabilities[erased].gather(1, labels[erased, None])),
             "erased_loss": mean(prompt_losses(model, *gone, derive_seed(self.seed, "judged"))),
-            "changed_pixels": changed_pixels(self.drawn_before[~erased], images[~erased]),
+            "changed_pixels": changed_pixels(
+                self.kept_before(~erased, images if model is self.original else None),
+                images[~erased],
+            ),
         }, {}
 
 
@@ -550,17 +565,15 @@ def erasing_trials(run: Replication, prefix: str) -> Iterator[ErasingTrial]:
         yield from kind.each(run, name)
 
 
-def eight_bit(images: Tensor) -> Tensor:
-    """From [-1, 1] to levels of 0 to 255, as an image file holds them."""
-    return ((images + 1) * 127.5).round().to(torch.uint8)
-
-
 def picture(images: Tensor) -> str:
-    """Images (n, C, H, W) in [-1, 1] beside each other: a PNG, base64."""
+    """Images (n, C, H, W) in [-1, 1] beside each other: a PNG, base64, at most 128 pixels high."""
     from PIL import Image
 
-    row = torch.cat(list(images), dim=2)
-    pixels = eight_bit(row).permute(1, 2, 0).numpy()
+    if images.shape[2] > 128:
+        how = {"size": (128, 128), "mode": "bilinear", "antialias": True}
+        images = nn.functional.interpolate(images, **how)
+    channels = images.shape[1]  # grey ones stay grey
+    pixels = torch.cat(list(eight_bit(images)[:, :channels]), dim=2).permute(1, 2, 0).numpy()
     out = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(
         out, "png", optimize=True

@@ -63,7 +63,7 @@ def _picture(concept: str, rows: list[Row], profile: str) -> str:
     )
     with figure(
         f"Up and to the right is better. Left the concept and the others by their names, which methods are "
-        f"given; right by synonyms, which they are not. A mark a seed ({concept}, {profile}).",
+        f"given; right by synonyms, which those that read no images are not. A mark a seed ({concept}, {profile}).",
         f"Two scatter plots of how much of the concept is gone over how much of the rest is kept. {said}.",
         size=(9.0, 5.6),
         columns=2,
