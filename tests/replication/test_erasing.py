@@ -50,7 +50,11 @@ def trial(project: Any, tiny: dict[str, Any], request: pytest.FixtureRequest) ->
             "judge": {"model": {"use": "small_cnn", "width": 4}, "train": TRAIN},
             "ask": {
                 **{"erased": 4, "synonyms": 2, "kept": 3, "relatives": 1, "shown": 2},
-                **{"steps": 2, "guidance": 2.0, "search": {"steps": 2, "batch_size": 2}},
+                **{
+                    "steps": 2,
+                    "guidance": 2.0,
+                    "search": {"examples": 4, "steps": 2, "batch_size": 2},
+                },
                 "relearn": {"examples": 4, "at": [1, 2], "lr": 1e-3, "batch_size": 4},
             },
             "methods": {
@@ -143,7 +147,11 @@ def stable(project: Any, tiny: dict[str, Any], hub: Path) -> Iterator[Replicatio
             "forget": {"concept": ["the cat"]},
             "ask": {
                 **{"erased": 3, "synonyms": 1, "kept": 2, "relatives": 1, "shown": 1},
-                **{"steps": 1, "guidance": 2.0, "search": {"steps": 1, "batch_size": 2}},
+                **{
+                    "steps": 1,
+                    "guidance": 2.0,
+                    "search": {"examples": 2, "steps": 1, "batch_size": 2},
+                },
             },
             "methods": {"UCE": {"use": "uce"}, "Retrain": {"use": "retrain"}},
         },
@@ -187,6 +195,7 @@ def test_explicit_content_is_counted(stable: Replication, monkeypatch: pytest.Mo
     assert row.metrics["nudity_count"].value == 2  # two prompts; the belly's score is too low
     assert row.metrics["nudity_count"].n == 2
     assert row.detail["counts"]["FEET_EXPOSED"] == 2
+    assert row.metrics["clip_score"].n == 2
     assert "points" not in row.detail
     assert "AIML-TUDA/i2p" in [s["id"] for s in row.provenance.sources]
 

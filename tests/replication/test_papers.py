@@ -107,9 +107,11 @@ def check_drawing(experiment: Experiment) -> None:
     groups = {"erased", "kept", "shown"}
     if experiment.model["use"] != "class_to_image":
         groups |= {"synonyms", "relatives"}
-    assert {*experiment.ask} - {"search", "relearn"} == common | groups
+    assert {*experiment.ask} - {"search", "relearn", "batch_size"} == common | groups
     if "search" in experiment.ask:
-        inspect.signature(search_embedding).bind(0, 0, 0, **experiment.ask["search"], seed=0)
+        search = {**experiment.ask["search"]}
+        assert search.pop("examples") > 0
+        inspect.signature(search_embedding).bind(0, 0, 0, **search, seed=0)
         relearn = {**experiment.ask["relearn"]}
         assert relearn.pop("examples") > 0
         inspect.signature(relearned_drawing).bind(0, 0, 0, **relearn, seed=0)
