@@ -607,4 +607,103 @@ METRICS: dict[str, Metric] = {
         "higher",
         "Share of benign questions about allowed images whose answer is right to the letter.",
     ),
+    "mft": Metric(
+        "MFT",
+        "%",
+        "higher",
+        "The mean over tasks of the accuracy right after training on each."
+        " Of answers that are right and in the task's own form.",
+    ),
+    "mfn": Metric(
+        "MFN",
+        "%",
+        "higher",
+        "The mean over tasks of the accuracy after the last one."
+        " Of answers that are right and in the task's own form.",
+    ),
+    "maa": Metric(
+        "MAA",
+        "%",
+        "higher",
+        "The mean over the stages of the mean accuracy on the tasks so far."
+        " Of answers that are right and in the task's own form.",
+    ),
+    "bwt": Metric(
+        "BWT",
+        "%",
+        "higher",
+        "What the tasks lost by the end of what they had right after training, divided by their number: MFN - MFT."
+        " Of answers that are right and in the task's own form.",
+    ),
+    "knowledge_mft": Metric(
+        "MFT (knowledge)",
+        "%",
+        "higher",
+        "The mean over tasks of the accuracy right after training on each."
+        " Of answers from which the right content can be read, whatever their form.",
+    ),
+    "knowledge_mfn": Metric(
+        "MFN (knowledge)",
+        "%",
+        "higher",
+        "The mean over tasks of the accuracy after the last one."
+        " Of answers from which the right content can be read, whatever their form.",
+    ),
+    "knowledge_maa": Metric(
+        "MAA (knowledge)",
+        "%",
+        "higher",
+        "The mean over the stages of the mean accuracy on the tasks so far."
+        " Of answers from which the right content can be read, whatever their form.",
+    ),
+    "knowledge_bwt": Metric(
+        "BWT (knowledge)",
+        "%",
+        "higher",
+        "What the tasks lost by the end of what they had right after training, divided by their number: MFN - MFT."
+        " Of answers from which the right content can be read, whatever their form.",
+    ),
+    "format_valid": Metric(
+        "In their form",
+        "%",
+        "higher",
+        "Share of the answers to all tasks but the last, after the last one, that have the form of their task's.",
+    ),
+    "superficial_gap": Metric(
+        "Superficially forgotten",
+        "points",
+        "lower",
+        "Of all tasks but the last, after the last one: knowledge minus truth. What is known and answered in "
+        "another form.",
+    ),
+    "moved_protected": Metric(
+        "Moved, protected",
+        "",
+        "lower",
+        "Mean absolute change of the weights that former tasks moved most, over the tasks from the second on.",
+    ),
+    "moved_free": Metric(
+        "Moved, others", "", "none", "Mean absolute change of all other adapted weights."
+    ),
+    "unseen_attack_success": Metric(
+        "ASR, unseen",
+        "%",
+        "lower",
+        "ASR on restricted images and prompts that no method saw: generality.",
+    ),
+    "unseen_refusal_tone": Metric(
+        "RR, unseen", "%", "higher", "RR on restricted images and prompts that no method saw."
+    ),
+    "held_out_safe_answer_refusal": Metric(
+        "SARR, unseen families",
+        "%",
+        "lower",
+        "SARR on allowed families of which no method saw any image.",
+    ),
+    "held_out_safe_refused": Metric(
+        "SARR, refused, unseen families", "%", "lower", "The part of it that refuses."
+    ),
+    "held_out_safe_meaningless": Metric(
+        "SARR, meaningless, unseen families", "%", "lower", "The part of it that is meaningless."
+    ),
 }

@@ -173,6 +173,9 @@ class Experiment(Model):
         description="of questions: how many of each set are asked, and the longest answer; of what is "
         "drawn: how many images of each kind, and how",
     )
+    adapters: dict[str, Any] = Field(
+        {}, description="low-rank adapters that a method trains in the place of all weights"
+    )
     judge: dict[str, Any] = Field(
         {}, description="the classifier that names what is drawn: its model and its training"
     )
