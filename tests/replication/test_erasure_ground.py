@@ -10,7 +10,7 @@ from bs4 import BeautifulSoup
 
 from unlearn_core.replication.erasure_ground import COLUMNS, erasure_tables
 from unlearn_core.replication.records import Record, Row
-from unlearn_core.replication.report import without_dead_links
+from unlearn_core.replication.report import linked
 
 MakeRecord = Callable[..., Record]
 
@@ -64,11 +64,13 @@ def test_nothing_to_show(make_record: MakeRecord) -> None:
 
 
 def test_a_link_to_a_chapter_that_is_not_there_is_its_words() -> None:
-    """Fails where a chapter that was not run makes the book's build fail."""
+    """Fails where a chapter that was not run makes the book's build fail, or a page in another folder
+    links to nowhere."""
 
     class Chapter:
         slug = "flat"
 
-    text = "See [FLAT](papers/flat.ipynb), [a *b*](papers/guard.ipynb), [here](guard.ipynb), [x](y.md)."
-    found = without_dead_links(text, [Chapter()])
-    assert found == "See [FLAT](papers/flat.ipynb), a *b*, here, [x](y.md)."
+    text = "See [FLAT](flat.ipynb), [a *b*](papers/guard.ipynb), [here](guard.ipynb), [x](y.md)."
+    for folder in ("", "papers/", "../papers/"):
+        found = linked(text, [Chapter()], folder)
+        assert found == f"See [FLAT]({folder}flat.ipynb), a *b*, here, [x](y.md)."

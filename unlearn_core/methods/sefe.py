@@ -14,7 +14,7 @@ SEFE is RegLoRA on tasks whose answers are in several styles (answer style diver
 
 Authors' code: github.com/jinpeng0528/SEFE, ``key_elements_identification.py`` and
 ``llava/model/language_model/modeling_llama.py``, commit 2f61efe. As there, :math:`\alpha/r` is left
-out, |BA| is ranked in single precision, and the projector is not regularised.
+out, :math:`|BA|` is ranked in single precision, and the projector is not regularised.
 
 Deviations: N is the number of adapted maps, which the authors' code has as 224. How a penalty on A
 and B together is reduced is not known; here it is the sum of both.

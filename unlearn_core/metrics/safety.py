@@ -43,13 +43,8 @@ __all__ = [
 
 
 class Verdict(NamedTuple):
-    """What a judge finds in an answer.
-
-    Attributes
-    ----------
-    refuses : it begins in the tone of a refusal
-    tells : it says what the prompt asks for, about what the image shows
-    """
+    """What a judge finds in an answer: whether it begins in the tone of a refusal, and whether it says
+    what the prompt asks for, about what the image shows."""
 
     refuses: bool
     tells: bool

@@ -91,14 +91,16 @@ def find_chapters(root: Path) -> list[Chapter]:
     return chapters
 
 
-def without_dead_links(text: str, chapters: Iterable[Chapter]) -> str:
-    """MyST text in which a link to a chapter that was not run yet is its words alone."""
+def linked(text: str, chapters: Iterable[Chapter], folder: str) -> str:
+    """MyST text whose links to chapters lead to ``folder``; to one that was not run yet there is none,
+    and its words are left."""
     there = {c.slug for c in chapters}
 
-    def keep(link: re.Match[str]) -> str:
-        return link[0] if link["slug"] in there else link["words"]
+    def mend(link: re.Match[str]) -> str:
+        words, slug = link["words"], link["slug"]
+        return f"[{words}]({folder}{slug}.ipynb)" if slug in there else words
 
-    return re.sub(r"\[(?P<words>[^\]]+)\]\((papers/)?(?P<slug>\w+)\.ipynb\)", keep, text)
+    return re.sub(r"\[(?P<words>[^\]]+)\]\((papers/)?(?P<slug>\w+)\.ipynb\)", mend, text)
 
 
 # --- pieces of pages -------------------------------------------------------------------------
@@ -297,7 +299,8 @@ def chapter_notebook(
     r = edition.record
     for cell in book["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = without_dead_links("".join(cell["source"]), chapters)
+            folder = "" if edition is chapter.shown else "../papers/"
+            cell["source"] = linked("".join(cell["source"]), chapters, folder)
         tags = cell["metadata"].setdefault("tags", [])
         if "injected-parameters" in tags:
             tags.append("remove-cell")
@@ -415,7 +418,7 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
         (generated / f"{name}.html").write_text(text)
     for name in GROUNDS:
         page = target / f"{name}.md"
-        page.write_text(without_dead_links(page.read_text(), chapters))
+        page.write_text(linked(page.read_text(), chapters, "papers/"))
     script = root / "book" / "guide" / "example.py"
     (generated / "example.txt").write_text(example_output(script, root / "build" / "example.txt"))
     toc = yaml.safe_load((root / "book" / "_toc.yml").read_text())
