@@ -33,6 +33,9 @@ COLUMNS = (
 )
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 
+#: The least p-value that is drawn as it is: below it all are alike.
+LEAST = 1e-4
+
 #: What a method needs or does -> how the legend calls its like.
 FORGET_ONLY, RETAIN, ANSWERING = "forget data alone", "retain data too", "while answering"
 
@@ -67,6 +70,11 @@ def _grounds(records: Iterable[Record]) -> dict[str, list[Row]]:
     return {titles[key]: list(rows.values()) for key, rows in found.items()}
 
 
+def drawn(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Where points stand in the picture."""
+    return [x for x, _ in points], [max(y, LEAST) for _, y in points]
+
+
 def _picture(title: str, rows: list[Row], profile: str) -> str:
     """Forget quality against model utility: a mark a method and seed."""
     points: dict[str, list[tuple[float, float]]] = {}
@@ -88,20 +96,21 @@ def _picture(title: str, rows: list[Row], profile: str) -> str:
     )
     with figure(
         f"Up and to the right is better: as the retrained model by its truth ratios, and useful. Lines: the "
-        f"original's utility, and p = 0.05. A mark a seed ({title}, {profile}).",
+        f"original's utility, and p = 0.05; smaller values than {LEAST:g} stand there. A mark a seed ({title}, "
+        f"{profile}).",
         f"A scatter plot of forget quality on a logarithmic scale over model utility. {said}.",
         size=(8.4, 7.2),
     ) as ((ax,), shown):
         for colour, (kind, methods) in zip(COLOURS, kinds.items(), strict=False):
             for mark, method in zip(MARKS * 2, methods, strict=False):
-                xs, ys = zip(*points[method], strict=True)
+                xs, ys = drawn(points[method])
                 label = f"{method} ({kind})"
                 ax.plot(
                     xs, ys, ls="", marker=mark, color=colour, ms=8, mew=0, alpha=0.85, label=label
                 )
         for mark, method in (("$O$", ORIGINAL), *(("$R$", m) for m in oracle)):
             if method in points:
-                xs, ys = zip(*points[method], strict=True)
+                xs, ys = drawn(points[method])
                 ax.plot(xs, ys, ls="", marker=mark, color=COLOURS[3], ms=11, label=method)
         if ORIGINAL in points:
             ax.axvline(points[ORIGINAL][0][0], ls=":", lw=1, color="gray")
