@@ -160,6 +160,7 @@ def missing_rows() -> Callable[[Record], list[str]]:
             if name in skipped:
                 continue
             ((_, wanted),) = experiment.forget.items()
+            wanted = wanted if isinstance(wanted, list) or wanted == "all" else [wanted]
             if wanted == "all":
                 requests = (r for r in rows_of(record, name) if r.method != "Selection")
                 wanted = list({str(r.variant["forget"]): None for r in requests})
