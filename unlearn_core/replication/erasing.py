@@ -160,6 +160,7 @@ class ErasingTrial(Trial):
 
     def evaluation(self) -> dict[str, Any]:
         return {
+            "version": 2,  # raised when a row holds more, or other things, than before
             "concepts": describe(self.concepts),
             "prompts": digest([list(p) for p in self.prompts]),
             "ask": self.experiment.ask,
@@ -259,7 +260,7 @@ class ErasingTrial(Trial):
             if p.text in self.pictured:
                 point["picture"] = picture(images[part][: self.experiment.ask["shown"]])
             points.append(point)
-        return metrics, {"points": points}
+        return metrics, {"points": points, "editable": editable(model)}
 
     def quality(self, images: Tensor) -> dict[str, Estimate]:
         """How good the images of what is kept are."""
@@ -292,6 +293,10 @@ class ErasingTrial(Trial):
     def examples(self, n: int) -> Any:
         """At most ``n`` images of the concept, under its name, that an attacker has."""
         return self.split.forget.subset(torch.arange(min(n, len(self.split.forget))))
+
+    def measure_method(self, label: str, **changes: Any) -> Row:
+        len(self.split.forget)  # the request is checked, be the row kept or new
+        return super().measure_method(label, **changes)
 
     def measure_search(self, label: str) -> Row:
         """What an embedding draws that was searched for with images of the concept."""
@@ -563,6 +568,13 @@ def erasing_trials(run: Replication, prefix: str) -> Iterator[ErasingTrial]:
         elif not e.train:
             kind = ExplicitTrial if "prompts" in e.ask else PretrainedErasingTrial
         yield from kind.each(run, name)
+
+
+def editable(model: Diffusion) -> float:
+    """The share of all weights that are keys' and values' of cross-attention."""
+    total = sum(p.numel() for p in model.parameters())
+    parts = ("attn2.to_k.weight", "attn2.to_v.weight")
+    return sum(p.numel() for n, p in model.named_parameters() if n.endswith(parts)) / total
 
 
 def picture(images: Tensor) -> str:
