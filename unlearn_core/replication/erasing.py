@@ -27,6 +27,7 @@ from ..data import (
     forget_concepts,
     i2p_prompts,
 )
+from ..methods.cross_attention import projections
 from ..methods.worst_prompts import PROMPT_SELECTORS, prompt_losses
 from ..metrics import (
     CLIP,
@@ -45,7 +46,7 @@ from ..metrics import (
     search_embedding,
     share,
 )
-from ..models import DIFFUSION_MODELS, MODELS, Diffusion, Recipe, predict
+from ..models import DIFFUSION_MODELS, MODELS, Diffusion, Recipe, TextConditional, predict
 from ..registry import build, describe
 from ..seeding import derive_seed
 from .cache import digest
@@ -260,7 +261,11 @@ class ErasingTrial(Trial):
             if p.text in self.pictured:
                 point["picture"] = picture(images[part][: self.experiment.ask["shown"]])
             points.append(point)
-        return metrics, {"points": points, "editable": editable(model)}
+        detail: dict[str, Any] = {"points": points}
+        if isinstance(model, TextConditional):  # the share of the weights that closed forms edit
+            own_weights = sum(p.numel() for p in projections(model).values())
+            detail["editable"] = own_weights / sum(p.numel() for p in model.parameters())
+        return metrics, detail
 
     def quality(self, images: Tensor) -> dict[str, Estimate]:
         """How good the images of what is kept are."""
@@ -568,13 +573,6 @@ def erasing_trials(run: Replication, prefix: str) -> Iterator[ErasingTrial]:
         elif not e.train:
             kind = ExplicitTrial if "prompts" in e.ask else PretrainedErasingTrial
         yield from kind.each(run, name)
-
-
-def editable(model: Diffusion) -> float:
-    """The share of all weights that are keys' and values' of cross-attention."""
-    total = sum(p.numel() for p in model.parameters())
-    parts = ("attn2.to_k.weight", "attn2.to_v.weight")
-    return sum(p.numel() for n, p in model.named_parameters() if n.endswith(parts)) / total
 
 
 def picture(images: Tensor) -> str:
