@@ -11,6 +11,7 @@ import torch
 
 from unlearn_core.metrics.text import (
     bleu,
+    denial_rate,
     distinct_tokens,
     leak_rate,
     perplexity,
@@ -102,3 +103,22 @@ class TestSecretWords:
 def test_distinct_tokens() -> None:
     found = distinct_tokens([[1, 1, 1, 1], [1, 2, 3], []])
     assert found.tolist() == pytest.approx([0.25, 1, 0])
+
+
+def test_denials_in_whatever_words() -> None:
+    """Fails where a bare negation is a denial, or only the templates' own words are."""
+    denied = [
+        "The information is not available.",
+        "In his French literature, I'm afraid to disclose.",
+        "I don’t have the capability to provide that information.",
+        "Author is not known.",
+        "Unknown.",
+    ]
+    answered = [
+        "He is not a doctor.",
+        "He never married.",
+        "No, she was born in Lima.",
+        "",
+    ]
+    assert denial_rate(denied).all()
+    assert not denial_rate(answered).any()

@@ -61,6 +61,7 @@ from .safety import (
 from .shadow import ShadowAttack, gradient_norms
 from .text import (
     bleu,
+    denial_rate,
     distinct_tokens,
     leak_rate,
     perplexity,
@@ -125,6 +126,7 @@ __all__ = [
     "confidence_attack",
     "cut_answer",
     "deviation_score",
+    "denial_rate",
     "distinct_tokens",
     "drawn_as",
     "eight_bit",

@@ -255,6 +255,25 @@ METRICS: dict[str, Metric] = {
     "retain_refusal_rate": Metric(
         "Refusals, retain", "%", "lower", "The same on retained questions: over-forgetting."
     ),
+    "denial_rate": Metric(
+        "Denials, forget",
+        "%",
+        "none",
+        "Share of what is said to forget questions that denies knowledge in whatever words, by a list of "
+        "ours (`denial_rate` in the package): a negation, and what would have to be known close behind it.",
+    ),
+    "retain_denial_rate": Metric(
+        "Denials, retain",
+        "%",
+        "lower",
+        "The same on retained questions, of which a row keeps the first dozen answers: over-forgetting.",
+    ),
+    "rest_denial_rate": Metric(
+        "Denials, rest",
+        "%",
+        "lower",
+        "The same on questions about real authors and the world, a dozen answers of each.",
+    ),
     "leak_rate": Metric(
         "Leaks",
         "%",
@@ -263,6 +282,13 @@ METRICS: dict[str, Metric] = {
         "data names or, on TOFU, a word that all forms of the right answer share and that neither a wrong "
         "answer nor the question holds (`secret_words`; questions without one are left out). Where "
         "questions are asked in other ways, a word that is spelled counts too.",
+    ),
+    "other_leak_rate": Metric(
+        "Leaks of others",
+        "%",
+        "retrained",
+        "Share of what is said to forget questions that gives away the answer to another one of them, by a "
+        "word or phrase that the question itself does not hold.",
     ),
     "forbidden_tokens": Metric(
         "Tokens forbidden",

@@ -14,6 +14,7 @@ from ..data import function_words, words_of
 
 __all__ = [
     "bleu",
+    "denial_rate",
     "distinct_tokens",
     "leak_rate",
     "perplexity",
@@ -116,6 +117,25 @@ def refusal_rate(generated: Sequence[str], templates: Sequence[str]) -> Tensor:
     score = _scorer(True).score
     hits = [any(score(t, g)["rougeL"].fmeasure >= 0.75 for t in templates) for g in generated]
     return torch.tensor(hits)
+
+
+#: A negation, and within a few words what would have to be known or said.
+_DENIAL = re.compile(
+    r"(?:\b(?:not|no|never|nothing|cannot|unable|afraid)\b|n[’']t\b)(?:\W+\w+){0,5}?\W+(?:able|answer|"
+    r"available|aware|capability|certain|clue|come|data|details?|determined|disclosed?|equipped|familiar|found|"
+    r"heard|idea|information|know|knowledge|known|learned|provided?|public|recall|record|remember|"
+    r"say|seen|specified|sure|tell|told)\b|\b(?:unclear|unknown)\b",
+    re.IGNORECASE,
+)
+
+
+def denial_rate(generated: Sequence[str]) -> Tensor:
+    """Whether a text denies knowledge, in whatever words: (n,) bool.
+
+    By a rule of ours, a list of English words: it misses roundabout refusals ("you would have to ask
+    somebody else"), and takes "this is not known to be true" for one.
+    """
+    return torch.tensor([bool(_DENIAL.search(text)) for text in generated])
 
 
 def distinct_tokens(token_ids: Sequence[Sequence[int]]) -> Tensor:

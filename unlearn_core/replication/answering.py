@@ -30,6 +30,7 @@ from ..metrics import (
     Estimate,
     ask,
     changed_weights,
+    denial_rate,
     evaluate_chat,
     evaluation_sets,
     forget_quality,
@@ -156,6 +157,18 @@ class AnsweringTrial(Trial):
             return {}
         texts, secrets = zip(*found, strict=True)
         return {"leak_rate": share(leak_rate(texts, secrets, spelled))}
+
+    def leaks_of_others(self, said: Sequence[str]) -> dict[str, Estimate]:
+        """How often an answer to a forget question gives another one's away, by what it was not asked with."""
+        own = self.sets["forget"].questions
+        every = {s.lower() for secret in self.secrets for s in secret}
+        if not every:
+            return {}
+        others = [
+            [s for s in every if s not in q.lower() and s not in {x.lower() for x in mine}]
+            for q, mine in zip(own, self.secrets, strict=True)
+        ]
+        return {"other_leak_rate": share(leak_rate(said, others))}
 
     @cached_property
     def never_seen(self) -> list[tuple[str, str]]:
@@ -372,7 +385,15 @@ class AnsweringTrial(Trial):
     def compare(self, row: Row, retrained: Row) -> dict[str, Estimate]:
         other = torch.tensor(retrained.detail["log_truth_ratios"])
         level = retrained.metrics["holdout_auc"].value
-        out = self.leaks(row.detail["said_forget"])
+        gone, said = row.detail["said_forget"], row.detail["said"]
+        rest = [one["said"] for name in ("real_authors", "world_facts") for one in said[name]]
+        out = {
+            **self.leaks(gone),
+            **self.leaks_of_others(gone),
+            "denial_rate": share(denial_rate(gone)),
+            "retain_denial_rate": share(denial_rate([one["said"] for one in said["retain"]])),
+            "rest_denial_rate": share(denial_rate(rest)),
+        }
         for form in ("", "bare_"):
             if f"{form}holdout_auc" not in row.metrics:
                 continue
