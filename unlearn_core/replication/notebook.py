@@ -125,13 +125,16 @@ def results(
 ) -> HTML:
     """A table of each list of metrics, for each experiment whose name begins with ``prefix``.
 
-    ``texts`` adds what every model `said` to that many questions, of the first target and seed.
+    Tables of several experiments say which is which, also under a ``caption``. ``texts`` adds what every
+    model `said` to that many questions, of the first target and seed.
     """
-    out = []
-    for name in run.experiments(prefix):
+    out, names = [], run.experiments(prefix)
+    for name in names:
         rows = [r for r in run.rows_of(name) if where(r)]
-        title = f"{caption or run.experiment(name).title} ({run.profile_name})"
-        out += [tables.results_table(rows, names, title).data for names in metrics]
+        own = run.experiment(name).title
+        title = f"{caption}: {own}" if caption and len(names) > 1 else caption or own
+        title = f"{title} ({run.profile_name})"
+        out += [tables.results_table(rows, columns, title).data for columns in metrics]
         if texts:
             first = run.targets(name)[0], run.seeds_of(name)[0]
             out.append(said(run, name, *first, count=texts).data)
