@@ -68,7 +68,8 @@ TEXTS = (*QUESTIONS.values(), *BOOKS.values())
 def methods_of(experiment: Experiment) -> dict[str, Any]:
     """The experiment's methods, built as a trial builds them, without data or search."""
     known = {**MODELS, **LANGUAGE_MODELS, **DIFFUSION_MODELS}
-    spec = build(known, experiment.model, "model", classes=10)
+    given = {} if "classes" in experiment.model else {"classes": 10}
+    spec = build(known, experiment.model, "model", **given)
     train = train_config(experiment.train) if experiment.train else None
     recipe = Recipe(spec, Classification(10), train)
     out = {}
@@ -331,6 +332,7 @@ class TestRehearsed:
             "named": {"use": "worst_case", "fraction": 0.1, "train": {"epochs": 9, "lr": 0.1}},
             "default": {"use": "worst_case", "fraction": 0.1, "iterations": 9},
             "loss": {"use": "by_loss", "fraction": 0.1},
+            "prompts": {"use": "worst_prompts", "count": 2},
         }
         ci["rehearsal"] = {"methods": {"worst_case": {"iterations": 2}}}
         project.paper("tiny", tiny)
@@ -342,6 +344,7 @@ class TestRehearsed:
         assert built["named"].iterations == built["default"].iterations == 2
         shortened = replace(WorstCase().train, max_steps=2)
         assert built["default"].train == shortened
+        assert built["prompts"].train.max_steps == 2
         assert load_paper("tiny").profile("ci").experiments["full_class"].search == full["search"]
 
     def test_without_overrides_only_the_steps_change(self, project: Any) -> None:
