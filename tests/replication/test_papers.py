@@ -270,6 +270,7 @@ class TestRehearsed:
             assert small.data == full.data | before.rehearsal.data.get(full.data["use"], {})
             assert small.ask == (full.ask | before.rehearsal.ask if full.ask else {})
             assert small.oracle == full.oracle
+            assert bool(small.train) == bool(full.train), "a model that was trained elsewhere"
             assert list(small.methods) == list(full.methods)
             assert small.grid.keys() == full.grid.keys()
             for label, method in methods_of(full).items():

@@ -382,7 +382,7 @@ def rehearsed(profile: Profile) -> Profile:
     over, plain = profile.rehearsal, profile.model_dump()
     plain["seeds"] = over.seeds or profile.seeds
     for experiment in plain["experiments"].values():
-        experiment["train"] |= over.train
+        experiment["train"] |= over.train if experiment["train"] else {}
         experiment["ask"] |= over.ask if experiment["ask"] else {}
         experiment["data"] |= over.data.get(experiment["data"]["use"], {})
         experiment["model"] |= over.models.get(experiment["model"]["use"], {})
