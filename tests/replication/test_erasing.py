@@ -16,6 +16,7 @@ from PIL import Image
 
 from unlearn_core.metrics import METRICS, generation
 from unlearn_core.models import TrainingError
+from unlearn_core.replication.drawings import each, pictures
 from unlearn_core.replication.erasing import (
     ClassErasingTrial,
     ErasingTrial,
@@ -132,6 +133,22 @@ def test_attacks(trial: ErasingTrial) -> None:
         found = trial.measure_search(ORIGINAL)
         assert found.metrics["attacked_accuracy"].n == 4
         assert found.key != trial.measure_search("FT").key
+
+
+def test_what_a_reader_sees(trial: ErasingTrial) -> None:
+    """Fails where a class is shown by its number, or prompts that have no picture pass for all."""
+    trial.measure_original()
+    trial.measure_method("FT")
+    shown = pictures(trial.run, ["erase"], "a ring", "the ring").data
+    assert "What is drawn where the ring is to be erased" in shown
+    some = type(trial) is ErasingTrial
+    assert ("the two nearest to the concept" in shown) == some
+    assert shown.count("<img") == 2 * (7 if some else 4)
+    table = each(trial.run, ["erase"], "a ring").data
+    assert table.count("<tr>") == 3
+    own = trial.measure_original().detail["points"][1]
+    assert f"{own['prompt']}<br><i>{own['group']}, {own['n']} images</i>" in table
+    assert f"<td>{100 * own['own']:.0f}</td>" in table
 
 
 def test_a_picture_is_what_was_drawn() -> None:
