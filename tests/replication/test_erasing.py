@@ -143,9 +143,9 @@ def test_what_a_reader_sees(trial: ErasingTrial) -> None:
     assert "What is drawn where the ring is to be erased" in shown
     some = type(trial) is ErasingTrial
     assert ("the two nearest to the concept" in shown) == some
-    assert shown.count("<img") == 2 * (7 if some else 4)
+    assert shown.count("<img") == 3 * (7 if some else 4)  # Retrain, too
     table = each(trial.run, ["erase"], "a ring").data
-    assert table.count("<tr>") == 3
+    assert table.count("<tr>") == 4
     own = trial.measure_original().detail["points"][1]
     assert f"{own['prompt']}<br><i>{own['group']}, {own['n']} images</i>" in table
     assert f"<td>{100 * own['own']:.0f}</td>" in table
