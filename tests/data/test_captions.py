@@ -18,13 +18,18 @@ from unlearn_core.data import (
     SplitError,
     WithheldDataError,
     batches,
+    captioned_cifar10,
     captioned_shapes,
+    cifar10,
     forget_class,
     forget_concepts,
     i2p_prompts,
+    imagenette,
     objects,
+    paintings,
     shapes,
 )
+from unlearn_core.replication.rehearsal import HUB, USER
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +95,8 @@ class TestCaptions:
             CaptionedSet(whole.images, ("a", "b"))
 
     def test_real_data_are_listed(self) -> None:
-        assert set(CAPTIONED) == {"captioned_shapes", "captioned_fashion", "objects"}
+        captioned = {"captioned_shapes", "captioned_fashion", "captioned_cifar10"}
+        assert set(CAPTIONED) == captioned | {"objects", "paintings", "imagenette"}
 
 
 class TestConcepts:
@@ -171,6 +177,45 @@ def test_objects_have_words_and_no_images() -> None:
     assert all(len(noun.synonyms) == 3 for noun in data.nouns)
     assert data.label("the ship") == 8
     assert data.templates[0].format(names[0]) == "a photo of the airplane"
+
+
+def test_paintings_are_pairs() -> None:
+    """Fails where objects and styles are not crossed, or the prompt is not the authors'."""
+    data = paintings()
+    assert len({noun.name for noun in data.nouns}) == 100
+    (template,) = data.templates
+    assert template.format(data.nouns[12].name) == "A painting of a Towers in Mosaic Style."
+
+
+def test_cifar10_is_in_the_order_of_its_words(hub: Path) -> None:
+    """Fails where the words for a class are another class's."""
+    HUB["uoft-cs/cifar10"](hub / "uoft-cs" / "cifar10")
+    data = captioned_cifar10()
+    assert len(data.train) == 160
+    assert [n.name.removeprefix("the ") for n in data.nouns] == list(cifar10().classes)
+    label = data.label("the frog")
+    own = [c for c, k in zip(data.train.captions, data.labels.tolist(), strict=True) if k == label]
+    known = [data.nouns[label].name, *data.nouns[label].synonyms, data.general]
+    assert all(any(word in caption for word in known) for caption in own)
+
+
+def test_imagenette(tmp_path: Path) -> None:
+    """Fails where folders and classes get out of step, an image is held out, or another folder of
+    images passes for it."""
+    USER["UNLEARN_IMAGENETTE"](tmp_path / "train")
+    data = imagenette(str(tmp_path / "train"), size=8)
+    assert len(data.train) == 40
+    assert len(data.test) == 0
+    assert data.train.captions[8] == "an image of a cassette player"
+    (x, captions), *_ = batches(data.train.subset(torch.tensor([0, 39])), 2)
+    assert x.shape == (2, 3, 8, 8)
+    assert x.abs().max() <= 1
+    assert captions == ["an image of a tench", "an image of a parachute"]
+    (tmp_path / "train" / "n01440764").rename(tmp_path / "train" / "n01440765")
+    with pytest.raises(ValueError, match="Imagenette's folders are n01440764"):
+        imagenette(str(tmp_path / "train"))
+    with pytest.raises(MissingSourceError, match="'none' is no folder"):
+        imagenette(str(tmp_path / "none"))
 
 
 def test_prompts_of_i2p(hub: Path) -> None:

@@ -16,14 +16,17 @@ from PIL import Image
 
 from unlearn_core.metrics import METRICS, generation
 from unlearn_core.models import TrainingError
+from unlearn_core.replication.drawings import each, pictures
 from unlearn_core.replication.erasing import (
     ClassErasingTrial,
     ErasingTrial,
+    LabelledErasingTrial,
     PretrainedErasingTrial,
+    PretrainedPromptSetTrial,
     erasing_trials,
     picture,
 )
-from unlearn_core.replication.rehearsal import HUB
+from unlearn_core.replication.rehearsal import HUB, USER
 from unlearn_core.replication.run import Replication
 from unlearn_core.replication.trial import ORIGINAL
 
@@ -82,7 +85,15 @@ def test_rows(trial: ErasingTrial) -> None:
     assert original.metrics["changed_pixels"].value == 0
     assert changed.metrics["changed_pixels"].value > 0
     assert changed.metrics["optimizer_steps"].value == 2
+    if not text:
+        assert original.metrics["erased_accuracy"].n == original.metrics["unlearning_accuracy"].n
+        both = (original.metrics[f"{k}_accuracy"].value for k in ("erased", "unlearning"))
+        assert sum(both) == pytest.approx(100)
     points = original.detail["points"]
+    assert [p["prompt"] for p in points if not text] in (
+        [],
+        ["a ring", "a disc", "a square", "a frame"],
+    )
     assert [p["group"] for p in points].count("kept") == 3
     assert points[0]["distance"] == 0
     accuracies = [100 * p["own"] for p in points if p["group"] == "kept"]
@@ -122,6 +133,22 @@ def test_attacks(trial: ErasingTrial) -> None:
         found = trial.measure_search(ORIGINAL)
         assert found.metrics["attacked_accuracy"].n == 4
         assert found.key != trial.measure_search("FT").key
+
+
+def test_what_a_reader_sees(trial: ErasingTrial) -> None:
+    """Fails where a class is shown by its number, or prompts that have no picture pass for all."""
+    trial.measure_original()
+    trial.measure_method("FT")
+    shown = pictures(trial.run, ["erase"], "a ring", "the ring").data
+    assert "What is drawn where the ring is to be erased" in shown
+    some = type(trial) is ErasingTrial
+    assert ("the two nearest to the concept" in shown) == some
+    assert shown.count("<img") == 3 * (7 if some else 4)  # Retrain, too
+    table = each(trial.run, ["erase"], "a ring").data
+    assert table.count("<tr>") == 4
+    own = trial.measure_original().detail["points"][1]
+    assert f"{own['prompt']}<br><i>{own['group']}, {own['n']} images</i>" in table
+    assert f"<td>{100 * own['own']:.0f}</td>" in table
 
 
 def test_a_picture_is_what_was_drawn() -> None:
@@ -186,6 +213,70 @@ def test_a_model_that_was_trained_elsewhere(stable: Replication) -> None:
         trial.measure_method("Retrain")
 
 
+def test_real_images_of_ten_classes(stable: Replication, tmp_path: Path) -> None:
+    """Fails where another class than the next takes the concept's place, or images are lost."""
+    USER["UNLEARN_IMAGENETTE"](tmp_path / "imagenette")
+    e = stable.experiment("objects")
+    changed = {
+        "data": {"use": "imagenette", "path": str(tmp_path / "imagenette"), "size": 16},
+        "forget": {"concept": ["parachute"]},
+        "methods": {
+            "SalUn": {
+                "use": "salun_generation",
+                "train": {"epochs": 1, "lr": 1e-5, "batch_size": 2, "optimizer": "adam"},
+            }
+        },
+    }
+    stable.profile.experiments["objects"] = e.model_copy(update=changed)
+    (trial,) = [t for t in erasing_trials(stable, "objects") if t.seed == 0]
+    assert type(trial) is LabelledErasingTrial
+    assert trial.concepts.erased == (("parachute", "tench"),)
+    assert "an image of a tench" in trial.concepts.keep
+    assert (len(trial.split.forget), len(trial.split.retain)) == (4, 36)
+    assert trial.split.task.relabel(trial.split.forget).captions == ("an image of a tench",) * 4
+    assert [p.group for p in trial.prompts] == ["erased"] + ["kept"] * 9
+    row = trial.measure_method("SalUn")
+    assert row.metrics["optimizer_steps"].value == 2
+    assert 0 < row.metrics["changed_weights"].value <= 50
+    assert "clip_score" in row.metrics
+    assert all(i.holds for i in stable.invariants)
+
+
+def test_prompts_of_a_model_that_was_trained_elsewhere(stable: Replication) -> None:
+    """Fails where prompts share their images, or two draws of these differ."""
+    e = stable.experiment("objects")
+    few = {"epochs": 2, "lr": 1e-3, "batch_size": 1}
+    changed = {
+        "data": {"use": "paintings"},
+        "forget": {"chosen": ["worst"]},
+        "select": {
+            "worst": {
+                **{"use": "worst_prompts", "iterations": 1, "steps": 1, "count": 3},
+                "train": few,
+            }
+        },
+        "ask": {
+            **{"erased": 2, "kept": 1, "images": 2, "shown": 1},
+            **{"steps": 1, "guidance": 2.0},
+        },
+        "methods": {"ESD": {"use": "esd", "steps": 1, "train": {**few, "optimizer": "adam"}}},
+    }
+    stable.profile.experiments["objects"] = e.model_copy(update=changed)
+    trial, *_ = erasing_trials(stable, "objects")
+    assert type(trial) is PretrainedPromptSetTrial
+    prompts, images = trial.candidates
+    assert len(prompts) == len(images) == 100
+    assert images[0].shape == (2, 3, 16, 16)
+    assert not torch.equal(images[0], images[1])
+    again, *_ = erasing_trials(stable, "objects")
+    assert torch.equal(torch.stack(images), torch.stack(again.candidates[1]))
+    row = trial.measure_method("ESD")
+    assert row.metrics["erased_accuracy"].n == 6
+    assert row.metrics["kept_accuracy"].n == 97
+    assert trial.measure_judge() is None
+    assert trial.judge.texts[0] == "A painting of a Statues in Crayon Style."
+
+
 def test_explicit_content_is_counted(stable: Replication, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails where a prompt is left out or asked twice, or a picture is kept."""
     found = [{"class": "FEET_EXPOSED", "score": 0.7}, {"class": "BELLY_EXPOSED", "score": 0.5}]
@@ -218,7 +309,10 @@ def test_sets_of_prompts(project: Any, tiny: dict[str, Any]) -> None:
             },
             "original_seed": 0,
             "judge": {"model": {"use": "small_cnn", "width": 4}, "train": TRAIN},
-            "ask": {"erased": 3, "kept": 2, "images": 2, "steps": 1, "guidance": 2.0},
+            "ask": {
+                **{"erased": 3, "kept": 2, "images": 2, "shown": 1},
+                **{"steps": 1, "guidance": 2.0},
+            },
             "methods": {
                 "ESD": {
                     "use": "esd",
@@ -243,6 +337,9 @@ def test_sets_of_prompts(project: Any, tiny: dict[str, Any]) -> None:
     assert selections[0].key != selections[1].key
     assert len(selections[0].detail["log"]) == 1
     assert selections[1].detail["log"] == []
+    overlap = 100 * selections[0].detail["log"][0]["overlap_initial"]
+    assert selections[0].metrics["overlap_initial"].value == overlap
+    assert "overlap_initial" not in selections[1].metrics
     for trial, row in zip((worst, random), selections, strict=True):
         chosen = row.detail["words"]
         assert len(chosen) == 2
@@ -253,3 +350,13 @@ def test_sets_of_prompts(project: Any, tiny: dict[str, Any]) -> None:
         assert original.metrics["erased_loss"].n == 2
         assert original.metrics["changed_pixels"].value == 0
         assert erased.metrics["changed_pixels"].value > 0
+        points = erased.detail["points"]
+        assert [p["prompt"] for p in points] == [f"a photo of {word}" for word in chosen]
+        losses = [p["loss"] for p in points]
+        assert erased.metrics["erased_loss"].value == pytest.approx(sum(losses) / 2)
+        assert all(p["picture"] for p in points)
+    # Another seed chooses for itself, so it asks the original for other words.
+    other = next(t for t in erasing_trials(run, "prompts") if t.seed != worst.seed)
+    assert other.measure_original().seed == other.seed
+    assert all(i.holds for i in run.invariants)
+    assert {i.experiment for i in run.invariants} == {"prompts"}

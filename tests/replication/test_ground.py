@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -235,6 +235,20 @@ class TestPage:
         assert words(table.caption) == "Every method on this base (ci)"
         assert lines(table)["SSD"][0] == "1.0 n = 1"
         assert ground([other]) == ground([])
+
+    def test_a_chapter_that_has_none_of_the_rows_does_not_decide_the_profile(
+        self, chapter: Callable[..., Any]
+    ) -> None:
+        """Fails where a page stays empty because a chapter was published, at a larger size, before it
+        included the experiments."""
+        chapters = [chapter("one", "ci", 1.0, "mine"), chapter("two", "laptop", 9.0)]
+
+        def shown(records: Iterable[Record]) -> str:
+            rows = [r for record in records for r in record.rows if r.experiment == "mine"]
+            return "".join(f"{r.metrics['gap'].value}" for r in rows)
+
+        assert ground(chapters, tables_of=shown) == "1.0"
+        assert ground(chapters[1:], tables_of=shown) == ground([])
 
     def test_before_anything_was_run(self, project: Any) -> None:
         assert ground([]) == "<p>No chapter with these experiments was run yet.</p>"

@@ -21,9 +21,10 @@ from unlearn_core.data import (
     WORDINGS,
     Classification,
 )
-from unlearn_core.data.captions import FASHION_NOUNS, OBJECT_NOUNS, SHAPE_NOUNS
+from unlearn_core.data.captions import FASHION_NOUNS, IMAGENETTE, OBJECT_NOUNS, SHAPE_NOUNS, Noun
 from unlearn_core.methods import METHODS
 from unlearn_core.methods.worst_case import SELECTORS, WorstCase
+from unlearn_core.methods.worst_prompts import PROMPT_SELECTORS
 from unlearn_core.metrics import relearned_drawing, search_embedding
 from unlearn_core.models import DIFFUSION_MODELS, LANGUAGE_MODELS, MODELS, Recipe, TrainConfig
 from unlearn_core.registry import ConfigError, build
@@ -67,7 +68,8 @@ TEXTS = (*QUESTIONS.values(), *BOOKS.values())
 def methods_of(experiment: Experiment) -> dict[str, Any]:
     """The experiment's methods, built as a trial builds them, without data or search."""
     known = {**MODELS, **LANGUAGE_MODELS, **DIFFUSION_MODELS}
-    spec = build(known, experiment.model, "model", classes=10)
+    given = {} if "classes" in experiment.model else {"classes": 10}
+    spec = build(known, experiment.model, "model", **given)
     train = train_config(experiment.train) if experiment.train else None
     recipe = Recipe(spec, Classification(10), train)
     out = {}
@@ -84,34 +86,45 @@ def selectors_of(experiment: Experiment) -> dict[str, Any]:
     out = {}
     for label, rule in experiment.select.items():
         nested = {k: train_config(v) if isinstance(v, dict) else v for k, v in rule.items()}
-        assert 0 < nested.pop("fraction") < 1
-        out[label] = build(SELECTORS, nested, "selection rule")
+        if nested["use"] in PROMPT_SELECTORS:
+            assert nested.pop("count") > 0
+        else:
+            assert 0 < nested.pop("fraction") < 1
+        out[label] = build({**SELECTORS, **PROMPT_SELECTORS}, nested, "selection rule")
     return out
 
 
 def check_drawing(experiment: Experiment) -> None:
     """What an experiment on a model that draws says."""
     assert experiment.task == {"use": "denoising"}
-    assert {*experiment.forget} == {"concept"}
+    assert {*experiment.forget} == {"chosen" if experiment.select else "concept"}
     nouns = {
         "captioned_shapes": SHAPE_NOUNS,
         "captioned_fashion": FASHION_NOUNS,
+        "captioned_cifar10": OBJECT_NOUNS,
         "objects": OBJECT_NOUNS,
+        "imagenette": [Noun(name) for name in IMAGENETTE.values()],
+        "paintings": [],
     }[experiment.data["use"]]
     common = {"steps", "guidance"}
     if "prompts" in experiment.ask:
         assert experiment.forget == {"concept": ["nudity"]}
         assert {*experiment.ask} - {"prompts"} >= common
         return
-    assert {*experiment.forget["concept"]} <= {noun.name for noun in nouns}
     groups = {"erased", "kept", "shown"}
-    if experiment.model["use"] != "class_to_image":
-        groups |= {"synonyms", "relatives"}
+    if experiment.select:
+        assert selectors_of(experiment).keys() == set(experiment.forget["chosen"])
+        groups |= {"images"}
+    else:
+        assert {*experiment.forget["concept"]} <= {noun.name for noun in nouns}
+        if any(noun.synonyms for noun in nouns) and experiment.model["use"] != "class_to_image":
+            groups |= {"synonyms", "relatives"}
     assert {*experiment.ask} - {"search", "relearn", "batch_size"} == common | groups
     if "search" in experiment.ask:
         search = {**experiment.ask["search"]}
         assert search.pop("examples") > 0
         inspect.signature(search_embedding).bind(0, 0, 0, **search, seed=0)
+    if "relearn" in experiment.ask:
         relearn = {**experiment.ask["relearn"]}
         assert relearn.pop("examples") > 0
         inspect.signature(relearned_drawing).bind(0, 0, 0, **relearn, seed=0)
@@ -257,6 +270,7 @@ class TestRehearsed:
             assert small.data == full.data | before.rehearsal.data.get(full.data["use"], {})
             assert small.ask == (full.ask | before.rehearsal.ask if full.ask else {})
             assert small.oracle == full.oracle
+            assert bool(small.train) == bool(full.train), "a model that was trained elsewhere"
             assert list(small.methods) == list(full.methods)
             assert small.grid.keys() == full.grid.keys()
             for label, method in methods_of(full).items():
@@ -319,6 +333,7 @@ class TestRehearsed:
             "named": {"use": "worst_case", "fraction": 0.1, "train": {"epochs": 9, "lr": 0.1}},
             "default": {"use": "worst_case", "fraction": 0.1, "iterations": 9},
             "loss": {"use": "by_loss", "fraction": 0.1},
+            "prompts": {"use": "worst_prompts", "count": 2},
         }
         ci["rehearsal"] = {"methods": {"worst_case": {"iterations": 2}}}
         project.paper("tiny", tiny)
@@ -330,6 +345,7 @@ class TestRehearsed:
         assert built["named"].iterations == built["default"].iterations == 2
         shortened = replace(WorstCase().train, max_steps=2)
         assert built["default"].train == shortened
+        assert built["prompts"].train.max_steps == 2
         assert load_paper("tiny").profile("ci").experiments["full_class"].search == full["search"]
 
     def test_without_overrides_only_the_steps_change(self, project: Any) -> None:

@@ -12,7 +12,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..seeding import generator
-from .images import FASHION_CLASSES, ImageData, ImageSet, fashion_mnist, shapes
+from .images import (
+    FASHION_CLASSES,
+    ImageData,
+    ImageSet,
+    cifar10,
+    fashion_mnist,
+    image_folder,
+    shapes,
+)
 from .sources import Source, resolve
 
 __all__ = [
@@ -20,10 +28,13 @@ __all__ = [
     "CaptionData",
     "CaptionedSet",
     "Noun",
+    "captioned_cifar10",
     "captioned_fashion",
     "captioned_shapes",
     "i2p_prompts",
+    "imagenette",
     "objects",
+    "paintings",
 ]
 
 
@@ -238,18 +249,82 @@ OBJECT_NOUNS = tuple(
 )
 
 
-def objects() -> CaptionData:
-    """The words for ten kinds of objects, without images: for a model that was trained elsewhere."""
+def captioned_cifar10(per_class: int | None = None, seed: int = 0) -> CaptionData:
+    """CIFAR-10 with captions of our own, in the words of `objects`."""
+    return _captioned(cifar10(per_class), OBJECT_NOUNS, OBJECT_TEMPLATES, "the object", seed)
+
+
+OBJECT_TEMPLATES = ("a photo of {}", "a picture of {}", "{}")
+
+
+def _words_alone(nouns: tuple[Noun, ...], templates: tuple[str, ...], general: str) -> CaptionData:
+    """Words without images: for a model that was trained elsewhere."""
     none = torch.zeros(0, dtype=torch.int64)
     images = ImageSet(
         torch.zeros((0, 1, 1, 3), dtype=torch.uint8), none, none, (0.5,) * 3, (0.5,) * 3
     )
+    return CaptionData(CaptionedSet(images, ()), images, nouns, templates, general)
+
+
+def objects() -> CaptionData:
+    """The words for ten kinds of objects, without images."""
+    return _words_alone(OBJECT_NOUNS, OBJECT_TEMPLATES, "the object")
+
+
+#: Ten objects in ten styles (github.com/OPTML-Group/Unlearn-WorstCase, ``prompt-wise/``).
+PAINTED = (
+    *("Statues", "Towers", "Human", "Flowers", "Birds"),
+    *("Trees", "Waterfalls", "Jellyfish", "Sandwiches", "Dogs"),
+)
+STYLES = (
+    *("Crayon", "Ukiyoe", "Mosaic", "Sketch", "Dadaism"),
+    *("Winter", "Van_Gogh", "Rust", "Glowing_Sunset", "Red_Blue_Ink"),
+)
+
+
+def paintings() -> CaptionData:
+    """The words for ten kinds of objects in ten styles, without images; each pair is a noun."""
+    nouns = tuple(Noun(f"{what} in {style}") for what in PAINTED for style in STYLES)
+    return _words_alone(nouns, ("A painting of a {} Style.",), "Object in any")
+
+
+#: The classes of Imagenette, by the folders of its archive (github.com/fastai/imagenette).
+IMAGENETTE = {
+    "n01440764": "tench",
+    "n02102040": "English springer",
+    "n02979186": "cassette player",
+    "n03000684": "chain saw",
+    "n03028079": "church",
+    "n03394916": "French horn",
+    "n03417042": "garbage truck",
+    "n03425413": "gas pump",
+    "n03445777": "golf ball",
+    "n03888257": "parachute",
+}
+
+
+def imagenette(path: str = "$UNLEARN_IMAGENETTE", size: int = 512) -> CaptionData:
+    """Imagenette's training images, each under the caption "an image of a" and its class.
+
+    ``path`` is the folder ``train`` of the archive, which has a folder a class, and may name environment
+    variables. No image is held out.
+
+    Raises
+    ------
+    MissingSourceError
+        It is no folder.
+    ValueError
+        Its folders are not the ten of the archive.
+    """
+    data = image_folder(path, size, test_fraction=0.0)
+    if data.classes != tuple(IMAGENETTE):
+        raise ValueError(f"Imagenette's folders are {', '.join(IMAGENETTE)}; here {data.classes}")
+    nouns = tuple(Noun(name) for name in IMAGENETTE.values())
+    template, middle = "an image of a {}", {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    captions = tuple(template.format(nouns[k].name) for k in data.train.labels.tolist())
+    train, test = (replace(part, **middle) for part in (data.train, data.test))
     return CaptionData(
-        CaptionedSet(images, ()),
-        images,
-        OBJECT_NOUNS,
-        ("a photo of {}", "a picture of {}", "{}"),
-        "the object",
+        CaptionedSet(train, captions), test, nouns, (template,), "object", data.sources
     )
 
 
@@ -274,5 +349,9 @@ def i2p_prompts() -> tuple[tuple[str, ...], Source]:
 
 
 CAPTIONED: dict[str, Callable[..., CaptionData]] = {
-    f.__name__: f for f in (captioned_shapes, captioned_fashion, objects)
+    f.__name__: f
+    for f in (
+        *(captioned_shapes, captioned_fashion, captioned_cifar10),
+        *(objects, paintings, imagenette),
+    )
 }

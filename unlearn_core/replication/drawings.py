@@ -14,7 +14,7 @@ from .records import Row
 from .run import Replication
 from .trial import ORIGINAL
 
-__all__ = ["nouns", "pictures", "reach"]
+__all__ = ["each", "nouns", "pictures", "reach"]
 
 
 #: Groups of prompts as a reader meets them.
@@ -53,8 +53,29 @@ def nouns(run: Replication, experiment: str) -> HTML:
     return tables.table(head, lines, caption=caption, kind="results")
 
 
-def pictures(run: Replication, experiments: Sequence[str], target: object) -> HTML:
-    """A line a model, a column a prompt: the same noise in all of them, one seed."""
+def each(run: Replication, experiments: Sequence[str], target: object) -> HTML:
+    """How often each prompt is drawn as what it says: a line a model, one seed."""
+    rows = _rows(run, experiments, target)
+    points = next(iter(rows.values())).detail["points"]
+    head = [
+        f"{html.escape(p['prompt'])}<br><i>{html.escape(p['group'])}, {p['n']} images</i>"
+        for p in points
+    ]
+    lines = [
+        [html.escape(method), *(f"{100 * p['own']:.0f}" for p in row.detail["points"])]
+        for method, row in rows.items()
+    ]
+    caption = f"Images that are named as what was asked for, in per cent ({run.profile_name})"
+    return tables.table(["Method", *head], lines, caption=caption, kind="results")
+
+
+def pictures(
+    run: Replication, experiments: Sequence[str], target: object, called: str = ""
+) -> HTML:
+    """A line a model, a column a prompt: the same noise in all of them, one seed.
+
+    ``called`` says in words what is to be erased, where the target's name does not.
+    """
     rows = _rows(run, experiments, target)
     shown = [p for p in next(iter(rows.values())).detail["points"] if "picture" in p]
     shown.sort(key=lambda p: (ORDER.index(p["group"]), p["distance"]))
@@ -70,9 +91,13 @@ def pictures(run: Replication, experiments: Sequence[str], target: object) -> HT
         ]
         lines.append([html.escape(method), *cells])
     caption = (
-        f"What is drawn where {target} is to be erased ({run.profile_name}); all models from the same "
-        "noise. Of the prompts under “kept” the two nearest to the concept and the farthest one."
+        f"What is drawn where {called or target} is to be erased ({run.profile_name}); all models from the "
+        "same noise."
     )
+    if len(shown) < len(next(iter(rows.values())).detail["points"]):
+        caption += (
+            " Of the prompts under “kept” the two nearest to the concept and the farthest one."
+        )
     return tables.table(head, lines, caption=caption, kind="wide")
 
 

@@ -45,6 +45,7 @@ from ..metrics import (
     relearned_drawing,
     search_embedding,
     share,
+    unlearning_accuracy,
 )
 from ..models import DIFFUSION_MODELS, MODELS, Diffusion, Recipe, TextConditional, predict
 from ..registry import build, describe
@@ -57,7 +58,9 @@ from .trial import ORIGINAL, Trial, train_config
 __all__ = [
     "ClassErasingTrial",
     "ErasingTrial",
+    "LabelledErasingTrial",
     "PretrainedErasingTrial",
+    "PretrainedPromptSetTrial",
     "Prompt",
     "PromptSetTrial",
     "erasing_trials",
@@ -119,15 +122,18 @@ class ErasingTrial(Trial):
 
     @cached_property
     def split(self) -> ForgetSplit:
-        split = forget_concepts(self.data, self.concepts)
+        return self.checked(forget_concepts(self.data, self.concepts))
+
+    def checked(self, split: ForgetSplit) -> ForgetSplit:
+        """The split, with a note whether its two parts are what they must be."""
+        parts = [getattr(part, "images", part) for part in (split.forget, split.retain)]
+        forget, retain = (set(part.index.tolist()) for part in parts)
         self.run.invariant(
             "forget and retain are disjoint and complete",
             self.name,
             self.seed,
-            len(split.forget) + len(split.retain) == len(self.data.train)
-            and not set(split.forget.images.index.tolist())
-            & set(split.retain.images.index.tolist()),
-            f"{len(split.forget)} + {len(split.retain)} of {len(self.data.train)}",
+            not forget & retain and len(forget) + len(retain) == len(self.data.train),
+            f"{len(forget)} + {len(retain)} of {len(self.data.train)}",
         )
         return split
 
@@ -272,7 +278,7 @@ class ErasingTrial(Trial):
         return {"classifier_fid": classifier_fid(self.judge, images, self.real)}
 
     @cached_property
-    def pictured(self) -> list[str]:
+    def pictured(self) -> list[Any]:
         """The prompts whose images a row keeps, for the reader: the concept's, what takes its place, the
         two other nouns that are nearest to it, and the farthest one."""
         own = [p.text for p in self.prompts if p.group in ("erased", "synonyms", "anchor")]
@@ -357,7 +363,8 @@ class ClassErasingTrial(ErasingTrial):
     def split(self) -> ForgetSplit:
         names = tuple(noun.name for noun in self.data.nouns)
         images = ImageData(self.data.train.images, self.data.test, names, names)
-        return replace(forget_class(images, self.target), task=Denoising(self.concepts))
+        split = forget_class(images, self.target)
+        return self.checked(replace(split, task=Denoising(self.concepts)))
 
     @property
     def trained_on(self) -> Any:
@@ -374,6 +381,19 @@ class ClassErasingTrial(ErasingTrial):
     @cached_property
     def distances(self) -> list[float]:
         return [float(p.group == "kept") for p in self.prompts]
+
+    @cached_property
+    def pictured(self) -> list[int]:
+        """All classes."""
+        return [p.text for p in self.prompts]
+
+    def evaluate(self, model: Diffusion) -> tuple[dict[str, Estimate], dict[str, Any]]:
+        """With the classes by name, and SalUn's measure of what is gone."""
+        metrics, detail = super().evaluate(model)
+        for point in detail["points"]:
+            point["prompt"] = self.data.nouns[point["prompt"]].name
+        gone = {"unlearning_accuracy": unlearning_accuracy(metrics["erased_accuracy"])}
+        return metrics | gone, detail
 
 
 class PretrainedErasingTrial(ErasingTrial):
@@ -483,8 +503,13 @@ class PromptSetTrial(ErasingTrial):
     """Several words are to be erased at once, whatever they mean: a set that was chosen.
 
     The candidates are all words of all nouns, synonyms included; a target is one of the experiment's
-    ``select``. A word that shares its noun with a chosen one is a candidate like any other.
+    ``select``. A word that shares its noun with a chosen one is a candidate like any other. What is
+    asked follows from the choice, which each seed makes for itself: so does the original's row.
     """
+
+    @property
+    def first(self) -> PromptSetTrial:  # type: ignore[override]
+        return self
 
     @cached_property
     def words(self) -> list[tuple[str, int]]:
@@ -508,13 +533,18 @@ class PromptSetTrial(ErasingTrial):
         budget = rule.pop("count")
         rule = {k: train_config(v) if isinstance(v, dict) else v for k, v in rule.items()}
         selector = build(PROMPT_SELECTORS, rule, "selection rule")
-        prompts, images = self.candidates
 
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            original, (prompts, images) = self.original, self.candidates
             with self.costs() as costs:
-                chosen = selector.select(self.original, prompts, images, budget, self.seed)
+                chosen = selector.select(original, prompts, images, budget, self.seed)
+            metrics = {"seconds": Estimate(costs.cost.seconds)}
+            if chosen.log:
+                last = chosen.log[-1]
+                metrics["overlap_initial"] = Estimate(100 * last["overlap_initial"], budget)
+                metrics["binary_weights"] = Estimate(100 * last["binary_share"], budget)
             words = [self.words[i][0] for i in chosen.index.tolist()]
-            return {"seconds": Estimate(costs.cost.seconds)}, {"words": words, "log": [*chosen.log]}
+            return metrics, {"words": words, "log": [*chosen.log]}
 
         spec = {"select": describe(selector), "budget": budget, "ask": self.experiment.ask}
         return self.bare_row("Selection", spec, compute, forget=self.target)
@@ -528,6 +558,15 @@ class PromptSetTrial(ErasingTrial):
     @cached_property
     def split(self) -> ForgetSplit:
         """The request alone: a word has no images of its own, so a method that needs some finds none."""
+        asked = Counter(prompt.group for prompt in self.prompts)
+        self.run.invariant(
+            "chosen words and all others are disjoint and complete",
+            self.name,
+            self.seed,
+            asked["erased"] == self.experiment.select[self.target]["count"]
+            and asked.total() == len(self.words) == len({p.text for p in self.prompts}),
+            f"{asked['erased']} + {asked['kept']} of {len(self.words)}",
+        )
         nothing = self.data.train.subset(torch.arange(0))
         return ForgetSplit(self.target, Denoising(self.concepts), nothing, nothing)
 
@@ -549,16 +588,66 @@ class PromptSetTrial(ErasingTrial):
         chosen = {p.text for p in self.prompts if p.group == "erased"}
         pairs = [pair for pair in zip(*self.candidates, strict=True) if pair[0] in chosen]
         gone = [list(part) for part in zip(*pairs, strict=True)]
+        losses = prompt_losses(model, *gone, derive_seed(self.seed, "judged"))
+        known, points, start = dict(zip(gone[0], losses.tolist(), strict=True)), [], 0
+        for p in self.prompts[: len(known)]:  # the chosen ones stand first
+            part = slice(start, start + p.count)
+            start += p.count
+            points.append(
+                {
+                    "prompt": p.text,
+                    "group": p.group,
+                    "distance": 0.0,
+                    "own": right[part].double().mean().item(),
+                    "n": p.count,
+                    "loss": known[p.text],
+                    "picture": picture(images[part][: self.experiment.ask["shown"]]),
+                }
+            )
         return {
             "erased_accuracy": share(right[erased]),
             "kept_accuracy": share(right[~erased]),
             "erased_probability": mean(100 * probabilities[erased].gather(1, labels[erased, None])),
-            "erased_loss": mean(prompt_losses(model, *gone, derive_seed(self.seed, "judged"))),
+            "erased_loss": mean(losses),
             "changed_pixels": changed_pixels(
                 self.kept_before(~erased, images if model is self.original else None),
                 images[~erased],
             ),
-        }, {}
+        }, {"points": points}
+
+
+class PretrainedPromptSetTrial(PromptSetTrial, PretrainedErasingTrial):
+    """The same of a model that was trained elsewhere: it draws the images that tell how well each word is
+    still known, and CLIP names what is drawn, among all words."""
+
+    @cached_property
+    def candidates(self) -> tuple[list[str], list[Tensor]]:
+        """A prompt for each word, and a few images that the original draws for it."""
+        few, prompts = self.experiment.ask["images"], self.texts
+        asked = [p for p in prompts for _ in range(few)]
+        return prompts, list(self.draw(self.original, asked, "examples").split(few))
+
+
+class LabelledErasingTrial(PretrainedErasingTrial):
+    """A model that was trained elsewhere, and real images of ten classes to forget one of: the next class
+    takes the concept's place, as in SalUn's code."""
+
+    @cached_property
+    def concepts(self) -> Concepts:
+        first, *_ = self.data.templates
+        names, own = [noun.name for noun in self.data.nouns], self.data.label(self.target)
+        keep = [first.format(name) for name in names if name != self.target]
+        other = names[(own + 1) % len(names)]
+        return Concepts(((self.target, other),), ("", *keep), self.data.templates)
+
+    @cached_property
+    def split(self) -> ForgetSplit:
+        return self.checked(forget_concepts(self.data, self.concepts))
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """All classes, the concept's first; a class has no synonyms here."""
+        return [p for p in super().prompts if p.group in ("erased", "kept")]
 
 
 def erasing_trials(run: Replication, prefix: str) -> Iterator[ErasingTrial]:
@@ -569,7 +658,9 @@ def erasing_trials(run: Replication, prefix: str) -> Iterator[ErasingTrial]:
         if e.model["use"] == "class_to_image":
             kind = ClassErasingTrial
         elif e.select:
-            kind = PromptSetTrial
+            kind = PromptSetTrial if e.train else PretrainedPromptSetTrial
+        elif e.data["use"] == "imagenette":
+            kind = LabelledErasingTrial
         elif not e.train:
             kind = ExplicitTrial if "prompts" in e.ask else PretrainedErasingTrial
         yield from kind.each(run, name)

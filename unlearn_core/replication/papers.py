@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..methods import METHODS
 from ..methods.worst_case import SELECTORS
+from ..methods.worst_prompts import PROMPT_SELECTORS
 from ..models import TrainConfig
 from ..registry import ConfigError, did_you_mean
 
@@ -368,7 +369,7 @@ def _few_steps(value: Any) -> Any:
         value = dataclasses.asdict(value)
     if not isinstance(value, dict):
         return value
-    table = {**METHODS, **SELECTORS}
+    table = {**METHODS, **SELECTORS, **PROMPT_SELECTORS}
     if value.get("use") in table:
         defaults = {f.name: f.default for f in dataclasses.fields(table[value["use"]])}
         value = {k: v for k, v in defaults.items() if isinstance(v, TrainConfig)} | value
@@ -381,7 +382,7 @@ def rehearsed(profile: Profile) -> Profile:
     over, plain = profile.rehearsal, profile.model_dump()
     plain["seeds"] = over.seeds or profile.seeds
     for experiment in plain["experiments"].values():
-        experiment["train"] |= over.train
+        experiment["train"] |= over.train if experiment["train"] else {}
         experiment["ask"] |= over.ask if experiment["ask"] else {}
         experiment["data"] |= over.data.get(experiment["data"]["use"], {})
         experiment["model"] |= over.models.get(experiment["model"]["use"], {})

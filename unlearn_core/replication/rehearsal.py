@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..data.captions import IMAGENETTE
 from ..data.images import CIFAR20
 from ..seeding import seeded
 from .papers import project_root
@@ -250,6 +251,15 @@ def pins(folder: Path) -> None:
             (identity / f"{n}.png").write_bytes(_png(rng))
 
 
+def imagenette(folder: Path) -> None:
+    """The archive's folders, and what its files are called; PNG inside, which is read as well."""
+    rng = np.random.default_rng(0)
+    for name in IMAGENETTE:
+        (folder / name).mkdir(parents=True)
+        for n in range(4):
+            (folder / name / f"{name}_{n}.JPEG").write_bytes(_png(rng))
+
+
 Builder = Callable[[Path], None]
 
 #: id on the hub -> what builds its folder; a paper that needs another id adds a line.
@@ -292,6 +302,7 @@ def nudenet(folder: Path) -> None:
 #: Environment variable -> what builds the folder that only a reader can supply.
 USER: dict[str, Builder] = {
     "UNLEARN_BOOK": own_text,
+    "UNLEARN_IMAGENETTE": imagenette,
     "UNLEARN_NUDENET": nudenet,
     "UNLEARN_PINS": pins,
 }

@@ -205,10 +205,11 @@ def ground(
     """
     including = [c for c in chapters if f"{shared}.yaml" in {f.name for f in paper_sources(c.slug)}]
     records = [c.shown.record for c in including]
-    if not records:
-        return "<p>No chapter with these experiments was run yet.</p>"
-    profile = max((r.profile for r in records), key=PROFILES.index)
-    return tables_of(r for r in records if r.profile == profile)
+    # A chapter may have been published before it included these experiments.
+    for profile in sorted({r.profile for r in records}, key=PROFILES.index, reverse=True):
+        if shown := tables_of(r for r in records if r.profile == profile):
+            return shown
+    return "<p>No chapter with these experiments was run yet.</p>"
 
 
 def skips(chapters: list[Chapter]) -> str:
