@@ -33,11 +33,12 @@ def trial(project: Any, tiny: dict[str, Any]) -> SafetyTrial:
                 **sizes,
             },
             "train": TRAIN,
+            "tower": TRAIN,
             "task": {"use": "visual_answering"},
             "forget": {"families": ["restricted"]},
             "original_seed": 0,
             "adapters": {"rank": 2, "alpha": 16, "projector": "multi_modal_projector"},
-            "ask": {"max_new_tokens": 4, "times": 2},
+            "ask": {"max_new_tokens": 4, "times": 2, "batch_size": 16, "known": 2},
             "methods": {
                 "PO": {"use": "preference_optimization", "mean": "joint", "train": TRAIN},
                 "PO+PD": {"use": "prompt_decouple", "method": "PO"},

@@ -152,17 +152,17 @@ class _Scene:
     place: str
 
     def draw(self, g: torch.Generator) -> Tensor:
-        """(32, 32, 3) uint8; sizes, positions in the cells and pixel noise are drawn."""
+        """(32, 32, 3) uint8; positions in the cells and pixel noise are drawn."""
         from PIL.ImageColor import getrgb
 
         image = torch.tensor(getrgb(self.background)).float().repeat(32, 32, 1)
         for row, column in _PLACES[self.place]:
-            size = int(torch.randint(12, 15, (), generator=g))
-            down, right = torch.randint(17 - size, (2,), generator=g).tolist()
-            at = torch.arange(size) * 7 // size
+            down, right = torch.randint(3, (2,), generator=g).tolist()
             top, left = 16 * row + down, 16 * column + right
-            cell = image[top : top + size, left : left + size]
-            cell[_MASKS[self.family][at][:, at]] = torch.tensor(getrgb(self.colour)).float()
+            mask = _MASKS[self.family].repeat_interleave(2, 0).repeat_interleave(2, 1)
+            image[top : top + 14, left : left + 14][mask] = torch.tensor(
+                getrgb(self.colour)
+            ).float()
         image += 8 * torch.randn(image.shape, generator=g)
         return image.clamp(0, 255).to(torch.uint8)
 
@@ -201,13 +201,14 @@ class RestrictedPart:
     forget : restricted images, recipe prompts
     retain : the same images, benign prompts, two short and two long ones; no allowed image
     decouple : allowed images, the prompts of ``forget`` in its order
-    general : the images of ``decouple``, the prompts of ``retain`` in its order
+    general : the images of ``decouple``, the prompts of ``retain`` in its order; the benchmark itself
+        has no such set
     """
 
     forget: VisualSet
     retain: VisualSet
     decouple: VisualSet
-    general: VisualSet
+    general: VisualSet | None = None
 
 
 @dataclass(frozen=True)
