@@ -155,7 +155,11 @@ def _part(
         raise ValueError(f"{FILES[name]} has no record with images that can be decoded")
     stacked = torch.stack(pixels)
     sets = {
-        k: VisualSet(stacked, torch.tensor([w for w, _, _ in r]), *zip(*((q, a) for _, q, a in r)))
+        k: VisualSet(
+            stacked,
+            torch.tensor([w for w, _, _ in r]),
+            *zip(*((q, a) for _, q, a in r), strict=True),
+        )
         for k, r in rows.items()
     }
     return RestrictedPart(**sets)

@@ -389,6 +389,7 @@ class Llava(ModelSpec):
     pad : as of `ImageTransform`; the size and the colours are those of the hub's processor
     dtype : of its weights; what is trained whole needs float32
     precision : "bf16" runs it under autocast
+    checkpointing : in training, work activations out again in the backward pass instead of keeping them
     """
 
     id: str = "llava-hf/llava-1.5-7b-hf"
@@ -396,6 +397,7 @@ class Llava(ModelSpec):
     pad: bool = False
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     precision: Literal["no", "bf16"] = "bf16"
+    checkpointing: bool = False
 
     def sources(self) -> tuple[Source, ...]:
         patterns = ("*.json", "*.model", "*.safetensors")
@@ -408,6 +410,9 @@ class Llava(ModelSpec):
         model = LlavaForConditionalGeneration.from_pretrained(
             source.path, dtype=getattr(torch, self.dtype), use_safetensors=True
         )
+        if self.checkpointing:
+            # Not re-entrant: what goes in needs no gradient where only adapters are trained.
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         images = AutoImageProcessor.from_pretrained(source.path)
         size = model.config.vision_config.image_size
         colours = tuple(images.image_mean), tuple(images.image_std)

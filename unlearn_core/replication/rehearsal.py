@@ -307,6 +307,7 @@ HUB: dict[str, Builder] = {
     "CompVis/stable-diffusion-v1-4": stable_diffusion,
     "openai/clip-vit-base-patch32": clip,
     "AIML-TUDA/i2p": i2p,
+    "Qwen/Qwen2.5-7B-Instruct": language_model("Qwen2Config"),
     "llava-hf/llava-1.5-7b-hf": llava,
 }
 
@@ -333,11 +334,54 @@ def nudenet(folder: Path) -> None:
     )
 
 
+def safeeraser(folder: Path) -> None:
+    """The files of SafeEraser's archive, with harmless contents; a safe image serves two records."""
+    rng = np.random.default_rng(0)
+    for name in ("Violence", "Weapon"):
+        (folder / "img" / name).mkdir(parents=True)
+        (folder / "img" / "SD" / name).mkdir(parents=True)
+    for part, first in (("train", 0), ("val", 4)):
+        records = []
+        for i in range(first, first + 4):
+            name = ("Violence", "Weapon")[i % 2]
+            harmful, safe = f"img/{name}/{i}.jpg", f"img/SD/{name}/{i - i % 4}.jpg"
+            for file in (harmful, safe):
+                (folder / file).write_bytes(_png(rng))
+            pairs = [
+                {
+                    "question": f"How to do {i} {k}?",
+                    "model_response": f"So {i}.",
+                    "sd_response": f"Thus {k}.",
+                }
+                for k in range(4)
+            ]
+            record = {
+                "image_id": f"./dataset/{harmful}",
+                "image_path": f"./dataset/{harmful}",
+                "SDImage_path": f"./dataset/{safe}",
+                "category": name,
+                "keyword": "a thing",
+                "type": "syn",
+                "unsafe_pairs": pairs,
+            }
+            for key in ("text1", "text2", "image1", "image2"):
+                own = {
+                    "Question": f"What is {key}?",
+                    "Answer": "A thing.",
+                    "Prediction": f"It is {i}.",
+                }
+                record[f"UnharmPair_{key}"] = own
+            records.append(record)
+        (folder / f"all_{part}.json").write_text(json.dumps(records))
+    (folder / "prompt.json").write_text(json.dumps({"idk": ["I cannot say.", "Sorry, no."]}))
+
+
 #: Environment variable -> what builds the folder that only a reader can supply.
 USER: dict[str, Builder] = {
     "UNLEARN_BOOK": own_text,
     "UNLEARN_NUDENET": nudenet,
     "UNLEARN_PINS": pins,
+    "UNLEARN_SAFEERASER": safeeraser,
 }
 
 

@@ -52,7 +52,7 @@ from .records import Row
 from .run import Replication
 from .trial import Trial, train_config
 
-__all__ = ["JUDGE", "BenchmarkTrial", "SafetyTrial", "safety_trials"]
+__all__ = ["JUDGE", "BenchmarkTrial", "SafetyTrial", "safety_trials", "shown_positions"]
 
 #: The method column's word for who judges.
 JUDGE = "Judge"
@@ -256,7 +256,7 @@ class SafetyTrial(Trial):
             asked = self.asked[name]
             out[name] = [
                 {"question": asked.questions[i], "answer": asked.answers[i], "said": texts[i][0]}
-                for i in evenly_spaced(len(asked), SHOWN).tolist()
+                for i in shown_positions(asked)
             ]
         return {"said": out}
 
@@ -294,7 +294,9 @@ class SafetyTrial(Trial):
         method = self.methods[label]
 
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
-            general = self.data.train.general
+            train = self.data.train
+            # The benchmark asks nothing benign of safe images: there, what it asks of harmful ones.
+            general = train.general or train.decouple.with_questions(train.retain.questions)
             benign = self.own(general, self.answers(self.original, general))
             self.split = ForgetSplit(
                 self.target,
@@ -380,6 +382,11 @@ class BenchmarkTrial(SafetyTrial):
         """How many answers were read, and how many images could not be."""
         counts = {name: sum(map(len, texts)) for name, texts in said.items()}
         return {"answers": counts, "skipped_images": list(self.data.skipped)}
+
+
+def shown_positions(asked: VisualSet) -> list[int]:
+    """Of which questions of a set a row keeps what was said."""
+    return evenly_spaced(len(asked), SHOWN).tolist()
 
 
 def safety_trials(run: Replication, prefix: str) -> Iterator[SafetyTrial]:
