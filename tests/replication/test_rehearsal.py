@@ -205,7 +205,7 @@ class TestOthers:
         record = Record.read(root / "build" / "rehearsal" / f"{slug}.json")
         known = {
             **{"iau": "lenet", "flat": "tofu_llama", "guard": "guard_llama"},
-            "realera": "erase_main",
+            **{"realera": "erase_main", "safeeraser": "benchmark"},
         }
         name = known.get(slug, "random")
         experiment = load_paper(slug).profile("paper").experiments[name]

@@ -53,7 +53,7 @@ class SafetyBenchmark:
 
 def safety_benchmark(
     size: int = 336,
-    skip_undecodable: bool = False,
+    skip_broken: bool = False,
     train_images: int | None = None,
     val_images: int | None = None,
 ) -> SafetyBenchmark:
@@ -62,7 +62,7 @@ def safety_benchmark(
     Parameters
     ----------
     size : images are shrunk to that side, and their middle is cut out, as LLaVA's processor does
-    skip_undecodable : leave out records with an image that can't be decoded, instead of ending there
+    skip_broken : leave out records with an image that can't be decoded, instead of ending there
     train_images, val_images : the first so many records only
 
     Raises
@@ -82,10 +82,10 @@ def safety_benchmark(
     records = {"train": records["train"][:train_images], "val": records["val"][:val_images]}
     skipped: dict[str, None] = {}
     parts = {k: _part(root, k, found, size, skipped) for k, found in records.items()}
-    if skipped and not skip_undecodable:
+    if skipped and not skip_broken:
         raise ValueError(
             f"{len(skipped)} images can't be decoded, the first is {next(iter(skipped))}; the "
-            "profile may say skip_undecodable"
+            "profile may say skip_broken"
         )
     refusals = json.loads((root / "prompt.json").read_text(encoding="utf-8"))["idk"]
     source = Source("SafeEraser", "user", file_sha256(files, root), root)

@@ -389,7 +389,7 @@ class Llava(ModelSpec):
     pad : as of `ImageTransform`; the size and the colours are those of the hub's processor
     dtype : of its weights; what is trained whole needs float32
     precision : "bf16" runs it under autocast
-    checkpointing : in training, work activations out again in the backward pass instead of keeping them
+    checkpointing : a backward pass computes what is inside a layer once more, and needs less memory
     """
 
     id: str = "llava-hf/llava-1.5-7b-hf"
@@ -411,7 +411,6 @@ class Llava(ModelSpec):
             source.path, dtype=getattr(torch, self.dtype), use_safetensors=True
         )
         if self.checkpointing:
-            # Not re-entrant: what goes in needs no gradient where only adapters are trained.
             model.gradient_checkpointing_enable({"use_reentrant": False})
         images = AutoImageProcessor.from_pretrained(source.path)
         size = model.config.vision_config.image_size
