@@ -49,7 +49,7 @@ def test_fewer_records(folder: Path) -> None:
 def test_an_image_that_cannot_be_decoded(folder: Path) -> None:
     """Fails where it ends a run that was told to go on, or is left out in silence."""
     (folder / "img/Weapon/1.jpg").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"1 images can't be decoded, the first is img/Weapon/1.jpg"):
+    with pytest.raises(ValueError, match=r"the first is img/Weapon/1\.jpg"):
         safety_benchmark(size=8)
     data = safety_benchmark(size=8, skip_broken=True)
     assert data.skipped == ("img/Weapon/1.jpg",)
@@ -72,13 +72,13 @@ def test_what_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch)
     records = json.loads((folder / "all_val.json").read_text())
     del records[2]["UnharmPair_text2"]["Prediction"]
     (folder / "all_val.json").write_text(json.dumps(records))
-    with pytest.raises(ValueError, match="record 2 of all_val.json lacks 'Prediction'"):
+    with pytest.raises(ValueError, match=r"record 2 of all_val\.json lacks 'Prediction'"):
         safety_benchmark(size=8)
     (folder / "img/Violence/0.jpg").unlink()
-    with pytest.raises(MissingSourceError, match=r"image 0.jpg is not there"):
+    with pytest.raises(MissingSourceError, match=r"image 0\.jpg is not there"):
         safety_benchmark(size=8)
     (folder / "prompt.json").unlink()
-    with pytest.raises(MissingSourceError, match=r"no folder with prompt.json"):
+    with pytest.raises(MissingSourceError, match=r"no folder with prompt\.json"):
         safety_benchmark()
     monkeypatch.delenv("UNLEARN_SAFEERASER")
     with pytest.raises(MissingSourceError, match="UNLEARN_SAFEERASER"):

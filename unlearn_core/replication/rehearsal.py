@@ -124,7 +124,9 @@ def tofu(folder: Path) -> None:
     write("world_facts_perturbed", 0, 8, wrong=3)
 
 
-def language_model(kind: str, weights: str = "safetensors") -> Callable[[Path], None]:
+def language_model(
+    kind: str, weights: str = "safetensors", context: int = 512
+) -> Callable[[Path], None]:
     """A tiny model of that configuration class, with a byte-level tokenizer."""
 
     def build(folder: Path) -> None:
@@ -139,9 +141,12 @@ def language_model(kind: str, weights: str = "safetensors") -> Callable[[Path], 
             "intermediate_size": 32,
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
-            "max_position_embeddings": 512,
+            "max_position_embeddings": context,
         }
-        own = {"ffn_dim": 32, "word_embed_proj_dim": 16} if kind == "OPTConfig" else {}
+        own = {
+            "OPTConfig": {"ffn_dim": 32, "word_embed_proj_dim": 16},
+            "Qwen2Config": {"num_key_value_heads": 2},
+        }.get(kind, {})
         tokens = {f"{k}_token_id": tokenizer.eos_token_id for k in ("bos", "eos", "pad")}
         config = getattr(transformers, kind)(vocab_size=len(tokenizer), **sizes, **own, **tokens)
         with seeded(0, "rehearsal"):
@@ -307,7 +312,7 @@ HUB: dict[str, Builder] = {
     "CompVis/stable-diffusion-v1-4": stable_diffusion,
     "openai/clip-vit-base-patch32": clip,
     "AIML-TUDA/i2p": i2p,
-    "Qwen/Qwen2.5-7B-Instruct": language_model("Qwen2Config"),
+    "Qwen/Qwen2.5-7B-Instruct": language_model("Qwen2Config", context=2048),
     "llava-hf/llava-1.5-7b-hf": llava,
 }
 

@@ -264,7 +264,8 @@ class SafetyTrial(Trial):
         return {}
 
     def measure_original(self) -> Row:
-        self.check_structure()
+        if self.first is self:
+            self.check_structure()
         return super().measure_original()
 
     def check_structure(self) -> None:
