@@ -17,6 +17,7 @@ from unlearn_core.data import (
     CAPTIONED,
     DATASETS,
     QUESTIONS,
+    SAFETY,
     TEMPLATES,
     WORDINGS,
     Classification,
@@ -26,7 +27,14 @@ from unlearn_core.methods import METHODS
 from unlearn_core.methods.worst_case import SELECTORS, WorstCase
 from unlearn_core.methods.worst_prompts import PROMPT_SELECTORS
 from unlearn_core.metrics import relearned_drawing, search_embedding
-from unlearn_core.models import DIFFUSION_MODELS, LANGUAGE_MODELS, MODELS, Recipe, TrainConfig
+from unlearn_core.models import (
+    DIFFUSION_MODELS,
+    LANGUAGE_MODELS,
+    MODELS,
+    MULTIMODAL_MODELS,
+    Recipe,
+    TrainConfig,
+)
 from unlearn_core.registry import ConfigError, build
 from unlearn_core.replication.classification import TASKS
 from unlearn_core.replication.papers import (
@@ -67,9 +75,9 @@ TEXTS = (*QUESTIONS.values(), *BOOKS.values())
 
 def methods_of(experiment: Experiment) -> dict[str, Any]:
     """The experiment's methods, built as a trial builds them, without data or search."""
-    known = {**MODELS, **LANGUAGE_MODELS, **DIFFUSION_MODELS}
+    known = {**MODELS, **LANGUAGE_MODELS, **DIFFUSION_MODELS, **MULTIMODAL_MODELS}
     given = {} if "classes" in experiment.model else {"classes": 10}
-    spec = build(known, experiment.model, "model", **given)
+    spec = build(known, experiment.model, "model", vocabulary=("word",), **given)
     train = train_config(experiment.train) if experiment.train else None
     recipe = Recipe(spec, Classification(10), train)
     out = {}
@@ -133,6 +141,21 @@ def check_drawing(experiment: Experiment) -> None:
         assert train_config(experiment.judge["train"])
 
 
+def check_safety(experiment: Experiment) -> None:
+    """What an experiment on what may be said about an image says."""
+    assert experiment.task == {"use": "visual_answering"}
+    assert len(experiment.forget["families"]) == 1
+    asked = {"max_new_tokens", "times", "batch_size", "known"}
+    sets = {"forget", "unseen", "safe", "held_out", "retain", "general"}
+    assert asked <= {*experiment.ask} <= asked | sets
+    assert {*experiment.adapters} == {"rank", "alpha", "projector"}
+    if experiment.data["use"] == "restricted_symbols":
+        assert train_config(experiment.tower)
+        assert not experiment.judge
+    else:
+        assert build(LANGUAGE_MODELS, experiment.judge, "judge")
+
+
 def training_configs(value: Any) -> Iterator[TrainConfig]:
     """Every training configuration in a frozen dataclass, however deep."""
     if isinstance(value, TrainConfig):
@@ -164,7 +187,7 @@ class TestProjectPapers:
         profile = change(load_paper(slug).profile(name))
         for experiment in profile.experiments.values():
             data = dict(experiment.data)
-            loader = {**DATASETS, **QUESTIONS, **BOOKS, **CAPTIONED}[data.pop("use")]
+            loader = {**DATASETS, **QUESTIONS, **BOOKS, **CAPTIONED, **SAFETY}[data.pop("use")]
             if loader in TEXTS:
                 ((argument, targets),) = experiment.forget.items()
                 assert targets
@@ -190,6 +213,9 @@ class TestProjectPapers:
                 continue
             if loader in CAPTIONED.values():
                 check_drawing(experiment)
+                continue
+            if loader in SAFETY.values():
+                check_safety(experiment)
                 continue
             build(TASKS, experiment.task, "task", classes=10)
             (kind,) = experiment.forget

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from bs4 import BeautifulSoup
 
 from unlearn_core.metrics import METRICS
+from unlearn_core.replication import overforgetting as pages
 from unlearn_core.replication.run import Replication
-from unlearn_core.replication.safety import SafetyTrial
+from unlearn_core.replication.safety import SHOWN, SafetyTrial
+from unlearn_core.replication.trial import ORIGINAL
 
 TRAIN = {"epochs": 1, "lr": 1e-3, "batch_size": 16, "optimizer": "adamw", "max_steps": 2}
 
@@ -33,11 +36,13 @@ def trial(project: Any, tiny: dict[str, Any]) -> SafetyTrial:
                 **sizes,
             },
             "train": TRAIN,
+            "tower": TRAIN,
             "task": {"use": "visual_answering"},
             "forget": {"families": ["restricted"]},
             "original_seed": 0,
+            "seeds": [1],
             "adapters": {"rank": 2, "alpha": 16, "projector": "multi_modal_projector"},
-            "ask": {"max_new_tokens": 4, "times": 2},
+            "ask": {"max_new_tokens": 4, "times": 2, "batch_size": 16, "known": 2},
             "methods": {
                 "PO": {"use": "preference_optimization", "mean": "joint", "train": TRAIN},
                 "PO+PD": {"use": "prompt_decouple", "method": "PO"},
@@ -93,3 +98,81 @@ def test_the_control_is_a_row_of_its_own(trial: SafetyTrial) -> None:
     assert row.variant["decouple"] == "benign prompts"
     assert row.key != trial.measure_method("PO+PD").key
     assert trial.split.decouple.questions.questions == own
+
+
+def test_the_judge_is_measured_where_the_label_is_known(trial: SafetyTrial) -> None:
+    """Fails where the judge of safe images reads answers about restricted ones."""
+    row = trial.measure_judge()
+    assert row.metrics["judge_agreement"].value == 100
+    assert row.metrics["judge_agreement"].n == 2 * 2 * 3
+
+
+def test_the_structure_is_an_invariant(trial: SafetyTrial) -> None:
+    trial.measure_original()
+    names = [i.name for i in trial.run.invariants if i.holds]
+    assert names.count("safe images have the forget prompts") == 2
+    assert names.count("no image is in training and validation") == 1
+
+
+def test_only_what_is_adapted_may_change(trial: SafetyTrial) -> None:
+    row = trial.measure_original()
+    changed = trial.measure_method("PO+PD").metrics["changed_weights"].value
+    assert 0 < changed <= row.detail["may_change"] + 1e-9
+
+
+@pytest.fixture
+def measured(trial: SafetyTrial) -> SafetyTrial:
+    trial.measure_original()
+    for label in trial.methods:
+        trial.measure_method(label)
+    return trial
+
+
+def cells(table: Any) -> list[list[str]]:
+    page = BeautifulSoup(table.data, "html.parser")
+    return [[c.get_text(" ") for c in tr.select("th, td")] for tr in page.select("tr")]
+
+
+def test_every_family_has_a_picture(trial: SafetyTrial) -> None:
+    page = BeautifulSoup(pages.families(trial.run, "symbols").data, "html.parser")
+    names = [[c.get_text() for c in tr.select("figcaption")] for tr in page.select("tbody tr")]
+    assert names[0] == ["zorb", "quill", "mirk"]
+    assert [len(n) for n in names] == [3, 6, 3]
+    assert len({img["src"] for img in page.select("img")}) == 12
+    assert all(img["alt"] for img in page.select("img"))
+
+
+def test_the_two_by_two_has_the_same_prompts_in_a_row(trial: SafetyTrial) -> None:
+    """Fails where a cell shows another set's question or image."""
+    _, recipe, benign = cells(pages.two_by_two(trial.run, "symbols"))
+    part = trial.data.train
+    for row, both in (
+        (recipe, (part.forget, part.decouple)),
+        (benign, (part.retain, part.general)),
+    ):
+        for cell, asked in zip(row[1:], both, strict=True):
+            assert asked.questions[0] in cell
+            assert asked.answers[0] in cell
+
+
+def test_beside(measured: SafetyTrial) -> None:
+    """Fails where what is said of one image stands under the other, or an answer has a label of
+    another: a refusal about an allowed image is over-forgetting, one about a restricted image is not."""
+    row = measured.run.rows.row("symbols", "PO", 1, forget="restricted")
+    for key in ("unseen", "safe"):
+        for k, one in enumerate(row.detail["said"][key][:2]):
+            one["said"] = "I cannot answer this question." if k else one["answer"]
+    table = pages.beside(measured.run, "symbols", 1, (ORIGINAL, "PO"), pairs=2)
+    head, _, po = cells(table)
+    asked = measured.asked
+    positions = [0, len(asked["safe"]) // SHOWN]
+    for k, i in enumerate(positions):
+        for j, key in enumerate(("unseen", "safe")):
+            assert asked[key].questions[i] in head[1 + 2 * k + j]
+    assert [c.split()[-1] for c in po[1:]] == ["unsafe", "normal", "refusal", "refusal"]
+
+
+def test_an_arrow_from_each_method_to_itself_with_decoupling(measured: SafetyTrial) -> None:
+    shown = pages.refusals_and_losses(measured.run, "symbols", ("PO",))
+    assert "PO" in shown.data
+    assert "SARR" in shown.data

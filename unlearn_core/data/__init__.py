@@ -46,6 +46,7 @@ from .restricted import (
     RestrictedSymbols,
     restricted_symbols,
 )
+from .safeeraser import SafetyBenchmark, safety_benchmark
 from .scenes import VISUAL_TASKS, stage_zero, visual_tasks
 from .sources import MissingSourceError, Source, resolve
 from .splits import (
@@ -65,6 +66,9 @@ from .templates import COPYRIGHT_REFUSALS, IDK, TEMPLATES
 from .visual import VisualSet
 from .wordings import WORDINGS, reworded
 from .words import function_words, words_of
+
+#: Problems of what may be said about an image, by the name in a profile's ``data``.
+SAFETY = {f.__name__: f for f in (restricted_symbols, safety_benchmark)}
 
 __all__ = [
     "visual_tasks",
@@ -107,6 +111,8 @@ __all__ = [
     "RESTRICTED",
     "RestrictedPart",
     "RestrictedSymbols",
+    "SAFETY",
+    "SafetyBenchmark",
     "Source",
     "SplitError",
     "Task",
@@ -141,6 +147,7 @@ __all__ = [
     "own_text",
     "resolve",
     "restricted_symbols",
+    "safety_benchmark",
     "reworded",
     "shapes",
     "tofu",

@@ -594,6 +594,13 @@ METRICS: dict[str, Metric] = {
     "optimizer_steps": Metric(
         "Optimizer steps", "", "lower", "Gradient steps that the method takes."
     ),
+    "judge_agreement": Metric(
+        "Judge agrees",
+        "%",
+        "higher",
+        "Share of answers of a known label (right ones, refusals, right ones backwards) that the judge of the "
+        "safety metrics gives that label.",
+    ),
     "attack_success": Metric(
         "ASR",
         "%",

@@ -6,6 +6,7 @@ It shows that the path from the hub's files to the record runs. Its numbers mean
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import shutil
@@ -124,7 +125,9 @@ def tofu(folder: Path) -> None:
     write("world_facts_perturbed", 0, 8, wrong=3)
 
 
-def language_model(kind: str, weights: str = "safetensors") -> Callable[[Path], None]:
+def language_model(
+    kind: str, weights: str = "safetensors", context: int = 512
+) -> Callable[[Path], None]:
     """A tiny model of that configuration class, with a byte-level tokenizer."""
 
     def build(folder: Path) -> None:
@@ -139,9 +142,12 @@ def language_model(kind: str, weights: str = "safetensors") -> Callable[[Path], 
             "intermediate_size": 32,
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
-            "max_position_embeddings": 512,
+            "max_position_embeddings": context,
         }
-        own = {"ffn_dim": 32, "word_embed_proj_dim": 16} if kind == "OPTConfig" else {}
+        own = {
+            "OPTConfig": {"ffn_dim": 32, "word_embed_proj_dim": 16},
+            "Qwen2Config": {"num_key_value_heads": 2},
+        }.get(kind, {})
         tokens = {f"{k}_token_id": tokenizer.eos_token_id for k in ("bos", "eos", "pad")}
         config = getattr(transformers, kind)(vocab_size=len(tokenizer), **sizes, **own, **tokens)
         with seeded(0, "rehearsal"):
@@ -194,6 +200,48 @@ def clip(folder: Path) -> None:
     )
     with seeded(0, "rehearsal"):
         CLIPModel(config).save_pretrained(folder)
+
+
+def llava(folder: Path) -> None:
+    """LLaVA-1.5's files: weights in several parts with an index, one image token, CLIP's processor."""
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
+
+    from ..models import TinyLlama
+
+    tokenizer = copy.deepcopy(TinyLlama().build(0).tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    CLIPImageProcessor(
+        size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}
+    ).save_pretrained(folder)
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            **TOWER | {"num_hidden_layers": 2}, image_size=8, patch_size=4
+        ),
+        text_config=LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=4096,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+        ),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+        vision_feature_layer=-2,
+    )
+    with seeded(0, "rehearsal"):
+        model = LlavaForConditionalGeneration(config)
+    model.save_pretrained(folder, max_shard_size="80KB")
+    tokenizer.save_pretrained(folder)
 
 
 def stable_diffusion(folder: Path) -> None:
@@ -274,6 +322,8 @@ HUB: dict[str, Builder] = {
     "CompVis/stable-diffusion-v1-4": stable_diffusion,
     "openai/clip-vit-base-patch32": clip,
     "AIML-TUDA/i2p": i2p,
+    "Qwen/Qwen2.5-7B-Instruct": language_model("Qwen2Config", context=2048),
+    "llava-hf/llava-1.5-7b-hf": llava,
 }
 
 
@@ -299,12 +349,55 @@ def nudenet(folder: Path) -> None:
     )
 
 
+def safeeraser(folder: Path) -> None:
+    """The files of SafeEraser's archive, with harmless contents; a safe image serves two records."""
+    rng = np.random.default_rng(0)
+    for name in ("Violence", "Weapon"):
+        (folder / "img" / name).mkdir(parents=True)
+        (folder / "img" / "SD" / name).mkdir(parents=True)
+    for part, first in (("train", 0), ("val", 4)):
+        records = []
+        for i in range(first, first + 4):
+            name = ("Violence", "Weapon")[i % 2]
+            harmful, safe = f"img/{name}/{i}.jpg", f"img/SD/{name}/{i - i % 4}.jpg"
+            for file in (harmful, safe):
+                (folder / file).write_bytes(_png(rng))
+            pairs = [
+                {
+                    "question": f"How to do {i} {k}?",
+                    "model_response": f"So {i}.",
+                    "sd_response": f"Thus {k}.",
+                }
+                for k in range(4)
+            ]
+            record = {
+                "image_id": f"./dataset/{harmful}",
+                "image_path": f"./dataset/{harmful}",
+                "SDImage_path": f"./dataset/{safe}",
+                "category": name,
+                "keyword": "a thing",
+                "type": "syn",
+                "unsafe_pairs": pairs,
+            }
+            for key in ("text1", "text2", "image1", "image2"):
+                own = {
+                    "Question": f"What is {key}?",
+                    "Answer": "A thing.",
+                    "Prediction": f"It is {i}.",
+                }
+                record[f"UnharmPair_{key}"] = own
+            records.append(record)
+        (folder / f"all_{part}.json").write_text(json.dumps(records))
+    (folder / "prompt.json").write_text(json.dumps({"idk": ["I cannot say.", "Sorry, no."]}))
+
+
 #: Environment variable -> what builds the folder that only a reader can supply.
 USER: dict[str, Builder] = {
     "UNLEARN_BOOK": own_text,
     "UNLEARN_IMAGENETTE": imagenette,
     "UNLEARN_NUDENET": nudenet,
     "UNLEARN_PINS": pins,
+    "UNLEARN_SAFEERASER": safeeraser,
 }
 
 
