@@ -18,7 +18,7 @@ from torch import nn
 
 from unlearn_core.data import cifar10, cifar100, image_folder
 from unlearn_core.data.images import CIFAR20
-from unlearn_core.models import MODELS, TrainConfig, train
+from unlearn_core.models import MODELS, Llava, TrainConfig, train
 from unlearn_core.registry import build
 from unlearn_core.replication.papers import known_papers, load_paper
 from unlearn_core.replication.publish import check_publishable, machine_paths
@@ -106,6 +106,25 @@ class TestHub:
         assert len(read) == len(stored) > 30
         for tensor in stored:
             assert any(torch.equal(tensor, p) for p in read)
+
+    def test_llava_is_read_from_all_parts_of_its_weights(self, variables: dict[str, str]) -> None:
+        """Fails where an image has another number of tokens than the tower gives, too."""
+        folder = Path(variables["UNLEARN_HUB"]) / "llava-hf/llava-1.5-7b-hf"
+        assert len(list(folder.glob("*.safetensors"))) > 1
+        config = json.loads((folder / "config.json").read_text())
+        assert config["architectures"] == ["LlavaForConditionalGeneration"]
+        assert config["vision_feature_layer"] == -2
+        chat = Llava().build(0)
+        stored = {}
+        for name in folder.glob("*.safetensors"):
+            with safe_open(name, "pt") as file:
+                stored |= {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        read = list(chat.parameters())
+        assert len(read) == len(stored)
+        for tensor in stored.values():
+            assert any(torch.equal(tensor.bfloat16(), p) for p in read)
+        images = torch.zeros(2, 20, 30, 3, dtype=torch.uint8)
+        assert len(chat.answer(["What is it?", "Which?"], images, 2)) == 2
 
     def test_is_the_same_every_time(self, variables: dict[str, str], tmp_path: Path) -> None:
         def contents(root: Path) -> dict[str, bytes]:

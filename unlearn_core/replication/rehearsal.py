@@ -6,6 +6,7 @@ It shows that the path from the hub's files to the record runs. Its numbers mean
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import shutil
@@ -195,6 +196,48 @@ def clip(folder: Path) -> None:
         CLIPModel(config).save_pretrained(folder)
 
 
+def llava(folder: Path) -> None:
+    """LLaVA-1.5's files: weights in several parts with an index, one image token, CLIP's processor."""
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
+
+    from ..models import TinyLlama
+
+    tokenizer = copy.deepcopy(TinyLlama().build(0).tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    CLIPImageProcessor(
+        size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}
+    ).save_pretrained(folder)
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            **TOWER | {"num_hidden_layers": 2}, image_size=8, patch_size=4
+        ),
+        text_config=LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=4096,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+        ),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+        vision_feature_layer=-2,
+    )
+    with seeded(0, "rehearsal"):
+        model = LlavaForConditionalGeneration(config)
+    model.save_pretrained(folder, max_shard_size="80KB")
+    tokenizer.save_pretrained(folder)
+
+
 def stable_diffusion(folder: Path) -> None:
     """The folders and model classes of version 1.4, safetensors only; images of 16 by 16 pixels."""
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
@@ -264,6 +307,7 @@ HUB: dict[str, Builder] = {
     "CompVis/stable-diffusion-v1-4": stable_diffusion,
     "openai/clip-vit-base-patch32": clip,
     "AIML-TUDA/i2p": i2p,
+    "llava-hf/llava-1.5-7b-hf": llava,
 }
 
 
