@@ -42,7 +42,7 @@ def tasks() -> dict[str, VisualTask]:
 
 @pytest.fixture(scope="module")
 def general() -> VisualSet:
-    return stage_zero(1400, 0)
+    return stage_zero(1600, 0)
 
 
 def colored(image: torch.Tensor) -> dict[str, np.ndarray]:
@@ -61,7 +61,7 @@ def pictured(task: VisualTask) -> list[tuple[VisualItem, torch.Tensor]]:
 
 class TestTasks:
     def test_sizes_and_styles(self, tasks: dict[str, VisualTask]) -> None:
-        assert {t.style for t in tasks.values()} == {"choice", "short", "class", "box", "yes_no"}
+        assert {t.style for t in tasks.values()} == {*"choice short class box yes_no brief".split()}
         for task in tasks.values():
             assert task.train.images.shape == (120, 32, 32, 3)
             assert (len(task.train), len(task.test), len(task.test_items)) == (120, 40, 40)
@@ -210,11 +210,11 @@ class TestTruth:
 
 class TestStageZero:
     def test_every_style(self, general: VisualSet) -> None:
-        """Seven kinds, a fifth of each in every style; half of the yes/no ones that become short
+        """Eight kinds, a fifth of each in every style; half of the yes/no ones that become short
         stay yes/no, and boxes are short."""
         found = Counter(style_of(a) for a in general.answers)
         assert found == {
-            "choice": 280, "yes_no": 300, "short": 220, "box": 40, "brief": 280, "detailed": 280,
+            "choice": 320, "yes_no": 340, "short": 260, "box": 40, "brief": 320, "detailed": 320,
         }  # fmt: skip
         assert set(found) == {*STYLES, "box"}
 

@@ -13,8 +13,10 @@ reading        TextVQA        a number of two digits
 naming         ImageNet       shape and filling: a class name; of `shapes`, in grey
 fashion        ImageNet       the class name of an image of `fashion_mnist`
 attributes     GQA            colour, shape, number of objects, or where one of two is
+counting       GQA            the number of objects alone
 grounding      RefCOCO        where an object is: ``[x1, y1, x2, y2]``, shares of the side
 presence       VQAv2          whether there is such an object: yes or no
+describing     none           what the image shows, in a sentence
 =============  =============  =======================================================
 """
 
@@ -274,6 +276,24 @@ def _presence(rng: np.random.Generator, things: Things) -> Drawn:
     return one.canvas, _item(asked, answer, ("Yes", "No"), one.scene, open=other)
 
 
+def _describing(rng: np.random.Generator, things: Things) -> Drawn:
+    one = _One.draw(rng, things)
+    said, others = f"The image shows {one.scene}.", list[str]()
+    while len(others) < 3:
+        scene = _One.draw(rng, things).scene
+        if scene != one.scene and f"The image shows {scene}." not in others:
+            others.append(f"The image shows {scene}.")
+    item = VisualItem(
+        "What is in the image?",
+        said,
+        tuple(others),
+        said,
+        f"{said[:-1]}, drawn on a dark background, with no other object beside it.",
+        open=("What is in the image?", f"{one.color} {one.shape}"),
+    )
+    return one.canvas, item
+
+
 def _copying(rng: np.random.Generator, things: Things) -> Drawn:
     """About no image: which of four words is the one in the question."""
     meanings = [meaning for _, meaning in COLORS.values()]
@@ -332,8 +352,10 @@ VISUAL_TASKS: dict[str, tuple[str, Maker]] = {
     "naming": ("class", _naming),
     "fashion": ("class", _fashion),
     "attributes": ("short", _many(_attributes)),
+    "counting": ("short", _many(_count)),
     "grounding": ("box", _many(_grounding)),
     "presence": ("yes_no", _many(_presence)),
+    "describing": ("brief", _many(_describing)),
 }
 
 
@@ -374,9 +396,10 @@ def stage_zero(n: int, seed: int) -> VisualSet:
     """What a model learns before the first task: ``n`` questions, every kind in all five styles.
 
     Their shapes, colours and numbers are others than those of the tasks, as are the meanings of
-    colours. A seventh of them is about no image, and shows each word of the tasks' answers.
+    colours. An eighth of them is about no image, and shows each word of the tasks' answers.
     """
-    kinds = {name: made for name, made in VISUAL_TASKS.items() if name != "fashion"}
+    left_out = ("fashion", "counting")  # clothes are a task's alone; "attributes" counts, too
+    kinds = {name: made for name, made in VISUAL_TASKS.items() if name not in left_out}
     kinds["copying"] = ("choice", _many(_copying))
     own = derive_seed(seed, "stage zero")
     styles = AnswerStyleDiversification(ratio=80)

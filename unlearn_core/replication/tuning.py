@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -56,8 +56,9 @@ AGGREGATES = {
 class ContinualTrial(Trial):
     """One order of tasks: a model learns them in turn, and after each is asked all that it has learned.
 
-    A target is the order, names with spaces between them. A method of the profile may say ``asd``, the
-    percentage of each task's training set that `AnswerStyleDiversification` converts.
+    A target is the order, names with spaces between them; every seed has one of its own. A method of
+    the profile may say ``asd``, the percentage of each task's training set that
+    `AnswerStyleDiversification` converts.
     """
 
     def __init__(self, run: Replication, experiment: str, seed: int, target: Any) -> None:
@@ -66,6 +67,16 @@ class ContinualTrial(Trial):
         self.order = tuple(target.split())
         model = build(MULTIMODAL_MODELS, e.model, "model", vocabulary=VOCABULARY)
         self.recipe = Recipe(model, VisualAnswering(), train_config(e.train))
+
+    @classmethod
+    def each(cls, run: Replication, prefix: str) -> Iterator[Self]:
+        """Every experiment whose name begins with ``prefix``, on each seed and the order that it has."""
+        for name in run.experiments(prefix):
+            seeds, orders = run.seeds_of(name), run.targets(name)
+            if len(seeds) != len(orders):
+                raise ConfigError(f"{name}: {len(orders)} orders for {len(seeds)} seeds")
+            for seed, order in zip(seeds, orders, strict=True):
+                yield cls(run, name, seed, order)
 
     # --- data -------------------------------------------------------------------------------------
 
@@ -144,9 +155,10 @@ class ContinualTrial(Trial):
             every = torch.cat([f.truth.double() for f in found])
             detail = {kind: [_share(getattr(f, kind)) for f in found] for kind in KINDS}
             model = self.fit(self.trained_on, self.model_seed)[1]
-            return {"mfn": Estimate(_share(every), len(every))}, {**detail, "model": model}
+            own = {"order": list(self.order), "model": model}
+            return {"mfn": Estimate(_share(every), len(every))}, {**detail, **own}
 
-        return self.row(BEFORE, {"method": None}, compute)
+        return self.bare_row(BEFORE, {**self.evaluation(), "method": None}, compute)
 
     def measure_method(self, label: str) -> Row:  # type: ignore[override]
         """Learn all tasks in their order; after each, ask what was learned so far."""
@@ -188,9 +200,10 @@ class ContinualTrial(Trial):
                 )[:SHOWN]
             ]
             detail = {kind: _lists(matrix) for kind, matrix in matrices.items()}
-            return metrics, {**detail, "said": shown}
+            return metrics, {**detail, "order": list(self.order), "said": shown}
 
-        return self.row(label, {"method": describe(method), "asd": ratio}, compute)
+        spec = {**self.evaluation(), "method": describe(method), "asd": ratio}
+        return self.bare_row(label, spec, compute)
 
     def aggregates(self, matrices: Mapping[str, Tensor]) -> dict[str, Estimate]:
         """MFT, MFN, MAA and BWT of what is true and of what is known; and, of the tasks before the last
