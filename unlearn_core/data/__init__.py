@@ -21,6 +21,7 @@ from .captions import (
     i2p_prompts,
     objects,
 )
+from .coin import COIN_TASKS, coin, coin_source
 from .images import (
     DATASETS,
     ImageData,
@@ -74,6 +75,9 @@ __all__ = [
     "VisualItem",
     "AnswerStyleDiversification",
     "VISUAL_TASKS",
+    "COIN_TASKS",
+    "coin",
+    "coin_source",
     "STYLES",
     "BOOKS",
     "CAPTIONED",

@@ -388,6 +388,7 @@ class Llava(ModelSpec):
     pad : as of `ImageTransform`; the size and the colours are those of the hub's processor
     dtype : of its weights; what is trained whole needs float32
     precision : "bf16" runs it under autocast
+    checkpointing : a backward pass computes what is inside a layer once more, and needs less memory
     """
 
     id: str = "llava-hf/llava-1.5-7b-hf"
@@ -395,6 +396,7 @@ class Llava(ModelSpec):
     pad: bool = False
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     precision: Literal["no", "bf16"] = "bf16"
+    checkpointing: bool = False
 
     def sources(self) -> tuple[Source, ...]:
         patterns = ("*.json", "*.model", "*.safetensors")
@@ -407,6 +409,8 @@ class Llava(ModelSpec):
         model = LlavaForConditionalGeneration.from_pretrained(
             source.path, dtype=getattr(torch, self.dtype), use_safetensors=True
         )
+        if self.checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         images = AutoImageProcessor.from_pretrained(source.path)
         size = model.config.vision_config.image_size
         colours = tuple(images.image_mean), tuple(images.image_std)

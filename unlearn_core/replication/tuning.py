@@ -14,10 +14,13 @@ from ..data import (
     Source,
     VisualAnswering,
     VisualTask,
+    coin,
+    coin_source,
     resolve,
     stage_zero,
     visual_tasks,
 )
+from ..data.coin import CoinTask
 from ..data.scenes import VOCABULARY
 from ..methods import CONTINUAL, ContinualMethod, Stage
 from ..methods.sefe import protected_movement
@@ -66,7 +69,8 @@ class ContinualTrial(Trial):
         e = self.experiment
         self.order = tuple(target.split())
         model = build(MULTIMODAL_MODELS, e.model, "model", vocabulary=VOCABULARY)
-        self.recipe = Recipe(model, VisualAnswering(), train_config(e.train))
+        self.recipe = Recipe(model, VisualAnswering(), train_config(e.train) if e.train else None)
+        self.coin = e.data["use"] == "coin"
 
     @classmethod
     def each(cls, run: Replication, prefix: str) -> Iterator[Self]:
@@ -88,6 +92,8 @@ class ContinualTrial(Trial):
     @cached_property
     def tasks(self) -> tuple[VisualTask, ...]:
         """The tasks in their order, each in its own style; the same whatever the order."""
+        if self.coin:
+            return tuple(self.published(name, 0).task for name in self.order)
         sizes = self.experiment.data
         key = digest(["visual tasks", sizes, sorted(self.order)])
         if key not in self.run.shared:
@@ -98,9 +104,22 @@ class ContinualTrial(Trial):
             raise ConfigError(f"{self.name}: a task comes twice in the order {self.target!r}")
         return tuple(self.run.shared[key][name] for name in self.order)
 
+    def published(self, name: str, ratio: int) -> CoinTask:
+        """A task of CoIN, with that percentage of its answers converted by who published it."""
+        spec = {k: v for k, v in self.experiment.data.items() if k != "use"}
+        key = digest(["coin", name, ratio, spec])
+        if key not in self.run.shared:
+            self.run.shared[key] = coin(name, ratio=ratio, **spec)
+        return self.run.shared[key]
+
+    @cached_property
+    def original(self) -> VisionChat:  # type: ignore[override]
+        """The model before the first task: trained here, or as its hub has it."""
+        return self.chat.to(self.device) if self.recipe.train is None else super().original
+
     @cached_property
     def trained_on(self) -> EncodedVisualSet:
-        """What the model learns before the first task."""
+        """What the model learns before the first task, where it is trained here."""
         key = digest(["stage zero", self.experiment.data["base"]])
         if key not in self.run.shared:
             self.run.shared[key] = stage_zero(self.experiment.data["base"], seed=0)
@@ -108,12 +127,14 @@ class ContinualTrial(Trial):
 
     @property
     def sources(self) -> tuple[Source, ...]:
+        if self.coin:
+            return (coin_source(self.order),)
         fashion = "zalando-datasets/fashion_mnist"
         return (resolve(fashion, repo_type="dataset"),) if "fashion" in self.order else ()
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        return {"train": self.trained_on.fingerprint()}
+        return {"train": self.trained_on.fingerprint()} if self.recipe.train else {}
 
     def evaluation(self) -> dict[str, Any]:
         sets = [[t.name, t.train.fingerprint(), t.test.fingerprint()] for t in self.tasks]
@@ -135,7 +156,9 @@ class ContinualTrial(Trial):
     def stages(self, ratio: float) -> list[Stage]:
         """The tasks as a method learns them."""
         tasks = self.tasks
-        if ratio:
+        if self.coin:
+            tasks = tuple(self.published(name, ratio).task for name in self.order)
+        elif ratio:
             convert = AnswerStyleDiversification(ratio=ratio)
             tasks = tuple(convert(task, self.seed) for task in tasks)
         return [Stage(t.name, VisualAnswering(), self.chat.encoded(t.train)) for t in tasks]
@@ -154,7 +177,10 @@ class ContinualTrial(Trial):
             found = [score_answers(t, self.said(self.original, t)) for t in self.tasks]
             every = torch.cat([f.truth.double() for f in found])
             detail = {kind: [_share(getattr(f, kind)) for f in found] for kind in KINDS}
-            model = self.fit(self.trained_on, self.model_seed)[1]
+            if self.coin:
+                detail["left_out"] = {n: self.published(n, 0).left_out for n in self.order}
+            trained = self.recipe.train is not None
+            model = self.fit(self.trained_on, self.model_seed)[1] if trained else {}
             own = {"order": list(self.order), "model": model}
             return {"mfn": Estimate(_share(every), len(every))}, {**detail, **own}
 
@@ -200,6 +226,10 @@ class ContinualTrial(Trial):
                 )[:SHOWN]
             ]
             detail = {kind: _lists(matrix) for kind, matrix in matrices.items()}
+            detail["coin_truth"] = [
+                _share(score_answers(task, texts, coin_compat=True).truth)
+                for task, texts in zip(self.tasks, last, strict=True)
+            ]
             return metrics, {**detail, "order": list(self.order), "said": shown}
 
         spec = {**self.evaluation(), "method": describe(method), "asd": ratio}
