@@ -61,7 +61,9 @@ def pictured(task: VisualTask) -> list[tuple[VisualItem, torch.Tensor]]:
 
 class TestTasks:
     def test_sizes_and_styles(self, tasks: dict[str, VisualTask]) -> None:
-        assert {t.style for t in tasks.values()} == {*["choice", "short", "class", "box", "yes_no", "brief"]}
+        assert {t.style for t in tasks.values()} == {
+            *["choice", "short", "class", "box", "yes_no", "brief"]
+        }
         for task in tasks.values():
             assert task.train.images.shape == (120, 32, 32, 3)
             assert (len(task.train), len(task.test), len(task.test_items)) == (120, 40, 40)

@@ -24,6 +24,7 @@ from unlearn_core.replication.papers import known_papers, load_paper
 from unlearn_core.replication.publish import check_publishable, machine_paths
 from unlearn_core.replication.records import Record
 from unlearn_core.replication.rehearsal import HUB, USER, build_hub
+from unlearn_core.replication.tuning import BEFORE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -205,13 +206,14 @@ class TestOthers:
         record = Record.read(root / "build" / "rehearsal" / f"{slug}.json")
         known = {
             **{"iau": "lenet", "flat": "tofu_llama", "guard": "guard_llama"},
-            "realera": "erase_main",
+            **{"realera": "erase_main", "sefe": "orders"},
         }
         name = known.get(slug, "random")
         experiment = load_paper(slug).profile("paper").experiments[name]
         where = {name, experiment.originals_of or name}
         ran = {row.method for row in record.rows if row.experiment in where}
-        assert {"Original", *experiment.methods} <= ran
+        before = BEFORE if "order" in experiment.forget else "Original"
+        assert {before, *experiment.methods} <= ran
 
 
 class TestSSD:

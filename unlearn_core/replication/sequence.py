@@ -155,6 +155,8 @@ def forgetting(run: Replication, methods: Sequence[str], seed: int) -> Shown | N
 def answers(run: Replication, methods: Sequence[str], seed: int) -> HTML:
     """What each model says, at the end, to the first test question of every task."""
     rows = _rows(run, methods, seed)
+    if not rows:
+        return HTML("")
     lines = [
         [html.escape(method), *(_lines(x["said"]) or "–" for x in _firsts(row))]
         for method, row in rows.items()
