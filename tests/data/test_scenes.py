@@ -28,6 +28,7 @@ from unlearn_core.data.scenes import (
     VISUAL_TASKS,
     VOCABULARY,
     ZERO,
+    captions,
     stage_zero,
     visual_tasks,
 )
@@ -208,6 +209,22 @@ class TestTruth:
             assert (image[2:30, 2:30] == 20 * label).all()
             assert image.sum() == 3 * 28 * 28 * 20 * label
             assert len(item.wrong) == 9
+
+
+class TestCaptions:
+    def test_all_that_there_is(self) -> None:
+        """Fails where the tower is shown less than the tasks have, or digits, which are no words."""
+        found = captions(403, 0)
+        assert len(found) == len(found.images) == 403
+        words = {w for text in found.answers for w in re.findall(r"\w+", text)}
+        for things in (TASKS, ZERO):
+            assert {*things.shapes, *things.colors} <= words
+        assert {"three", "nine", "bottom", "striped"} <= words
+        assert not any(c.isdigit() for text in found.answers for c in text)
+
+    def test_none(self) -> None:
+        with pytest.raises(ValueError, match="not from 0"):
+            captions(0, 0)
 
 
 class TestStageZero:

@@ -112,8 +112,9 @@ def check_sequence(experiment: Experiment, seeds: int) -> None:
         inspect.signature(coin).bind("GQA", **data)
     else:
         known = VISUAL_TASKS
-        assert {*data} == {"per_task", "test_per_task", "base"}
+        assert {*data} == {"per_task", "test_per_task", "base", "captions"}
         assert train_config(experiment.train)
+        assert train_config(experiment.tower)
     assert experiment.task == {"use": "visual_answering"}
     assert {*experiment.ask} == {"max_new_tokens", "protected"}
     orders = [order.split() for order in experiment.forget["order"]]

@@ -21,7 +21,13 @@ def run(project: Any, tiny: dict[str, Any]) -> Replication:
     tiny["profiles"]["ci"]["experiments"] = {
         "orders": {
             "title": "Two orders",
-            "data": {"use": "visual_tasks", "per_task": 10, "test_per_task": 4, "base": 12},
+            "data": {
+                "use": "visual_tasks",
+                "per_task": 10,
+                "test_per_task": 4,
+                "base": 12,
+                "captions": 20,
+            },
             "model": {
                 "use": "tiny_llava",
                 "patch": 16,
@@ -31,6 +37,7 @@ def run(project: Any, tiny: dict[str, Any]) -> Replication:
                 **sizes,
             },
             "train": TRAIN,
+            "tower": TRAIN,
             "task": {"use": "visual_answering"},
             "forget": {"order": ["presence reading", "reading presence"]},
             "original_seed": 0,

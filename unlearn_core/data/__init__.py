@@ -44,7 +44,7 @@ from .restricted import (
     RestrictedSymbols,
     restricted_symbols,
 )
-from .scenes import VISUAL_TASKS, stage_zero, visual_tasks
+from .scenes import VISUAL_TASKS, captions, stage_zero, visual_tasks
 from .sources import MissingSourceError, Source, resolve
 from .splits import (
     ForgetSplit,
@@ -75,6 +75,7 @@ __all__ = [
     "VisualItem",
     "AnswerStyleDiversification",
     "VISUAL_TASKS",
+    "captions",
     "COIN_TASKS",
     "coin",
     "coin_source",

@@ -1,7 +1,8 @@
 """Drawn images with questions of several answer styles, for models made from nothing.
 
 A sequence of `visual_tasks` stands in for CoIN's (SEFE, Chen et al., ICML 2025); what such a model
-learns before, `stage_zero`, is about other shapes, colours and numbers. There is one object an
+learns before, `stage_zero`, is about other shapes, colours and numbers; only its vision tower has seen
+those of the tasks, on images with `captions`, as LLaVA's has seen nearly everything. There is one object an
 image, or one kind of object, but for the relations: which colour is whose takes a small model long.
 Real text in images, and the words that CoIN gives of it, have no counterpart.
 
@@ -25,6 +26,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -47,7 +49,7 @@ from .answer_styles import (
 from .images import _FILLS, _SHAPES, FASHION_CLASSES, ImageSet, fashion_mnist, shapes
 from .visual import VisualSet
 
-__all__ = ["VISUAL_TASKS", "VOCABULARY", "stage_zero", "visual_tasks"]
+__all__ = ["VISUAL_TASKS", "VOCABULARY", "captions", "stage_zero", "visual_tasks"]
 
 #: Height and width of an image.
 SIZE = 32
@@ -411,3 +413,30 @@ def stage_zero(n: int, seed: int) -> VisualSet:
         raise ValueError(f"a model learns from questions, not from {n}")
     order = np.random.default_rng(own).permutation(n)
     return functools.reduce(operator.add, parts).subset(order)
+
+
+#: A digit as a caption has it.
+_SPOKEN = dict(enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]))
+
+
+def captions(n: int, seed: int) -> VisualSet:
+    """``n`` images of all kinds, shapes, colours and numbers, and what each shows, digits as words.
+
+    For a vision tower alone: how questions are answered can't be learned from them.
+    """
+    if n < 1:
+        raise ValueError(f"a tower learns from images, not from {n}")
+    everything = Things(*(a + b for a, b in zip(TASKS, ZERO, strict=True)))
+    own = derive_seed(seed, "captions")
+    kinds = ("describing", "counting", "attributes", "naming", "reading")
+    parts = []
+    for i, name in enumerate(kinds):
+        if size := n // len(kinds) + (i < n % len(kinds)):
+            images, items = VISUAL_TASKS[name][1](size, own, "train", everything)
+            said = [
+                re.sub(r"\d", lambda d: f" {_SPOKEN[int(d[0])]} ", item.brief) for item in items
+            ]
+            parts.append(
+                as_set(images, [(item.question, s) for item, s in zip(items, said, strict=True)])
+            )
+    return functools.reduce(operator.add, parts)

@@ -31,9 +31,11 @@ from .vision import (
     EncodedVisualSet,
     ImageTransform,
     Llava,
+    SeeingRecipe,
     TinyLlava,
     VisionChat,
     VisualEncoding,
+    learn_to_see,
     vocabulary_of,
 )
 
@@ -42,7 +44,9 @@ __all__ = [
     "EncodedVisualSet",
     "ImageTransform",
     "Llava",
+    "SeeingRecipe",
     "TinyLlava",
+    "learn_to_see",
     "VisionChat",
     "VisualEncoding",
     "vocabulary_of",

@@ -310,6 +310,10 @@ class Recipe:
     def build(self, seed: int) -> nn.Module:
         return self.model.build(seed)
 
+    def start(self, data: Dataset, seed: int, device: torch.device) -> nn.Module:
+        """The model that training begins with."""
+        return self.build(seed).to(device)
+
     def fit(
         self,
         data: Dataset,
@@ -323,7 +327,7 @@ class Recipe:
     ) -> nn.Module:
         if self.train is None:
             raise TrainingError(f"{name}: this model was trained elsewhere; how is not known here")
-        model = self.build(seed).to(device or default_device())
+        model = self.start(data, seed, device or default_device())
         if self.train.patience is not None and validation is None:
             raise TrainingError(f"{name}: early stopping needs validation data")
         stop_by = self.train.patience is not None

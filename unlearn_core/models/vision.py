@@ -15,22 +15,25 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from ..data import Source, VisualAnswering, VisualSet, resolve
 from ..data.visual import Triple
-from ..seeding import seeded
+from ..seeding import derive_seed, seeded
 from .chat import Chat, EncodedSet, Encoding, _by_length
 from .classifiers import ModelSpec
-from .training import device_of, to
+from .training import Recipe, TrainConfig, device_of, shuffled_epochs, to, train
 
 __all__ = [
     "MULTIMODAL_MODELS",
     "EncodedVisualSet",
     "ImageTransform",
     "Llava",
+    "SeeingRecipe",
     "TinyLlava",
     "VisionChat",
     "VisualEncoding",
+    "learn_to_see",
     "vocabulary_of",
 ]
 
@@ -421,6 +424,84 @@ class Llava(ModelSpec):
             self.template,
             self.precision,
         )
+
+
+class _Seen(Dataset):
+    """Images, and which words are in the answers about each."""
+
+    def __init__(self, questions: VisualSet, transform: ImageTransform) -> None:
+        said: list[set[str]] = [set() for _ in questions.images]
+        for i, answer in zip(questions.which.tolist(), questions.answers, strict=True):
+            said[i] |= {*vocabulary_of([answer.lower()])}
+        words = sorted(set().union(*said))
+        present = torch.tensor([[word in own for word in words] for own in said])
+        telling = present.any(dim=0) & ~present.all(dim=0)  # what is said of all tells nothing
+        self.words = [word for word, kept in zip(words, telling.tolist(), strict=True) if kept]
+        self.images, self.present = questions.images, present[:, telling].float()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return self.transform(self.images[list(positions)]), self.present[list(positions)]
+
+    @staticmethod
+    def collate(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return batch
+
+
+class _Naming(nn.Module):
+    """A vision tower, and a map from the mean of its patches to words."""
+
+    def __init__(self, tower: nn.Module, words: int) -> None:
+        super().__init__()
+        self.tower, self.head = tower, nn.Linear(tower.config.hidden_size, words)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.tower(pixels).last_hidden_state[:, 1:].mean(dim=1))
+
+
+def learn_to_see(model: VisionChat, questions: VisualSet, config: TrainConfig, seed: int) -> None:
+    """Train the vision tower, in place, to tell which words the answers about an image have.
+
+    LLaVA's tower had learned from captions before (CLIP); one that begins from nothing learns to see
+    so slowly from answers alone that the language side has long learned to guess. Words of captions
+    as labels are those of Joulin et al. (ECCV 2016; arXiv 1511.02251).
+
+    Raises
+    ------
+    ValueError
+        All images have the same words: there is nothing to tell apart.
+    """
+    seen = _Seen(questions, model.transform)
+    if not seen.words:
+        raise ValueError("the answers about all images have the same words")
+    with seeded(seed, "words"):
+        naming = _Naming(model.model.model.vision_tower, len(seen.words)).to(device_of(model))
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(model(batch[0]), batch[1])
+
+    epochs = shuffled_epochs(seen, config, derive_seed(seed, "words"))
+    train(naming, epochs, loss, config, seed=seed, name="vision tower")
+
+
+@dataclass(frozen=True)
+class SeeingRecipe(Recipe):
+    """A recipe by which a `VisionChat` `learn_to_see` first, and then learns to answer.
+
+    Attributes
+    ----------
+    tower : how the vision tower is trained
+    """
+
+    tower: TrainConfig | None = None
+
+    def start(self, data: EncodedVisualSet, seed: int, device: torch.device) -> VisionChat:
+        model = super().start(data, seed, device)
+        learn_to_see(model, data.questions, self.tower, seed)
+        return model
 
 
 MULTIMODAL_MODELS: dict[str, type[ModelSpec]] = {"tiny_llava": TinyLlava, "llava": Llava}

@@ -177,7 +177,12 @@ class Experiment(Model):
         {}, description="low-rank adapters that a method trains in the place of all weights"
     )
     judge: dict[str, Any] = Field(
-        {}, description="the classifier that names what is drawn: its model and its training"
+        {},
+        description="who judges: the classifier that names what is drawn, its model and its training; the "
+        "language model that reads answers",
+    )
+    tower: dict[str, Any] = Field(
+        {}, description="how a vision tower learns to see before its model learns to answer"
     )
 
     @model_validator(mode="after")

@@ -101,8 +101,8 @@ def matrices(
             ax.set_xlim(-0.5, len(names) - 0.5)
             ax.set_ylim(len(names) - 0.5, -0.5)
             ax.grid(visible=False)
-            ax.set_xticks(range(len(names)), [n[:9] for n in names], rotation=50, ha="right")
-            ax.set_yticks(range(len(names)), [n[:9] for n in names])
+            ax.set_xticks(range(len(names)), [n[:12] for n in names], rotation=50, ha="right")
+            ax.set_yticks(range(len(names)), [n[:12] for n in names])
             ax.tick_params(labelsize=8.5, length=0)
             ax.set_title(method)
         for ax in axes[len(rows) :]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ..data import (
     AnswerStyleDiversification,
     Source,
     VisualAnswering,
     VisualTask,
+    captions,
     coin,
     coin_source,
     resolve,
@@ -32,7 +35,14 @@ from ..metrics import (
     mean_finetune_accuracy,
     score_answers,
 )
-from ..models import MULTIMODAL_MODELS, EncodedVisualSet, Recipe, VisionChat
+from ..models import (
+    MULTIMODAL_MODELS,
+    EncodedVisualSet,
+    Recipe,
+    SeeingRecipe,
+    VisionChat,
+    learn_to_see,
+)
 from ..registry import ConfigError, build, describe
 from .cache import digest
 from .records import Row
@@ -56,6 +66,23 @@ AGGREGATES = {
 }
 
 
+@dataclass(frozen=True)
+class CaptionedRecipe(SeeingRecipe):
+    """A recipe whose vision tower learns from captions, and not from what is answered.
+
+    Attributes
+    ----------
+    captions : how many images with captions
+    """
+
+    captions: int = 0
+
+    def start(self, data: Dataset, seed: int, device: torch.device) -> VisionChat:
+        model = Recipe.start(self, data, seed, device)
+        learn_to_see(model, captions(self.captions, seed=0), self.tower, seed)
+        return model
+
+
 class ContinualTrial(Trial):
     """One order of tasks: a model learns them in turn, and after each is asked all that it has learned.
 
@@ -69,7 +96,10 @@ class ContinualTrial(Trial):
         e = self.experiment
         self.order = tuple(target.split())
         model = build(MULTIMODAL_MODELS, e.model, "model", vocabulary=VOCABULARY)
-        self.recipe = Recipe(model, VisualAnswering(), train_config(e.train) if e.train else None)
+        self.recipe = Recipe(model, VisualAnswering(), None)
+        if e.train:
+            tower, n = train_config(e.tower), e.data["captions"]
+            self.recipe = CaptionedRecipe(model, VisualAnswering(), train_config(e.train), tower, n)
         self.coin = e.data["use"] == "coin"
 
     @classmethod
