@@ -416,7 +416,9 @@ def stage_zero(n: int, seed: int) -> VisualSet:
 
 
 #: A digit as a caption has it.
-_SPOKEN = dict(enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]))
+_SPOKEN = dict(
+    enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+)
 
 
 def captions(n: int, seed: int) -> VisualSet:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import string
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -413,7 +414,9 @@ class Llava(ModelSpec):
             source.path, dtype=getattr(torch, self.dtype), use_safetensors=True
         )
         if self.checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            with warnings.catch_warnings():  # of a new name, which older versions don't know
+                warnings.simplefilter("ignore", FutureWarning)
+                model.gradient_checkpointing_enable({"use_reentrant": False})
         images = AutoImageProcessor.from_pretrained(source.path)
         size = model.config.vision_config.image_size
         colours = tuple(images.image_mean), tuple(images.image_std)
