@@ -28,6 +28,7 @@ from unlearn_core.data.scenes import (
     VISUAL_TASKS,
     VOCABULARY,
     ZERO,
+    captions,
     stage_zero,
     visual_tasks,
 )
@@ -42,7 +43,7 @@ def tasks() -> dict[str, VisualTask]:
 
 @pytest.fixture(scope="module")
 def general() -> VisualSet:
-    return stage_zero(1400, 0)
+    return stage_zero(1600, 0)
 
 
 def colored(image: torch.Tensor) -> dict[str, np.ndarray]:
@@ -61,7 +62,9 @@ def pictured(task: VisualTask) -> list[tuple[VisualItem, torch.Tensor]]:
 
 class TestTasks:
     def test_sizes_and_styles(self, tasks: dict[str, VisualTask]) -> None:
-        assert {t.style for t in tasks.values()} == {"choice", "short", "class", "box", "yes_no"}
+        assert {t.style for t in tasks.values()} == {
+            *["choice", "short", "class", "box", "yes_no", "brief"]
+        }
         for task in tasks.values():
             assert task.train.images.shape == (120, 32, 32, 3)
             assert (len(task.train), len(task.test), len(task.test_items)) == (120, 40, 40)
@@ -208,13 +211,29 @@ class TestTruth:
             assert len(item.wrong) == 9
 
 
+class TestCaptions:
+    def test_all_that_there_is(self) -> None:
+        """Fails where the tower is shown less than the tasks have, or digits, which are no words."""
+        found = captions(403, 0)
+        assert len(found) == len(found.images) == 403
+        words = {w for text in found.answers for w in re.findall(r"\w+", text)}
+        for things in (TASKS, ZERO):
+            assert {*things.shapes, *things.colors} <= words
+        assert {"three", "nine", "bottom", "striped"} <= words
+        assert not any(c.isdigit() for text in found.answers for c in text)
+
+    def test_none(self) -> None:
+        with pytest.raises(ValueError, match="not from 0"):
+            captions(0, 0)
+
+
 class TestStageZero:
     def test_every_style(self, general: VisualSet) -> None:
-        """Seven kinds, a fifth of each in every style; half of the yes/no ones that become short
+        """Eight kinds, a fifth of each in every style; half of the yes/no ones that become short
         stay yes/no, and boxes are short."""
         found = Counter(style_of(a) for a in general.answers)
         assert found == {
-            "choice": 280, "yes_no": 300, "short": 220, "box": 40, "brief": 280, "detailed": 280,
+            "choice": 320, "yes_no": 340, "short": 260, "box": 40, "brief": 320, "detailed": 320,
         }  # fmt: skip
         assert set(found) == {*STYLES, "box"}
 

@@ -150,7 +150,7 @@ class TestScores:
             if name != "grounding":  # what a box shows does not say where it is
                 direct = zip(task.test.answers, said, strict=True)
                 assert score_answers(task, [f"{a}. {s}" for a, s in direct]).knowledge.all()
-            assert not score_answers(task, said).format_valid.any()
+            assert (score_answers(task, said).format_valid == (style == task.style)).all()
         wrong = [item.wrong[0] for item in task.test_items]
         assert not any(s.any() for s in score_answers(task, wrong)[::2])
 

@@ -15,15 +15,19 @@ import yaml
 from unlearn_core.data import (
     BOOKS,
     CAPTIONED,
+    COIN_TASKS,
     DATASETS,
     QUESTIONS,
     SAFETY,
     TEMPLATES,
+    VISUAL_TASKS,
     WORDINGS,
     Classification,
+    coin,
 )
 from unlearn_core.data.captions import FASHION_NOUNS, IMAGENETTE, OBJECT_NOUNS, SHAPE_NOUNS, Noun
-from unlearn_core.methods import METHODS
+from unlearn_core.data.scenes import VOCABULARY
+from unlearn_core.methods import CONTINUAL, METHODS
 from unlearn_core.methods.worst_case import SELECTORS, WorstCase
 from unlearn_core.methods.worst_prompts import PROMPT_SELECTORS
 from unlearn_core.metrics import relearned_drawing, search_embedding
@@ -75,6 +79,8 @@ TEXTS = (*QUESTIONS.values(), *BOOKS.values())
 
 def methods_of(experiment: Experiment) -> dict[str, Any]:
     """The experiment's methods, built as a trial builds them, without data or search."""
+    if "order" in experiment.forget:
+        return sequence_methods_of(experiment)
     known = {**MODELS, **LANGUAGE_MODELS, **DIFFUSION_MODELS, **MULTIMODAL_MODELS}
     given = {} if "classes" in experiment.model else {"classes": 10}
     spec = build(known, experiment.model, "model", vocabulary=("word",), **given)
@@ -87,6 +93,38 @@ def methods_of(experiment: Experiment) -> dict[str, Any]:
             nested["method"] = out[method["method"]]
         out[label] = build(METHODS, nested, "method", recipe=recipe)
     return out
+
+
+def sequence_methods_of(experiment: Experiment) -> dict[str, Any]:
+    """The methods of an experiment that learns tasks one after another."""
+    build(MULTIMODAL_MODELS, experiment.model, "model", vocabulary=VOCABULARY)
+    out = {}
+    for label, spec in experiment.methods.items():
+        own = dict(spec)
+        assert own.pop("asd", 0) in (0, 10, 20, 40, 60, 80)
+        nested = {k: train_config(v) if isinstance(v, dict) else v for k, v in own.items()}
+        out[label] = build(CONTINUAL, nested, "method")
+    return out
+
+
+def check_sequence(experiment: Experiment, seeds: int) -> None:
+    """What an experiment that learns tasks one after another says; every seed has an order."""
+    data = dict(experiment.data)
+    if data.pop("use") == "coin":
+        known = COIN_TASKS
+        inspect.signature(coin).bind("GQA", **data)
+    else:
+        known = VISUAL_TASKS
+        assert {*data} == {"per_task", "test_per_task", "base", "captions"}
+        assert train_config(experiment.train)
+        assert train_config(experiment.tower)
+    assert experiment.task == {"use": "visual_answering"}
+    assert {*experiment.ask} == {"max_new_tokens", "protected"}
+    orders = [order.split() for order in experiment.forget["order"]]
+    assert len(orders) == seeds
+    for order in orders:
+        assert {*order} <= {*known}
+        assert len({*order}) == len(order)
 
 
 def selectors_of(experiment: Experiment) -> dict[str, Any]:
@@ -186,6 +224,10 @@ class TestProjectPapers:
         """Fails on a misspelt argument, which would end a run after hours, at its experiment."""
         profile = change(load_paper(slug).profile(name))
         for experiment in profile.experiments.values():
+            if "order" in experiment.forget:
+                assert methods_of(experiment).keys() == experiment.methods.keys()
+                check_sequence(experiment, len(experiment.seeds or profile.seeds))
+                continue
             data = dict(experiment.data)
             loader = {**DATASETS, **QUESTIONS, **BOOKS, **CAPTIONED, **SAFETY}[data.pop("use")]
             if loader in TEXTS:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from unlearn_core.data import cifar10, cifar100, image_folder
+from unlearn_core.data import VisualAnswering, VisualSet, cifar10, cifar100, image_folder
 from unlearn_core.data.images import CIFAR20
 from unlearn_core.models import MODELS, Llava, TrainConfig, train
 from unlearn_core.registry import build
@@ -24,6 +25,7 @@ from unlearn_core.replication.papers import known_papers, load_paper
 from unlearn_core.replication.publish import check_publishable, machine_paths
 from unlearn_core.replication.records import Record
 from unlearn_core.replication.rehearsal import HUB, USER, build_hub
+from unlearn_core.replication.tuning import BEFORE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,6 +128,24 @@ class TestHub:
         images = torch.zeros(2, 20, 30, 3, dtype=torch.uint8)
         assert len(chat.answer(["What is it?", "Which?"], images, 2)) == 2
 
+    def test_checkpointing_changes_no_gradient(self, variables: dict[str, str]) -> None:
+        """Fails where it is asked for and not on, or says something, with a path, on the page."""
+        data = VisualSet(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), torch.tensor([0]), "?", "a")
+        gradients, calls = [], []
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            for on in (False, True):
+                chat = Llava(dtype="float32", precision="no", checkpointing=on).build(0).train()
+                layer = chat.model.get_decoder().layers[0].mlp
+                layer.register_forward_pre_hook(lambda *_, on=on: calls.append(on))
+                encoded = chat.encoded(data)
+                VisualAnswering().loss(chat, encoded.collate([encoded[0]])).backward()
+                found = [p.grad for p in chat.parameters() if p.grad is not None]
+                gradients.append(torch.cat([g.flatten() for g in found]))
+        torch.testing.assert_close(*gradients)
+        assert gradients[0].abs().sum() > 0
+        assert calls == [False, True, True]  # once more on the way back
+
     def test_is_the_same_every_time(self, variables: dict[str, str], tmp_path: Path) -> None:
         def contents(root: Path) -> dict[str, bytes]:
             files = (f for f in root.rglob("*") if f.is_file())
@@ -205,13 +225,25 @@ class TestOthers:
         record = Record.read(root / "build" / "rehearsal" / f"{slug}.json")
         known = {
             **{"iau": "lenet", "flat": "tofu_llama", "guard": "guard_llama"},
-            **{"realera": "erase_main", "safeeraser": "benchmark"},
+            **{"realera": "erase_main", "sefe": "orders", "safeeraser": "benchmark"},
         }
         name = known.get(slug, "random")
         experiment = load_paper(slug).profile("paper").experiments[name]
         where = {name, experiment.originals_of or name}
         ran = {row.method for row in record.rows if row.experiment in where}
-        assert {"Original", *experiment.methods} <= ran
+        before = BEFORE if "order" in experiment.forget else "Original"
+        assert {before, *experiment.methods} <= ran
+
+
+def test_a_sequence_counts_what_it_left_out_and_its_page_names_no_path(root: Path) -> None:
+    record = Record.read(root / "build" / "rehearsal" / "sefe.json")
+    (before,) = (r for r in record.rows if r.method == BEFORE and r.experiment == "orders")
+    left_out = before.detail["left_out"]
+    assert {name: n for name, n in left_out.items() if n} == {
+        "ScienceQA": {"no image": 1},
+        "VizWiz": {"image can't be decoded": 2},
+    }
+    assert machine_paths((root / "build" / "rehearsal" / "sefe.ipynb").read_text()) == []
 
 
 class TestSSD:

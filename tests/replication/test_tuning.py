@@ -21,7 +21,13 @@ def run(project: Any, tiny: dict[str, Any]) -> Replication:
     tiny["profiles"]["ci"]["experiments"] = {
         "orders": {
             "title": "Two orders",
-            "data": {"use": "visual_tasks", "per_task": 10, "test_per_task": 4, "base": 12},
+            "data": {
+                "use": "visual_tasks",
+                "per_task": 10,
+                "test_per_task": 4,
+                "base": 12,
+                "captions": 20,
+            },
             "model": {
                 "use": "tiny_llava",
                 "patch": 16,
@@ -31,9 +37,11 @@ def run(project: Any, tiny: dict[str, Any]) -> Replication:
                 **sizes,
             },
             "train": TRAIN,
+            "tower": TRAIN,
             "task": {"use": "visual_answering"},
             "forget": {"order": ["presence reading", "reading presence"]},
             "original_seed": 0,
+            "seeds": [0, 1],
             "ask": {"max_new_tokens": 3, "protected": 0.1},
             "methods": {
                 "LoRA": {"use": "sequential_lora", **LORA},
@@ -48,7 +56,9 @@ def run(project: Any, tiny: dict[str, Any]) -> Replication:
 def test_rows_of_a_sequence(run: Replication) -> None:
     """Fails where a later task is asked too early, the aggregates are of another matrix, or the
     conversion of answers reaches the test sets."""
-    trial, other = list(ContinualTrial.each(run, "orders"))[:2]
+    trial, other = ContinualTrial.each(run, "orders")
+    assert (trial.seed, trial.order) == (0, ("presence", "reading"))
+    assert (other.seed, other.order) == (1, ("reading", "presence"))
     before = trial.measure_before()
     assert before.method == BEFORE
     assert len(before.detail["truth"]) == 2
@@ -69,10 +79,19 @@ def test_rows_of_a_sequence(run: Replication) -> None:
     plain, converted = trial.stages(0)[0].data.questions, trial.stages(40)[0].data.questions
     assert plain.questions == trial.tasks[0].train.questions != converted.questions
     again = other.measure_method("LoRA")
+    assert again.variant == {}
+    assert again.detail["order"] == ["reading", "presence"]
     assert again.key != rows["LoRA"].key
     assert {t.name: t.test.fingerprint() for t in other.tasks} == {
         t.name: t.test.fingerprint() for t in trial.tasks
     }
+
+
+def test_every_seed_has_its_order(project: Any, tiny: dict[str, Any], run: Replication) -> None:
+    tiny["profiles"]["ci"]["experiments"]["orders"]["seeds"] = [0]
+    project.paper("tiny", tiny)
+    with pytest.raises(ConfigError, match="2 orders for 1 seeds"):
+        list(ContinualTrial.each(Replication("tiny", "ci", "build/ci"), "orders"))
 
 
 def test_a_task_that_comes_twice(run: Replication) -> None:

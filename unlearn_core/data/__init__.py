@@ -24,6 +24,7 @@ from .captions import (
     objects,
     paintings,
 )
+from .coin import COIN_TASKS, coin, coin_source
 from .images import (
     DATASETS,
     ImageData,
@@ -47,7 +48,7 @@ from .restricted import (
     restricted_symbols,
 )
 from .safeeraser import SafetyBenchmark, safety_benchmark
-from .scenes import VISUAL_TASKS, stage_zero, visual_tasks
+from .scenes import VISUAL_TASKS, captions, stage_zero, visual_tasks
 from .sources import MissingSourceError, Source, resolve
 from .splits import (
     ForgetSplit,
@@ -81,6 +82,10 @@ __all__ = [
     "VisualItem",
     "AnswerStyleDiversification",
     "VISUAL_TASKS",
+    "captions",
+    "COIN_TASKS",
+    "coin",
+    "coin_source",
     "STYLES",
     "BOOKS",
     "CAPTIONED",

@@ -164,7 +164,7 @@ class VisualTask:
     style : "yes_no", "choice", "short", "class" (a short answer that names a class), "box",
         "brief" or "detailed"
     train, test : the questions and answers
-    train_items, test_items : one for each of them
+    train_items, test_items : one for each of them; none for a training set that can't be converted
     """
 
     name: str
@@ -179,9 +179,9 @@ class VisualTask:
             raise ValueError(f"unknown style {self.style!r}; {did_you_mean(self.style, NATIVE)}")
         for part in ("train", "test"):
             n, items = len(getattr(self, part)), getattr(self, f"{part}_items")
-            if n != len(items):
+            if n != len(items) and (items or part == "test"):
                 raise ValueError(f"{self.name}: {n} questions in {part}, but {len(items)} items")
-            for i, item in enumerate(items):
+            for i, item in enumerate(items if part == "train" else ()):
                 lacks = {
                     "options": self.style == "choice" and not item.options,
                     "an open question": self.style in ("yes_no", *DESCRIBE) and not item.open,
@@ -271,7 +271,7 @@ class AnswerStyleDiversification:
     Raises
     ------
     ValueError
-        A ratio outside 0..100. When called: a training answer in none of the five styles, or in
+        A ratio outside 0..100. When called: a task without items; a training answer in none of the five styles, or in
         another one than the task's.
     """
 
@@ -282,6 +282,8 @@ class AnswerStyleDiversification:
             raise ValueError(f"ratio is a share in per cent, 0..100, not {self.ratio}")
 
     def __call__(self, task: VisualTask, seed: int = 0) -> VisualTask:
+        if not task.train_items:
+            raise ValueError(f"{task.name}: nothing but questions and answers is known of its data")
         for i, answer in enumerate(task.train.answers):
             if not format_valid(answer, task.style):
                 raise ValueError(

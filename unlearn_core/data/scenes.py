@@ -1,7 +1,8 @@
 """Drawn images with questions of several answer styles, for models made from nothing.
 
 A sequence of `visual_tasks` stands in for CoIN's (SEFE, Chen et al., ICML 2025); what such a model
-learns before, `stage_zero`, is about other shapes, colours and numbers. There is one object an
+learns before, `stage_zero`, is about other shapes, colours and numbers; only its vision tower has seen
+those of the tasks, on images with `captions`, as LLaVA's has seen nearly everything. There is one object an
 image, or one kind of object, but for the relations: which colour is whose takes a small model long.
 Real text in images, and the words that CoIN gives of it, have no counterpart.
 
@@ -13,8 +14,10 @@ reading        TextVQA        a number of two digits
 naming         ImageNet       shape and filling: a class name; of `shapes`, in grey
 fashion        ImageNet       the class name of an image of `fashion_mnist`
 attributes     GQA            colour, shape, number of objects, or where one of two is
+counting       GQA            the number of objects alone
 grounding      RefCOCO        where an object is: ``[x1, y1, x2, y2]``, shares of the side
 presence       VQAv2          whether there is such an object: yes or no
+describing     none           what the image shows, in a sentence
 =============  =============  =======================================================
 """
 
@@ -23,6 +26,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -45,7 +49,7 @@ from .answer_styles import (
 from .images import _FILLS, _SHAPES, FASHION_CLASSES, ImageSet, fashion_mnist, shapes
 from .visual import VisualSet
 
-__all__ = ["VISUAL_TASKS", "VOCABULARY", "stage_zero", "visual_tasks"]
+__all__ = ["VISUAL_TASKS", "VOCABULARY", "captions", "stage_zero", "visual_tasks"]
 
 #: Height and width of an image.
 SIZE = 32
@@ -274,6 +278,24 @@ def _presence(rng: np.random.Generator, things: Things) -> Drawn:
     return one.canvas, _item(asked, answer, ("Yes", "No"), one.scene, open=other)
 
 
+def _describing(rng: np.random.Generator, things: Things) -> Drawn:
+    one = _One.draw(rng, things)
+    said, others = f"The image shows {one.scene}.", list[str]()
+    while len(others) < 3:
+        scene = _One.draw(rng, things).scene
+        if scene != one.scene and f"The image shows {scene}." not in others:
+            others.append(f"The image shows {scene}.")
+    item = VisualItem(
+        "What is in the image?",
+        said,
+        tuple(others),
+        said,
+        f"{said[:-1]}, drawn on a dark background, with no other object beside it.",
+        open=("What is in the image?", f"{one.color} {one.shape}"),
+    )
+    return one.canvas, item
+
+
 def _copying(rng: np.random.Generator, things: Things) -> Drawn:
     """About no image: which of four words is the one in the question."""
     meanings = [meaning for _, meaning in COLORS.values()]
@@ -332,8 +354,10 @@ VISUAL_TASKS: dict[str, tuple[str, Maker]] = {
     "naming": ("class", _naming),
     "fashion": ("class", _fashion),
     "attributes": ("short", _many(_attributes)),
+    "counting": ("short", _many(_count)),
     "grounding": ("box", _many(_grounding)),
     "presence": ("yes_no", _many(_presence)),
+    "describing": ("brief", _many(_describing)),
 }
 
 
@@ -374,9 +398,10 @@ def stage_zero(n: int, seed: int) -> VisualSet:
     """What a model learns before the first task: ``n`` questions, every kind in all five styles.
 
     Their shapes, colours and numbers are others than those of the tasks, as are the meanings of
-    colours. A seventh of them is about no image, and shows each word of the tasks' answers.
+    colours. An eighth of them is about no image, and shows each word of the tasks' answers.
     """
-    kinds = {name: made for name, made in VISUAL_TASKS.items() if name != "fashion"}
+    left_out = ("fashion", "counting")  # clothes are a task's alone; "attributes" counts, too
+    kinds = {name: made for name, made in VISUAL_TASKS.items() if name not in left_out}
     kinds["copying"] = ("choice", _many(_copying))
     own = derive_seed(seed, "stage zero")
     styles = AnswerStyleDiversification(ratio=80)
@@ -388,3 +413,32 @@ def stage_zero(n: int, seed: int) -> VisualSet:
         raise ValueError(f"a model learns from questions, not from {n}")
     order = np.random.default_rng(own).permutation(n)
     return functools.reduce(operator.add, parts).subset(order)
+
+
+#: A digit as a caption has it.
+_SPOKEN = dict(
+    enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+)
+
+
+def captions(n: int, seed: int) -> VisualSet:
+    """``n`` images of all kinds, shapes, colours and numbers, and what each shows, digits as words.
+
+    For a vision tower alone: how questions are answered can't be learned from them.
+    """
+    if n < 1:
+        raise ValueError(f"a tower learns from images, not from {n}")
+    everything = Things(*(a + b for a, b in zip(TASKS, ZERO, strict=True)))
+    own = derive_seed(seed, "captions")
+    kinds = ("describing", "counting", "attributes", "naming", "reading")
+    parts = []
+    for i, name in enumerate(kinds):
+        if size := n // len(kinds) + (i < n % len(kinds)):
+            images, items = VISUAL_TASKS[name][1](size, own, "train", everything)
+            said = [
+                re.sub(r"\d", lambda d: f" {_SPOKEN[int(d[0])]} ", item.brief) for item in items
+            ]
+            parts.append(
+                as_set(images, [(item.question, s) for item, s in zip(items, said, strict=True)])
+            )
+    return functools.reduce(operator.add, parts)

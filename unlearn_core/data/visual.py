@@ -6,10 +6,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    from .coin import ImageFiles
 
 __all__ = ["VisualSet"]
 
@@ -23,12 +27,12 @@ class VisualSet(Dataset):
 
     Attributes
     ----------
-    images : (M, H, W, 3) uint8
+    images : (M, H, W, 3) uint8, or files that are decoded when they are asked for
     which : (N,) int64, the image that each question is about; an image may have several questions
     questions, answers : N texts each, none of them empty
     """
 
-    images: Tensor
+    images: Tensor | ImageFiles
     which: Tensor
     questions: tuple[str, ...]
     answers: tuple[str, ...]
@@ -79,16 +83,23 @@ class VisualSet(Dataset):
 
     def __add__(self, other: VisualSet) -> VisualSet:
         """The questions of both; images of one size."""
+        files = not isinstance(self.images, Tensor)
         return VisualSet(
-            torch.cat([self.images, other.images]),
+            self.images + other.images if files else torch.cat([self.images, other.images]),
             torch.cat([self.which, other.which + len(self.images)]),
             self.questions + other.questions,
             self.answers + other.answers,
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 of the images that are asked about and of all texts, order included."""
+        """SHA-256 of the images that are asked about and of all texts, order included.
+
+        Of images in files it is their names and sizes.
+        """
         digest = hashlib.sha256(json.dumps([self.questions, self.answers]).encode())
         digest.update(json.dumps(list(self.images.shape[1:])).encode())
-        digest.update(self.images[self.which].contiguous().numpy().tobytes())
+        if isinstance(self.images, Tensor):
+            digest.update(self.images[self.which].contiguous().numpy().tobytes())
+        else:
+            digest.update(self.images.fingerprint(self.which).encode())
         return digest.hexdigest()

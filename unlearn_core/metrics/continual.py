@@ -146,6 +146,12 @@ def knowledge(prediction: str, item: VisualItem) -> bool:
     return _says(prediction, item.answer) and not any(_says(prediction, w) for w in item.wrong)
 
 
+def _in_form(prediction: str, answer: str, task: VisualTask) -> bool:
+    """Some tasks of short answers also ask what is answered with yes or no."""
+    yes_no = task.style == "short" and _normal(answer) in ("yes", "no")
+    return format_valid(prediction, "yes_no" if yes_no else task.style)
+
+
 class Scores(NamedTuple):
     """Of each answer, (N,) bool: whether it is right, in the task's style, and known."""
 
@@ -167,7 +173,7 @@ def score_answers(
     if len(predictions) != len(task.test):
         raise ValueError(f"{task.name}: {len(predictions)} answers to {len(task.test)} questions")
     rows = [
-        (truth(p, answer, task.style, coin_compat), format_valid(p, task.style), knowledge(p, item))
+        (truth(p, answer, task.style, coin_compat), _in_form(p, answer, task), knowledge(p, item))
         for p, answer, item in zip(predictions, task.test.answers, task.test_items, strict=True)
     ]
     return Scores(*torch.tensor(rows, dtype=torch.bool).reshape(-1, 3).T)

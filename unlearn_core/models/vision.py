@@ -270,21 +270,23 @@ def vocabulary_of(texts: Iterable[str]) -> tuple[str, ...]:
 
 @functools.cache
 def _tokenizer(words: tuple[str, ...]) -> Any:
-    """One token for a word, a digit or a sign, with the space before it if there is one.
+    """One token for a word, a share as boxes have them, a digit or a sign, with the space before it.
 
     So nothing is lost on the way, and what follows a line break is not what follows a word. Words
-    are also known with a capital, as sentences begin.
+    are also known with a capital, as sentences begin. (Of digits, four boxes to choose from would
+    be longer than all the rest of a prompt, and every batch with one of them as long.)
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     special = ["<pad>", "<end>", "<unknown>", IMAGE]
     capitals = [word[0].upper() + word[1:] for word in words]
-    units = [*words, *capitals, *string.digits, *string.punctuation]
+    shares = [f"{i / 100:.2f}" for i in range(101)]
+    units = [*words, *capitals, *shares, *string.digits, *string.punctuation]
     tokens = dict.fromkeys([*special, "\n", " ", *units, *(f" {unit}" for unit in units)])
     ids = {token: i for i, token in enumerate(tokens)}
     core = Tokenizer(models.WordLevel(ids, unk_token="<unknown>"))
-    one = Regex(r" ?(?:\p{L}+|[^\p{L}\s])|\s")
+    one = Regex(r" ?(?:0\.\d\d|1\.00|\p{L}+|[^\p{L}\s])|\s")
     core.pre_tokenizer = pre_tokenizers.Split(one, behavior="isolated")
     core.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
@@ -412,7 +414,7 @@ class Llava(ModelSpec):
             source.path, dtype=getattr(torch, self.dtype), use_safetensors=True
         )
         if self.checkpointing:
-            with warnings.catch_warnings():  # newer releases have another name for it
+            with warnings.catch_warnings():  # of a new name, which older versions don't know
                 warnings.simplefilter("ignore", FutureWarning)
                 model.gradient_checkpointing_enable({"use_reentrant": False})
         images = AutoImageProcessor.from_pretrained(source.path)

@@ -84,11 +84,16 @@ def setup(run: Replication) -> Markdown:
             f"skipped: {missing}" if missing else ", ".join(e.methods),
         )
         rows.append([f"<b>{html.escape(e.title)}</b>", *map(html.escape, words)])
-    head = ["Experiment", "Data", "Model", "Training", "To forget", "Methods"]
+    wanted = {kind for e in profile.experiments.values() for kind in e.forget}
+    what = "Order of tasks" if wanted == {"order"} else "To forget"
+    head = ["Experiment", "Data", "Model", "Training", what, "Methods"]
     seeds = ", ".join(map(str, run.seeds))
     shared = any(e.original_seed is not None for e in profile.experiments.values())
     fixes = (
-        "each fixes the method's own randomness; the original and the retrained model are the same "
+        "each has its own order of tasks and fixes the method's own randomness; the model before the "
+        "first task is the same for all of them."
+        if wanted == {"order"}
+        else "each fixes the method's own randomness; the original and the retrained model are the same "
         "for all of them."
         if shared
         else "each fixes the original's training, the retrained model's, a random forget set's draw "

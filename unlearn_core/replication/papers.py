@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..methods import METHODS
+from ..methods import CONTINUAL, METHODS
 from ..methods.worst_case import SELECTORS
 from ..methods.worst_prompts import PROMPT_SELECTORS
 from ..models import TrainConfig
@@ -374,7 +374,7 @@ def _few_steps(value: Any) -> Any:
         value = dataclasses.asdict(value)
     if not isinstance(value, dict):
         return value
-    table = {**METHODS, **SELECTORS, **PROMPT_SELECTORS}
+    table = {**METHODS, **CONTINUAL, **SELECTORS, **PROMPT_SELECTORS}
     if value.get("use") in table:
         defaults = {f.name: f.default for f in dataclasses.fields(table[value["use"]])}
         value = {k: v for k, v in defaults.items() if isinstance(v, TrainConfig)} | value

@@ -391,8 +391,66 @@ def safeeraser(folder: Path) -> None:
     (folder / "prompt.json").write_text(json.dumps({"idk": ["I cannot say.", "Sorry, no."]}))
 
 
+def coin(folder: Path) -> None:
+    """CoIN-ASD's annotations beside images, as SEFE's authors lay them out: one question has no image,
+    and one image is damaged."""
+    rng = np.random.default_rng(0)
+    answers = {
+        "ScienceQA": "B",
+        "TextVQA": "exit",
+        "ImageNet": "tabby cat",
+        "GQA": "left",
+        "VizWiz": "unanswerable",
+        "Grounding": "[0.10, 0.20, 0.60, 0.70]",
+        "VQAv2": "yes",
+        "OCRVQA": "J. Doe",
+    }
+    for name, answer in answers.items():
+        images = "COCO/train2014" if name in ("Grounding", "VQAv2") else f"{name}/images"
+        (folder / images).mkdir(parents=True, exist_ok=True)
+        files = [f"{images}/{name.lower()}{i}.png" for i in range(10)]
+        for file in files:
+            (folder / file).write_bytes(_png(rng))
+        annotations = folder / "annotations" / name
+        annotations.mkdir(parents=True)
+        options = "\nA. cat\nB. dog" if name == "ScienceQA" else ""
+        for part in ("ori", "x10", "x20", "x40", "x60", "x80"):
+            lines = []
+            for i, file in enumerate(files):
+                asked = f"<image>\nWhat is it, {part} {i}?{options}"
+                turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
+                lines.append({"id": f"{name}{i}", "image": file, "conversations": turns})
+            if name == "ScienceQA":
+                turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": answer}]
+                lines.append({"id": "text", "conversations": turns})
+            (annotations / f"train_{part}.json").write_text(json.dumps(lines))
+        asked = [
+            {"question_id": str(i), "image": files[i], "text": f"What is it, {i}?{options}"}
+            for i in range(4)
+        ]
+        own = (
+            {"answer_bbox": answer, "size": [32, 32]} if name == "Grounding" else {"answer": answer}
+        )
+        if name in ("ScienceQA", "TextVQA", "GQA"):
+            own = {}  # in the data set's own files
+        (annotations / "test.json").write_text(json.dumps([line | own for line in asked]))
+    (folder / "VizWiz/images/vizwiz0.png").write_bytes(b"half a file")
+    keys = {
+        "ScienceQA/problems.json": {
+            str(i): {"choices": ["cat", "dog"], "answer": 1} for i in range(4)
+        },
+        "TextVQA/TextVQA_0.5.1_val.json": {
+            "data": [{"question_id": i, "answers": ["exit"] * 9 + ["x"]} for i in range(4)]
+        },
+        "GQA/testdev_balanced_questions.json": {str(i): {"answer": "left"} for i in range(4)},
+    }
+    for file, content in keys.items():
+        (folder / file).write_text(json.dumps(content))
+
+
 #: Environment variable -> what builds the folder that only a reader can supply.
 USER: dict[str, Builder] = {
+    "UNLEARN_COIN": coin,
     "UNLEARN_BOOK": own_text,
     "UNLEARN_IMAGENETTE": imagenette,
     "UNLEARN_NUDENET": nudenet,

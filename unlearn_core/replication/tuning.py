@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ..data import (
     AnswerStyleDiversification,
     Source,
     VisualAnswering,
     VisualTask,
+    captions,
+    coin,
+    coin_source,
     resolve,
     stage_zero,
     visual_tasks,
 )
+from ..data.coin import CoinTask
 from ..data.scenes import VOCABULARY
 from ..methods import CONTINUAL, ContinualMethod, Stage
 from ..methods.sefe import protected_movement
@@ -29,7 +35,14 @@ from ..metrics import (
     mean_finetune_accuracy,
     score_answers,
 )
-from ..models import MULTIMODAL_MODELS, EncodedVisualSet, Recipe, VisionChat
+from ..models import (
+    MULTIMODAL_MODELS,
+    EncodedVisualSet,
+    Recipe,
+    SeeingRecipe,
+    VisionChat,
+    learn_to_see,
+)
 from ..registry import ConfigError, build, describe
 from .cache import digest
 from .records import Row
@@ -53,11 +66,29 @@ AGGREGATES = {
 }
 
 
+@dataclass(frozen=True)
+class CaptionedRecipe(SeeingRecipe):
+    """A recipe whose vision tower learns from captions, and not from what is answered.
+
+    Attributes
+    ----------
+    captions : how many images with captions
+    """
+
+    captions: int = 0
+
+    def start(self, data: Dataset, seed: int, device: torch.device) -> VisionChat:
+        model = Recipe.start(self, data, seed, device)
+        learn_to_see(model, captions(self.captions, seed=0), self.tower, seed)
+        return model
+
+
 class ContinualTrial(Trial):
     """One order of tasks: a model learns them in turn, and after each is asked all that it has learned.
 
-    A target is the order, names with spaces between them. A method of the profile may say ``asd``, the
-    percentage of each task's training set that `AnswerStyleDiversification` converts.
+    A target is the order, names with spaces between them; every seed has one of its own. A method of
+    the profile may say ``asd``, the percentage of each task's training set that
+    `AnswerStyleDiversification` converts.
     """
 
     def __init__(self, run: Replication, experiment: str, seed: int, target: Any) -> None:
@@ -65,7 +96,21 @@ class ContinualTrial(Trial):
         e = self.experiment
         self.order = tuple(target.split())
         model = build(MULTIMODAL_MODELS, e.model, "model", vocabulary=VOCABULARY)
-        self.recipe = Recipe(model, VisualAnswering(), train_config(e.train))
+        self.recipe = Recipe(model, VisualAnswering(), None)
+        if e.train:
+            tower, n = train_config(e.tower), e.data["captions"]
+            self.recipe = CaptionedRecipe(model, VisualAnswering(), train_config(e.train), tower, n)
+        self.coin = e.data["use"] == "coin"
+
+    @classmethod
+    def each(cls, run: Replication, prefix: str) -> Iterator[Self]:
+        """Every experiment whose name begins with ``prefix``, on each seed and the order that it has."""
+        for name in run.experiments(prefix):
+            seeds, orders = run.seeds_of(name), run.targets(name)
+            if len(seeds) != len(orders):
+                raise ConfigError(f"{name}: {len(orders)} orders for {len(seeds)} seeds")
+            for seed, order in zip(seeds, orders, strict=True):
+                yield cls(run, name, seed, order)
 
     # --- data -------------------------------------------------------------------------------------
 
@@ -77,6 +122,8 @@ class ContinualTrial(Trial):
     @cached_property
     def tasks(self) -> tuple[VisualTask, ...]:
         """The tasks in their order, each in its own style; the same whatever the order."""
+        if self.coin:
+            return tuple(self.published(name, 0).task for name in self.order)
         sizes = self.experiment.data
         key = digest(["visual tasks", sizes, sorted(self.order)])
         if key not in self.run.shared:
@@ -87,9 +134,22 @@ class ContinualTrial(Trial):
             raise ConfigError(f"{self.name}: a task comes twice in the order {self.target!r}")
         return tuple(self.run.shared[key][name] for name in self.order)
 
+    def published(self, name: str, ratio: int) -> CoinTask:
+        """A task of CoIN, with that percentage of its answers converted by who published it."""
+        spec = {k: v for k, v in self.experiment.data.items() if k != "use"}
+        key = digest(["coin", name, ratio, spec])
+        if key not in self.run.shared:
+            self.run.shared[key] = coin(name, ratio=ratio, **spec)
+        return self.run.shared[key]
+
+    @cached_property
+    def original(self) -> VisionChat:  # type: ignore[override]
+        """The model before the first task: trained here, or as its hub has it."""
+        return self.chat.to(self.device) if self.recipe.train is None else super().original
+
     @cached_property
     def trained_on(self) -> EncodedVisualSet:
-        """What the model learns before the first task."""
+        """What the model learns before the first task, where it is trained here."""
         key = digest(["stage zero", self.experiment.data["base"]])
         if key not in self.run.shared:
             self.run.shared[key] = stage_zero(self.experiment.data["base"], seed=0)
@@ -97,12 +157,14 @@ class ContinualTrial(Trial):
 
     @property
     def sources(self) -> tuple[Source, ...]:
+        if self.coin:
+            return (coin_source(self.order),)
         fashion = "zalando-datasets/fashion_mnist"
         return (resolve(fashion, repo_type="dataset"),) if "fashion" in self.order else ()
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        return {"train": self.trained_on.fingerprint()}
+        return {"train": self.trained_on.fingerprint()} if self.recipe.train else {}
 
     def evaluation(self) -> dict[str, Any]:
         sets = [[t.name, t.train.fingerprint(), t.test.fingerprint()] for t in self.tasks]
@@ -124,7 +186,9 @@ class ContinualTrial(Trial):
     def stages(self, ratio: float) -> list[Stage]:
         """The tasks as a method learns them."""
         tasks = self.tasks
-        if ratio:
+        if self.coin:
+            tasks = tuple(self.published(name, ratio).task for name in self.order)
+        elif ratio:
             convert = AnswerStyleDiversification(ratio=ratio)
             tasks = tuple(convert(task, self.seed) for task in tasks)
         return [Stage(t.name, VisualAnswering(), self.chat.encoded(t.train)) for t in tasks]
@@ -143,10 +207,14 @@ class ContinualTrial(Trial):
             found = [score_answers(t, self.said(self.original, t)) for t in self.tasks]
             every = torch.cat([f.truth.double() for f in found])
             detail = {kind: [_share(getattr(f, kind)) for f in found] for kind in KINDS}
-            model = self.fit(self.trained_on, self.model_seed)[1]
-            return {"mfn": Estimate(_share(every), len(every))}, {**detail, "model": model}
+            if self.coin:
+                detail["left_out"] = {n: self.published(n, 0).left_out for n in self.order}
+            trained = self.recipe.train is not None
+            model = self.fit(self.trained_on, self.model_seed)[1] if trained else {}
+            own = {"order": list(self.order), "model": model}
+            return {"mfn": Estimate(_share(every), len(every))}, {**detail, **own}
 
-        return self.row(BEFORE, {"method": None}, compute)
+        return self.bare_row(BEFORE, {**self.evaluation(), "method": None}, compute)
 
     def measure_method(self, label: str) -> Row:  # type: ignore[override]
         """Learn all tasks in their order; after each, ask what was learned so far."""
@@ -188,9 +256,14 @@ class ContinualTrial(Trial):
                 )[:SHOWN]
             ]
             detail = {kind: _lists(matrix) for kind, matrix in matrices.items()}
-            return metrics, {**detail, "said": shown}
+            detail["coin_truth"] = [
+                _share(score_answers(task, texts, coin_compat=True).truth)
+                for task, texts in zip(self.tasks, last, strict=True)
+            ]
+            return metrics, {**detail, "order": list(self.order), "said": shown}
 
-        return self.row(label, {"method": describe(method), "asd": ratio}, compute)
+        spec = {**self.evaluation(), "method": describe(method), "asd": ratio}
+        return self.bare_row(label, spec, compute)
 
     def aggregates(self, matrices: Mapping[str, Tensor]) -> dict[str, Estimate]:
         """MFT, MFN, MAA and BWT of what is true and of what is known; and, of the tasks before the last
