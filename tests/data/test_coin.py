@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from unlearn_core.data import AnswerStyleDiversification, MissingSourceError, coin, coin_source
-from unlearn_core.data.coin import COIN_TASKS, MEAN, ImageFiles
+from unlearn_core.data.coin import COIN_TASKS
+from unlearn_core.data.image_files import MEAN, ImageFiles
 from unlearn_core.metrics import score_answers
 from unlearn_core.replication.rehearsal import coin as build
 

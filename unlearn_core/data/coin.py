@@ -24,15 +24,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..registry import did_you_mean
 from ..seeding import generator
 from .answer_styles import PROMPTS, VisualItem, VisualTask
+from .image_files import ImageFiles
 from .sources import MissingSourceError, Source, file_sha256
 from .visual import VisualSet
 
-__all__ = ["COIN_TASKS", "CoinTask", "ImageFiles", "coin", "coin_source"]
+__all__ = ["COIN_TASKS", "CoinTask", "coin", "coin_source"]
 
 #: Task -> the style of its answers, in the paper's order.
 COIN_TASKS = {
@@ -49,60 +49,7 @@ COIN_TASKS = {
 #: The environment variable that names the folder.
 FOLDER = "UNLEARN_COIN"
 
-#: CLIP's mean colour, with which LLaVA-1.5's authors fill an image up to a square.
-MEAN = (122, 116, 104)
-
 Line = dict[str, Any]
-
-
-class ImageFiles:
-    """Images of any size as squares, decoded when they are asked for: as if (M, size, size, 3) uint8."""
-
-    dtype, ndim = torch.uint8, 4
-
-    def __init__(self, files: Sequence[Path], size: int) -> None:
-        self.files, self.size = tuple(files), size
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return len(self.files), self.size, self.size, 3
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        """One image for a number, or several."""
-        if index.ndim == 0:
-            return self.read(self.files[int(index)])
-        return torch.stack([self.read(self.files[i]) for i in index.tolist()])
-
-    def __add__(self, other: ImageFiles) -> ImageFiles:
-        return ImageFiles(self.files + other.files, self.size)
-
-    def read(self, file: Path) -> Tensor:
-        """(size, size, 3) uint8, filled up with the mean colour.
-
-        Raises
-        ------
-        ValueError
-            The file can't be decoded; it is named.
-        """
-        import numpy as np
-        from PIL import Image, ImageOps
-
-        try:
-            with Image.open(file) as image:
-                whole = image.convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{file.name} in {file.parent.name} is no image: {error}") from error
-        side = (self.size, self.size)
-        square = ImageOps.pad(whole, side, Image.Resampling.BICUBIC, color=MEAN)
-        return torch.from_numpy(np.array(square))
-
-    def fingerprint(self, which: Tensor) -> str:
-        """Names and sizes of files, not what is in them: there are too many to read at every start."""
-        files = [self.files[i] for i in which.tolist()]
-        return json.dumps([[f.parent.name, f.name, f.stat().st_size] for f in files])
 
 
 class CoinTask(NamedTuple):

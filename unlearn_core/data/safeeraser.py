@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .image_files import decoded
 from .restricted import RestrictedPart
 from .sources import MissingSourceError, Source, file_sha256
 from .visual import VisualSet
@@ -101,14 +102,13 @@ def _file(root: Path, written: str) -> Path:
 
 def _image(file: Path, size: int) -> Tensor | None:
     """(size, size, 3) uint8; None if it can't be decoded."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if not file.is_file():
         raise MissingSourceError(f"the benchmark's image {file.name} is not there")
     try:
-        with Image.open(file) as found:
-            image = found.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError):
+        image = decoded(file)
+    except ValueError:
         return None
     scale = size / min(image.size)
     width, height = (max(size, round(scale * n)) for n in image.size)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 if TYPE_CHECKING:
-    from .coin import ImageFiles
+    from .image_files import ImageFiles
 
 __all__ = ["VisualSet"]
 
