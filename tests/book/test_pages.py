@@ -19,7 +19,7 @@ import pytest
 from bs4 import BeautifulSoup, Tag
 from sphinx.search.en import SearchEnglish
 
-from unlearn_core.methods import METHODS
+from unlearn_core.methods import CONTINUAL, METHODS
 from unlearn_core.metrics import METRICS
 from unlearn_core.replication.papers import load_paper
 from unlearn_core.replication.publish import machine_paths
@@ -567,12 +567,15 @@ def test_the_reference_describes_every_method(site: Any, cls: type) -> None:
 
 
 def test_the_page_of_needs_lists_every_method(site: Any) -> None:
-    (table,) = site.pages["reference/methods.html"].select(".unlearn-table")
+    table, sequence = site.pages["reference/methods.html"].select(".unlearn-table")
     head = [words(th) for th in table.select("thead th")]
     rows = {row[0]: dict(zip(head, row, strict=True)) for row in cells_of(table)}
     assert set(rows) == {cls.__name__ for cls in METHODS.values()}
     for cls in METHODS.values():
         assert {need for need in head if rows[cls.__name__][need] == "●"} == set(cls.needs)
+    mixing = {row[0]: row[1] == "●" for row in cells_of(sequence)}
+    assert mixing == {cls.__name__: cls.mixes for cls in CONTINUAL.values()}
+    assert mixing["Replay"] != mixing["RegLoRA"]
 
 
 def test_every_metric_is_defined(site: Any) -> None:

@@ -258,7 +258,7 @@ def metrics_table() -> str:
 
 
 def needs_table() -> str:
-    from ..methods import METHODS, NEEDS
+    from ..methods import CONTINUAL, METHODS, NEEDS
 
     rows = []
     for cls in METHODS.values():
@@ -269,7 +269,12 @@ def needs_table() -> str:
         works_on = ", ".join(sorted(cls.works_on))
         seed = {True: "yes", False: "no"}.get(draws, draws)
         rows.append([f"<code>{cls.__name__}</code>", works_on, *cells, seed])
-    return tables.table(["Method", "works on", *NEEDS, "seed matters"], rows, kind="wide").data
+    once = tables.table(["Method", "works on", *NEEDS, "seed matters"], rows, kind="wide").data
+    sequence = [
+        [f"<code>{cls.__name__}</code>", "●" if cls.mixes else ""] for cls in CONTINUAL.values()
+    ]
+    head = ["Method that learns tasks in a sequence", "data of other tasks"]
+    return once + tables.table(head, sequence).data
 
 
 def source_table(chapters: list[Chapter]) -> str:
