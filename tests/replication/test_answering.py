@@ -241,6 +241,24 @@ def test_other_templates_are_other_rows(
     assert AnsweringTrial(trial.run, "authors", 0, 2).evaluation() != before
 
 
+def test_other_answers_leak(trial: AnsweringTrial) -> None:
+    """Fails where a word counts that the question or its own answer holds, or a retained author has too."""
+    gone = trial.sets["forget"]
+    assert trial.leaks_of_others(gone.answers)["other_leak_rate"].value == 0
+    assert trial.leaks_of_others(gone.questions)["other_leak_rate"].value == 0
+    kept = [trial.sets["retain"].answers[i % len(trial.sets["retain"])] for i in range(len(gone))]
+    assert trial.leaks_of_others(kept)["other_leak_rate"].value == 0
+    first = next(  # an answer with a word of its own, said to every question but its own
+        i
+        for i, answer in enumerate(gone.answers)
+        if trial.leaks_of_others([answer] * len(gone))["other_leak_rate"].value
+    )
+    every = [gone.answers[first]] * len(gone)
+    found = trial.leaks_of_others(every)["other_leak_rate"]
+    assert 50 < found.value < 100
+    assert found.n == len(gone)
+
+
 GUARDED = {
     "use": "guard",
     "extractor": "oracle",

@@ -288,7 +288,7 @@ METRICS: dict[str, Metric] = {
         "%",
         "retrained",
         "Share of what is said to forget questions that gives away the answer to another one of them, by a "
-        "word or phrase that the question itself does not hold.",
+        "secret (see the leaks) that neither the question nor its own answer holds, nor anything retained.",
     ),
     "forbidden_tokens": Metric(
         "Tokens forbidden",

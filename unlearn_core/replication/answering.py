@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -159,15 +160,18 @@ class AnsweringTrial(Trial):
         return {"leak_rate": share(leak_rate(texts, secrets, spelled))}
 
     def leaks_of_others(self, said: Sequence[str]) -> dict[str, Estimate]:
-        """How often an answer to a forget question gives another one's away, by what it was not asked with."""
-        own = self.sets["forget"].questions
-        every = {s.lower() for secret in self.secrets for s in secret}
-        if not every:
+        """How often an answer to a forget question gives another one's away.
+
+        By a secret that neither the question nor its own answer holds, nor anything that is retained.
+        """
+        gone = set(self.data.forget.tolist())
+        retained = [pair for i, pair in enumerate(self.data.train) if i not in gone]
+        known = _words(" ".join(text for pair in retained for text in pair))
+        own = [_words(f"{q} {a}") for q, a in self.sets["forget"]]
+        secrets = {s for secret in self.secrets for s in secret if not _words(s) <= known}
+        if not secrets:
             return {}
-        others = [
-            [s for s in every if s not in q.lower() and s not in {x.lower() for x in mine}]
-            for q, mine in zip(own, self.secrets, strict=True)
-        ]
+        others = [[s for s in sorted(secrets) if not _words(s) <= mine] for mine in own]
         return {"other_leak_rate": share(leak_rate(said, others))}
 
     @cached_property
@@ -404,6 +408,10 @@ class AnsweringTrial(Trial):
                 leak = privleak(row.metrics[f"{form}holdout_auc"].value, level)
                 out[f"{form}privleak"] = Estimate(leak)
         return out
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
 
 
 def token_probability(model: Chat, pairs: Sequence[tuple[str, str]]) -> Estimate:
