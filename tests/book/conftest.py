@@ -159,7 +159,7 @@ def missing_rows() -> Callable[[Record], list[str]]:
         for name, experiment in profile.experiments.items():
             if name in skipped:
                 continue
-            ((_, wanted),) = experiment.forget.items()
+            ((kind, wanted),) = experiment.forget.items()
             wanted = wanted if isinstance(wanted, list) or wanted == "all" else [wanted]
             if wanted == "all":
                 requests = (r for r in rows_of(record, name) if r.method != "Selection")
@@ -169,7 +169,9 @@ def missing_rows() -> Callable[[Record], list[str]]:
             methods = experiment.methods
             if experiment.search:  # that tunes what it searches, and measures nothing else
                 methods = [m for m in methods if m in {*experiment.search, experiment.oracle}]
-            for seed in experiment.seeds or profile.seeds:
+            for i, seed in enumerate(experiment.seeds or profile.seeds):
+                # Every seed has an order of tasks of its own, but each of the other targets.
+                own_targets = wanted[i : i + 1] if kind == "order" else wanted
                 for method in methods:
                     where, own = name, seed
                     if (
@@ -178,11 +180,13 @@ def missing_rows() -> Callable[[Record], list[str]]:
                         where = experiment.originals_of or name
                         own = seed if experiment.original_seed is None else experiment.original_seed
                     found = {
-                        str(r.variant.get("forget"))
+                        " ".join(r.detail["order"])
+                        if kind == "order"
+                        else str(r.variant.get("forget"))
                         for r in rows_of(record, where, method)
                         if r.seed == own
                     }
-                    lost = [t for t in map(str, wanted) if t not in found]
+                    lost = [t for t in map(str, own_targets) if t not in found]
                     out += [f"{name} / {method} / seed {seed} / {t}" for t in lost]
                 for key, values in experiment.grid.items():
                     have = [r.variant.get(key) for r in rows_of(record, name) if r.seed == seed]

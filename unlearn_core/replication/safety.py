@@ -264,8 +264,7 @@ class SafetyTrial(Trial):
         return {}
 
     def measure_original(self) -> Row:
-        if self.first is self:
-            self.check_structure()
+        self.check_structure()
         return super().measure_original()
 
     def check_structure(self) -> None:

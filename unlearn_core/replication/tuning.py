@@ -26,6 +26,7 @@ from ..data import (
 from ..data.coin import CoinTask
 from ..data.scenes import VOCABULARY
 from ..methods import CONTINUAL, ContinualMethod, Stage
+from ..methods.adapters import submodule
 from ..methods.sefe import protected_movement
 from ..metrics import (
     Estimate,
@@ -226,21 +227,30 @@ class ContinualTrial(Trial):
             cost = {"seconds": 0.0, "optimizer_steps": 0}
             last: list[list[str]] = []
 
+            changed = 0  # weights of the vision tower that are other than before
+
             def models() -> Iterator[VisionChat]:
-                yield self.original
+                nonlocal changed
+                yield (model := self.original)
                 learning = method.learn(self.original, stages, self.seed)
                 for t in range(len(stages)):
+                    before = model
                     # Whoever takes the models looks at weights only, with gradients off.
                     with torch.enable_grad(), self.costs() as costs:
                         _, model = next(learning)
                     cost["seconds"] += costs.cost.seconds
                     cost["optimizer_steps"] += costs.optimizer_steps
-                    last.clear()
-                    for j, task in enumerate(self.tasks[: t + 1]):
+                    if model is not before:  # joint training has one model for all stages
+                        last.clear()
+                    for task in self.tasks[len(last) : t + 1]:
                         last.append(self.said(model, task))
-                        for kind, values in score_answers(task, last[-1])._asdict().items():
+                    for j, (task, texts) in enumerate(zip(self.tasks, last, strict=False)):
+                        for kind, values in score_answers(task, texts)._asdict().items():
                             matrices[kind][t, j] = _share(values)
                     yield model
+                towers = (submodule(m, "vision_tower") for m in (self.original, model))
+                pairs = zip(*(tower.parameters() for tower in towers), strict=True)
+                changed = sum((a != b).sum().item() for a, b in pairs)
 
             moved = protected_movement(models(), self.experiment.ask["protected"])
             metrics = self.aggregates(matrices)
@@ -260,10 +270,31 @@ class ContinualTrial(Trial):
                 _share(score_answers(task, texts, coin_compat=True).truth)
                 for task, texts in zip(self.tasks, last, strict=True)
             ]
-            return metrics, {**detail, "order": list(self.order), "said": shown}
+            detail |= {"order": list(self.order), "tower_changed": changed}
+            return metrics, {**detail, "said": shown}
 
         spec = {**self.evaluation(), "method": describe(method), "asd": ratio}
-        return self.bare_row(label, spec, compute)
+        row = self.bare_row(label, spec, compute)
+        self.check(row)
+        return row
+
+    def check(self, row: Row) -> None:
+        """No method trains the vision tower, and what is scored right is known."""
+        changed = row.detail["tower_changed"]
+        own = self.name, self.seed
+        self.run.invariant(
+            "the vision tower is as it was", *own, not changed, f"{row.method}: {changed} weights"
+        )
+        right, known = (
+            [share for line in row.detail[kind] for share in line]
+            for kind in ("truth", "knowledge")
+        )
+        self.run.invariant(
+            "no more answers are right than hold the right content",
+            *own,
+            all(r <= k for r, k in zip(right, known, strict=True)),
+            f"{row.method}: {len(right)} shares of a task's answers after a task",
+        )
 
     def aggregates(self, matrices: Mapping[str, Tensor]) -> dict[str, Estimate]:
         """MFT, MFN, MAA and BWT of what is true and of what is known; and, of the tasks before the last
