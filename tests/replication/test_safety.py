@@ -109,7 +109,8 @@ def test_the_judge_is_measured_where_the_label_is_known(trial: SafetyTrial) -> N
 
 def test_the_structure_is_an_invariant(trial: SafetyTrial) -> None:
     trial.measure_original()
-    names = [i.name for i in trial.run.invariants if i.holds]
+    assert all(i.holds for i in trial.run.invariants)
+    names = [i.name for i in trial.run.invariants if i.seed == trial.seed]
     assert names.count("safe images have the forget prompts") == 2
     assert names.count("no image is in training and validation") == 1
 

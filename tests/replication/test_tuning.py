@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
+from unlearn_core.methods.adapters import submodule
+from unlearn_core.methods.sefe import RegLoRA
 from unlearn_core.metrics import METRICS
+from unlearn_core.models import VisionChat
 from unlearn_core.registry import ConfigError
 from unlearn_core.replication.run import Replication
 from unlearn_core.replication.tuning import BEFORE, ContinualTrial
@@ -46,6 +50,7 @@ def run(project: Any, tiny: dict[str, Any]) -> Replication:
             "methods": {
                 "LoRA": {"use": "sequential_lora", **LORA},
                 "SEFE": {"use": "reglora", "asd": 40, "ratio": 0.1, "weight": 1.0, **LORA},
+                "Joint": {"use": "joint", **LORA},
             },
         }
     }
@@ -98,3 +103,36 @@ def test_a_task_that_comes_twice(run: Replication) -> None:
     trial = ContinualTrial(run, "orders", 0, "presence presence")
     with pytest.raises((ConfigError, ValueError), match="comes twice"):
         trial.measure_method("LoRA")
+
+
+def test_joint_training_is_asked_once(run: Replication, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where one model for all stages answers the same questions again at each."""
+    trial, _ = ContinualTrial.each(run, "orders")
+    asked, said = [], ContinualTrial.said
+    monkeypatch.setattr(
+        ContinualTrial, "said", lambda s, m, t: asked.append(t.name) or said(s, m, t)
+    )
+    truth = trial.measure_method("Joint").detail["truth"]
+    assert asked == ["presence", "reading"]
+    assert truth[0][0] == truth[1][0]
+    asked.clear()
+    trial.measure_method("LoRA")
+    assert asked == ["presence", "presence", "reading"]
+
+
+def test_a_tower_that_is_trained_is_seen(run: Replication, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, _ = ContinualTrial.each(run, "orders")
+    trial.measure_method("LoRA")
+
+    def remember(self: RegLoRA, model: VisionChat, *rest: Any) -> None:
+        with torch.no_grad():
+            next(submodule(model, "vision_tower").parameters()).view(-1)[:3] += 1
+
+    monkeypatch.setattr(RegLoRA, "remember", remember)
+    monkeypatch.setattr(RegLoRA, "regulariser", lambda *_: 0)
+    trial.measure_method("SEFE")
+    own, trained = (i for i in run.invariants if i.name == "the vision tower is as it was")
+    assert own.holds
+    assert own.detail == "LoRA: 0 weights"
+    assert not trained.holds
+    assert trained.detail == "SEFE: 3 weights"

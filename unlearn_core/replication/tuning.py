@@ -222,17 +222,16 @@ class ContinualTrial(Trial):
         method, ratio = self.methods[label]
 
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
-            stages = self.stages(ratio)
+            original, stages = self.original, self.stages(ratio)
             matrices = {kind: torch.full((len(stages),) * 2, torch.nan) for kind in KINDS}
             cost = {"seconds": 0.0, "optimizer_steps": 0}
             last: list[list[str]] = []
-
             changed = 0  # weights of the vision tower that are other than before
 
             def models() -> Iterator[VisionChat]:
                 nonlocal changed
-                yield (model := self.original)
-                learning = method.learn(self.original, stages, self.seed)
+                yield (model := original)
+                learning = method.learn(original, stages, self.seed)
                 for t in range(len(stages)):
                     before = model
                     # Whoever takes the models looks at weights only, with gradients off.
@@ -248,7 +247,7 @@ class ContinualTrial(Trial):
                         for kind, values in score_answers(task, texts)._asdict().items():
                             matrices[kind][t, j] = _share(values)
                     yield model
-                towers = (submodule(m, "vision_tower") for m in (self.original, model))
+                towers = (submodule(m, "vision_tower") for m in (original, model))
                 pairs = zip(*(tower.parameters() for tower in towers), strict=True)
                 changed = sum((a != b).sum().item() for a, b in pairs)
 
