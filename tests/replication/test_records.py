@@ -38,6 +38,18 @@ class TestJson:
         assert back.rows[1].variant == {"forget": "ring", "alpha": 5}
         assert [f.name for f in file.parent.iterdir()] == ["tiny.json"]
 
+    def test_a_training_counts_once(self, make_record: MakeRecord, make_row: MakeRow) -> None:
+        """Fails where a model that three rows name counts three times, or one that was trained
+        while a row was made counts beside it."""
+
+        def named(method: str, model: str, seconds: float) -> Row:
+            row = make_row("full_class", method)  # of 1.5 s
+            return row.model_copy(update={"detail": {"model": {"date": model, "seconds": seconds}}})
+
+        rows = [named("A", "apart", 100.0), named("B", "apart", 100.0), named("C", "within", 1.25)]
+        record = make_record(rows=(*rows, named("D", "within", 1.25), make_row("full_class", "E")))
+        assert record.seconds_spent == 5 * 1.5 + 100
+
     def test_numbers_keep_every_digit(self, make_record: MakeRecord, tmp_path: Path) -> None:
         value = 0.1 + 0.2
         record = make_record()

@@ -286,8 +286,8 @@ def provenance(record: Record) -> HTML:
         ["Rows", f"{len(record.rows)}, made from {days[0]} to {days[-1]}" if days else "0"],
         [
             "Time in rows",
-            f"{sum(r.seconds_spent for r in record.rows) / 60:.1f} minutes (the sum over all "
-            "rows, whenever they were made, training included)",
+            f"{record.seconds_spent / 60:.1f} minutes (the sum over all rows, whenever they were "
+            "made, with each model's training once)",
         ],
         ["Commits", ", ".join(f"{c[:10]}{' (with changes)' if d else ''}" for c, d in commits)],
         ["Data", "; ".join(f"{i} ({kind}, sha256 {sha}…)" for i, kind, sha in sorted(sources))],
