@@ -12,7 +12,7 @@ import string
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -466,7 +466,8 @@ class _Naming(nn.Module):
 
 
 def learn_to_see(model: VisionChat, questions: VisualSet, config: TrainConfig, seed: int) -> None:
-    """Train the vision tower, in place, to tell which words the answers about an image have.
+    """Train the vision tower, in place, to tell which words the answers about an image have; then
+    freeze it, as LLaVA's is while the model learns to answer.
 
     LLaVA's tower had learned from captions before (CLIP); one that begins from nothing learns to see
     so slowly from answers alone that the language side has long learned to guess. Words of captions
@@ -488,6 +489,7 @@ def learn_to_see(model: VisionChat, questions: VisualSet, config: TrainConfig, s
 
     epochs = shuffled_epochs(seen, config, derive_seed(seed, "words"))
     train(naming, epochs, loss, config, seed=seed, name="vision tower")
+    naming.tower.requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -498,6 +500,8 @@ class SeeingRecipe(Recipe):
     ----------
     tower : how the vision tower is trained
     """
+
+    version: ClassVar[int] = 2
 
     tower: TrainConfig | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -69,22 +69,18 @@ AGGREGATES = {
 
 @dataclass(frozen=True)
 class CaptionedRecipe(SeeingRecipe):
-    """A recipe whose vision tower learns from captions alone: while the model learns to answer it stays
-    as it is, as LLaVA's does.
+    """A recipe whose vision tower learns from captions, and not from what is answered.
 
     Attributes
     ----------
     captions : how many images with captions
     """
 
-    version: ClassVar[int] = 2
-
     captions: int = 0
 
     def start(self, data: Dataset, seed: int, device: torch.device) -> VisionChat:
         model = Recipe.start(self, data, seed, device)
         learn_to_see(model, captions(self.captions, seed=0), self.tower, seed)
-        submodule(model, "vision_tower").requires_grad_(False)
         return model
 
 
