@@ -114,6 +114,21 @@ class TestPenalty:
         protected = {("x", "BA"): torch.tensor([1, 1, 2]), ("y", "BA"): torch.tensor([3])}
         assert penalty(factors, protected).item() == pytest.approx(((6 + 6 + 0.5) / 3 + 1) / 2)
 
+    def test_no_layer_is_kept_whole(self) -> None:
+        """Fails where the backward pass holds the updates of all layers, and not their entries."""
+        factors = {n: (torch.randn(2, 60), torch.randn(50, 2).requires_grad_()) for n in "abc"}
+        protected = {(n, "BA"): torch.arange(30) for n in "abc"}
+        held: list[int] = []
+
+        def keep(tensor: Tensor) -> Tensor:
+            held.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            penalty(factors, protected).backward()
+        assert sum(held) > 3 * 30
+        assert sum(held) < 50 * 60
+
     def test_of_the_factors(self) -> None:
         protected = {("x", "A"): torch.tensor([1]), ("x", "B"): torch.tensor([0, 1])}
         assert penalty({"x": (self.A, self.B)}, protected).item() == pytest.approx(2 + 3.5 / 2)
