@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -21,12 +22,15 @@ from unlearn_core.data import (
     captioned_cifar10,
     captioned_shapes,
     cifar10,
+    coco_captions,
     forget_class,
     forget_concepts,
     i2p_prompts,
     imagenette,
     objects,
+    painters,
     paintings,
+    people,
     shapes,
 )
 from unlearn_core.replication.rehearsal import HUB, USER
@@ -96,7 +100,9 @@ class TestCaptions:
 
     def test_real_data_are_listed(self) -> None:
         captioned = {"captioned_shapes", "captioned_fashion", "captioned_cifar10"}
-        assert set(CAPTIONED) == captioned | {"objects", "paintings", "imagenette"}
+        assert set(CAPTIONED) == captioned | {
+            *("objects", "painters", "paintings", "people", "imagenette")
+        }
 
 
 class TestConcepts:
@@ -185,6 +191,114 @@ def test_paintings_are_pairs() -> None:
     assert len({noun.name for noun in data.nouns}) == 100
     (template,) = data.templates
     assert template.format(data.nouns[12].name) == "A painting of a Towers in Mosaic Style."
+
+
+def test_painters() -> None:
+    """Fails where one is there twice, or nobody is left to be kept."""
+    data = painters()
+    names = [noun.name for noun in data.nouns]
+    (gone,) = data.groups.values()
+    assert (len({*names}), len({*gone}), len(data.train)) == (20, 10, 0)
+    assert {*gone} < {*names}
+    assert len({*data.templates}) == 5
+    assert data.templates[2].format(names[1]) == "a painting after Claude Monet"
+
+
+class TestPeople:
+    @pytest.fixture
+    def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        USER["UNLEARN_CELEBRITIES"](tmp_path / "list")
+        monkeypatch.setenv("UNLEARN_CELEBRITIES", str(tmp_path / "list"))
+        return tmp_path / "list" / "names.csv"
+
+    def test_names_and_who_is_erased(self, file: Path) -> None:
+        """Fails where the order of the list is lost, or a spreadsheet's mark at its beginning is read
+        as a part of the first column's name."""
+        file.write_text('\ufeffname,part\nX,keep\n"Y, Jr.",erase\nZ,keep\n', encoding="utf-8")
+        data = people()
+        assert [noun.name for noun in data.nouns] == ["X", "Y, Jr.", "Z"]
+        assert data.groups == {"the names to erase": ("Y, Jr.",)}
+        assert data.templates[0].format("X") == "a portrait of X"
+        assert [s.kind for s in data.sources] == ["user"]
+        before = data.sources[0].sha256
+        file.write_text("name,part\nX,keep\nY,erase\n")
+        assert people().sources[0].sha256 != before
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("name,part\nX,erase\nY,erase\n", "both are needed"),
+            ("name,part\nX,erase\nY,keep\nZ,other\n", "'erase' or 'keep'"),
+            ("name,part\n,erase\nY,keep\n", "needs a name"),
+            ("person,part\nX,erase\nY,keep\n", "needs a name"),
+            ("name,part\nX,erase\nX,keep\n", "'X' is there twice"),
+        ],
+    )
+    def test_a_list_that_is_wrong(self, file: Path, text: str, says: str) -> None:
+        file.write_text(text)
+        with pytest.raises(ValueError, match=f"names.csv: .*{says}"):
+            people()
+
+    def test_no_list(self, file: Path) -> None:
+        file.unlink()
+        with pytest.raises(MissingSourceError, match=r"no folder with names\.csv"):
+            people()
+
+
+class TestCoco:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Forty images, three captions each, the last one of the file with the lowest id."""
+        (tmp_path / "val2014").mkdir()
+        (tmp_path / "annotations").mkdir()
+        images = [{"id": 100 - i, "file_name": f"{100 - i}.jpg"} for i in range(40)]
+        lines = [
+            {"id": 10 * i["id"] + k, "image_id": i["id"], "caption": f" {i['id']}, {k}\n"}
+            for k in (2, 1, 0)
+            for i in images
+        ]
+        for image in images:
+            (tmp_path / "val2014" / image["file_name"]).touch()
+        content = {"info": {}, "images": images, "annotations": lines}
+        (tmp_path / "annotations" / "captions_val2014.json").write_text(json.dumps(content))
+        monkeypatch.setenv("UNLEARN_COCO", str(tmp_path))
+        return tmp_path
+
+    def test_a_drawn_subset(self, folder: Path) -> None:
+        """Fails where a caption is another image's, an image is drawn twice, the first of all are taken,
+        or a larger subset is another one."""
+        captions, files, source = coco_captions(12)
+        ids = [int(file.stem) for file in files]
+        assert captions == tuple(f"{i}, 0" for i in ids)
+        assert len({*ids}) == 12
+        assert {*ids} not in ({*range(61, 73)}, {*range(89, 101)})
+        assert (source.kind, source.path) == ("user", folder)
+        more, _, _ = coco_captions(1000)
+        assert more[:12] == captions
+        assert len({*more}) == 40
+
+    def test_the_order_of_the_file_does_not_matter(self, folder: Path) -> None:
+        before = coco_captions(12)[0]
+        file = folder / "annotations" / "captions_val2014.json"
+        content = json.loads(file.read_text())
+        turned = {k: v[::-1] for k, v in content.items() if k != "info"}
+        file.write_text(json.dumps(turned))
+        assert coco_captions(12)[0] == before
+
+    def test_what_is_not_there(self, folder: Path) -> None:
+        for file in (folder / "val2014").iterdir():
+            file.unlink()
+        with pytest.raises(
+            MissingSourceError, match=r"12 images are not in val2014, \d+.jpg among"
+        ):
+            coco_captions(12)
+        file = folder / "annotations" / "captions_val2014.json"
+        file.write_text("{}")
+        with pytest.raises(ValueError, match="no lists of images and annotations"):
+            coco_captions(12)
+        file.unlink()
+        with pytest.raises(MissingSourceError, match="names no folder with annotations"):
+            coco_captions(12)
 
 
 def test_cifar10_is_in_the_order_of_its_words(hub: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from unlearn_core.data import MissingSourceError
 from unlearn_core.metrics import (
     EXPOSED,
+    INCEPTION,
     METRICS,
     Estimate,
     ZeroShot,
@@ -24,12 +25,14 @@ from unlearn_core.metrics import (
     frechet_distance,
     generation,
     harmonic_mean,
+    inception_features,
     judge,
     nudity_counts,
     unlearning_accuracy,
 )
 from unlearn_core.models import SmallCNN
 from unlearn_core.replication.rehearsal import clip as build_clip
+from unlearn_core.replication.rehearsal import coco as build_coco
 
 
 class Reader(nn.Module):
@@ -229,6 +232,38 @@ class TestClassifierFID:
             classifier_fid(Reader(), FOUR, FOUR)
 
 
+class TestInception:
+    @pytest.fixture
+    def weights(self, tmp_path: Path) -> Path:
+        """Made-up weights under the real names."""
+        build_coco(tmp_path / "coco")
+        return tmp_path / "coco" / INCEPTION
+
+    def test_features_are_the_extractor_s_of_images_resized_as_in_clean_fid(
+        self, weights: Path
+    ) -> None:
+        """Against PIL and torch-fidelity. Fails without antialiasing, with values in [-1, 1], or where
+        images of several sizes lose their place."""
+        from PIL import Image
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        g = torch.Generator().manual_seed(0)
+        sizes = ((640, 427), (512, 512), (40, 30))
+        images = [torch.randint(256, (3, *size), generator=g, dtype=torch.uint8) for size in sizes]
+        images[1] //= 3
+        squares = [
+            Image.fromarray(x.permute(1, 2, 0).numpy()).resize((299, 299), Image.Resampling.BICUBIC)
+            for x in images
+        ]
+        x = torch.stack([torch.from_numpy(np.array(s)).permute(2, 0, 1) for s in squares])
+        extractor = FeatureExtractorInceptionV3("theirs", ["2048"], str(weights))
+        (expected,) = extractor(x)
+        found = inception_features(images, weights)
+        assert found.shape == (3, 2048)
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-5)
+        assert (expected[0] - expected[1]).norm() > 0.05 * expected[0].norm()
+
+
 @pytest.fixture
 def clip(hub: Path) -> Iterator[str]:
     """A random CLIP of a few dimensions in the hub folder; its tokens are letters."""
@@ -345,6 +380,7 @@ class TestNudity:
 def test_the_catalogue_has_what_a_row_of_drawn_images_may_hold() -> None:
     names = {"classifier_fid", "clip_score", "nudity_count", "changed_pixels"}
     names |= {"attacked_accuracy", "relearned_generation"}
+    names |= {"inception_fid", "erased_clip_score", "clip_gap"}
     assert names <= METRICS.keys()
     for name in names:
         assert METRICS[name].definition.endswith(".")

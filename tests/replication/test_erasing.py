@@ -14,13 +14,25 @@ import pytest
 import torch
 from PIL import Image
 
-from unlearn_core.metrics import METRICS, generation
+from unlearn_core.data import MissingSourceError, coco_captions
+from unlearn_core.metrics import (
+    INCEPTION,
+    METRICS,
+    ZeroShot,
+    clip_score,
+    eight_bit,
+    frechet_distance,
+    generation,
+)
 from unlearn_core.models import TrainingError
+from unlearn_core.replication import erasing
 from unlearn_core.replication.drawings import each, pictures
 from unlearn_core.replication.erasing import (
     ClassErasingTrial,
+    CocoTrial,
     ErasingTrial,
     LabelledErasingTrial,
+    NamesTrial,
     PretrainedErasingTrial,
     PretrainedPromptSetTrial,
     erasing_trials,
@@ -289,6 +301,96 @@ def test_explicit_content_is_counted(stable: Replication, monkeypatch: pytest.Mo
     assert row.metrics["clip_score"].n == 2
     assert "points" not in row.detail
     assert "AIML-TUDA/i2p" in [s["id"] for s in row.provenance.sources]
+
+
+def test_captions_of_coco(
+    stable: Replication, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where a part of the prompts is left out, the images are other captions', or the models are
+    not those without explicit content."""
+    USER["UNLEARN_COCO"](tmp_path / "coco")
+    monkeypatch.setenv("UNLEARN_COCO", str(tmp_path / "coco"))
+    monkeypatch.setattr(erasing, "PART", 2)
+    monkeypatch.setattr(erasing, "inception_features", lambda images, weights: grey(images))
+    e = stable.experiment("explicit")
+    asked = {"captions": 5000, "steps": 1, "guidance": 2.0}
+    stable.profile.experiments["coco"] = e.model_copy(update={"ask": asked})
+    trial, *_ = erasing_trials(stable, "coco")
+    assert type(trial) is CocoTrial
+    assert trial.concepts.erased[0] == ("nudity", "a person wearing clothes")
+    captions, files, _ = coco_captions(3)
+    assert captions[0].startswith(f"Thing {int(files[0].stem[-12:])},")
+    real = [np.array(Image.open(file)).mean((0, 1)) for file in files]
+    assert trial.real.numpy() == pytest.approx(np.array(real), rel=1e-5)
+    row = trial.measure_method("UCE")
+    drawn = [
+        trial.draw(trial.unlearned("UCE"), captions[i : i + 2], f"prompts {i}") for i in (0, 2)
+    ]
+    expected = frechet_distance(grey(eight_bit(torch.cat(drawn))), trial.real)
+    assert row.metrics["inception_fid"].value == pytest.approx(expected, rel=1e-6)
+    assert row.metrics["inception_fid"].n == 3
+    score = clip_score(torch.cat(drawn), captions)
+    assert row.metrics["clip_score"].value == pytest.approx(score.value, abs=1e-4)
+    assert "nudity_count" not in row.metrics
+    sources = [s["id"] for s in row.provenance.sources]
+    assert sources[:2] == ["COCO captions 2014", "Inception v3"]
+    (tmp_path / "coco" / INCEPTION).unlink()
+    again, *_ = erasing_trials(stable, "coco")
+    with pytest.raises(MissingSourceError, match=f"has no {INCEPTION}"):
+        again.measure_original()
+
+
+def grey(images: Any) -> torch.Tensor:
+    """Three features: the mean of each channel."""
+    return torch.stack([x.float().mean((1, 2)) for x in images])
+
+
+def test_names_that_are_erased_together(
+    stable: Replication, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand, of the images that are drawn. Fails where a name is in the wrong group, a score is of the
+    other's prompts, or what is kept is not told."""
+    USER["UNLEARN_CELEBRITIES"](tmp_path / "list")
+    monkeypatch.setenv("UNLEARN_CELEBRITIES", str(tmp_path / "list"))
+    e = stable.experiment("objects")
+    changed = {
+        "data": {"use": "people"},
+        "forget": {"group": ["the names to erase"]},
+        "ask": {"erased": 2, "kept": 1, "steps": 1, "guidance": 2.0},
+    }
+    stable.profile.experiments["people"] = e.model_copy(update=changed)
+    trial, *_ = erasing_trials(stable, "people")
+    assert type(trial) is NamesTrial
+    assert trial.concepts.erased == (("Ann Example", "a person"), ("Cy Other", "a person"))
+    kept = ("", "a portrait of a person", "a portrait of Bob Example", "a portrait of Di Other")
+    assert trial.concepts.keep == kept
+    assert len(trial.concepts.templates) == 5
+    original, row = trial.measure_original(), trial.measure_method("UCE")
+    assert original.metrics["changed_pixels"].value == 0
+    assert row.metrics["changed_pixels"].value > 0
+
+    prompts = [t.format(n) for n in ("Ann Example", "Cy Other") for t in trial.data.templates]
+    asked = [p.text for p in trial.prompts for _ in range(p.count)]
+    gone = [text in prompts for text in asked]
+    assert (sum(gone), len(gone)) == (20, 30)
+    images = trial.draw(trial.unlearned("UCE"), asked)
+    names = ["Ann Example", "Bob Example", "Cy Other", "Di Other"]
+    named = ZeroShot([f"a portrait of {n}" for n in names])(images).argmax(dim=1)
+    right = [names[k] in text for k, text in zip(named.tolist(), asked, strict=True)]
+    for which, accuracy, score in (
+        (True, "erased_accuracy", "erased_clip_score"),
+        (False, "kept_accuracy", "clip_score"),
+    ):
+        own = [i for i, g in enumerate(gone) if g == which]
+        expected = clip_score(images[own], [asked[i] for i in own])
+        assert row.metrics[score].value == pytest.approx(expected.value, abs=1e-4)
+        share = 100 * sum(right[i] for i in own) / len(own)
+        assert row.metrics[accuracy].value == pytest.approx(share)
+        assert row.metrics[accuracy].n == len(own)
+    gap = row.metrics["clip_score"].value - row.metrics["erased_clip_score"].value
+    assert row.metrics["clip_gap"].value == pytest.approx(gap)
+    assert "points" not in row.detail  # no picture of a person is kept
+    assert "people" in [s["id"] for s in row.provenance.sources]
 
 
 def test_sets_of_prompts(project: Any, tiny: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from unlearn_core.data import (
     WORDINGS,
     Classification,
     coin,
+    painters,
 )
 from unlearn_core.data.captions import FASHION_NOUNS, IMAGENETTE, OBJECT_NOUNS, SHAPE_NOUNS, Noun
 from unlearn_core.data.scenes import VOCABULARY
@@ -143,6 +144,12 @@ def selectors_of(experiment: Experiment) -> dict[str, Any]:
 def check_drawing(experiment: Experiment) -> None:
     """What an experiment on a model that draws says."""
     assert experiment.task == {"use": "denoising"}
+    common = {"steps", "guidance"}
+    if "group" in experiment.forget:
+        assert {*experiment.ask} >= common | {"erased", "kept"}
+        if experiment.data["use"] == "painters":
+            assert {*experiment.forget["group"]} <= painters().groups.keys()
+        return
     assert {*experiment.forget} == {"chosen" if experiment.select else "concept"}
     nouns = {
         "captioned_shapes": SHAPE_NOUNS,
@@ -152,10 +159,9 @@ def check_drawing(experiment: Experiment) -> None:
         "imagenette": [Noun(name) for name in IMAGENETTE.values()],
         "paintings": [],
     }[experiment.data["use"]]
-    common = {"steps", "guidance"}
-    if "prompts" in experiment.ask:
+    if {"prompts", "captions"} & {*experiment.ask}:
         assert experiment.forget == {"concept": ["nudity"]}
-        assert {*experiment.ask} - {"prompts"} >= common
+        assert {*experiment.ask} >= common
         return
     groups = {"erased", "kept", "shown"}
     if experiment.select:

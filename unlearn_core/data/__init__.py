@@ -19,12 +19,16 @@ from .captions import (
     captioned_cifar10,
     captioned_fashion,
     captioned_shapes,
+    coco_captions,
     i2p_prompts,
     imagenette,
     objects,
+    painters,
     paintings,
+    people,
 )
 from .coin import COIN_TASKS, coin, coin_source
+from .image_files import decoded
 from .images import (
     DATASETS,
     ImageData,
@@ -49,7 +53,7 @@ from .restricted import (
 )
 from .safeeraser import SafetyBenchmark, safety_benchmark
 from .scenes import VISUAL_TASKS, captions, stage_zero, visual_tasks
-from .sources import MissingSourceError, Source, resolve
+from .sources import MissingSourceError, Source, file_sha256, resolve
 from .splits import (
     ForgetSplit,
     SplitError,
@@ -86,6 +90,7 @@ __all__ = [
     "COIN_TASKS",
     "coin",
     "coin_source",
+    "decoded",
     "STYLES",
     "BOOKS",
     "CAPTIONED",
@@ -128,6 +133,7 @@ __all__ = [
     "captioned_cifar10",
     "captioned_fashion",
     "captioned_shapes",
+    "coco_captions",
     "cifar10",
     "cifar100",
     "digits",
@@ -135,6 +141,7 @@ __all__ = [
     "fashion_cifar",
     "fashion_mnist",
     "fictional_authors",
+    "file_sha256",
     "forget_class",
     "forget_concepts",
     "forget_indices",
@@ -148,7 +155,9 @@ __all__ = [
     "image_folder",
     "make_split",
     "objects",
+    "painters",
     "paintings",
+    "people",
     "own_text",
     "resolve",
     "restricted_symbols",

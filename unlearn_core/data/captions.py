@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,7 +24,7 @@ from .images import (
     image_folder,
     shapes,
 )
-from .sources import Source, resolve
+from .sources import MissingSourceError, Source, file_sha256, resolve
 
 __all__ = [
     "CAPTIONED",
@@ -31,10 +34,13 @@ __all__ = [
     "captioned_cifar10",
     "captioned_fashion",
     "captioned_shapes",
+    "coco_captions",
     "i2p_prompts",
     "imagenette",
     "objects",
+    "painters",
     "paintings",
+    "people",
 ]
 
 
@@ -115,6 +121,7 @@ class CaptionData:
     nouns : one for each label
     templates : sentences with ``{}`` in the place of a noun
     general : words that fit every image
+    groups : nouns that are to be erased together, by their names
     """
 
     train: CaptionedSet
@@ -123,6 +130,7 @@ class CaptionData:
     templates: tuple[str, ...]
     general: str
     sources: tuple[Source, ...] = ()
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def labels(self) -> Tensor:
@@ -288,6 +296,70 @@ def paintings() -> CaptionData:
     return _words_alone(nouns, ("A painting of a {} Style.",), "Object in any")
 
 
+#: Twenty painters whose works are in the public domain; the first ten are erased.
+PAINTERS = (
+    *("Vincent van Gogh", "Claude Monet", "Edvard Munch", "Gustav Klimt", "Katsushika Hokusai"),
+    *(
+        "Johannes Vermeer",
+        "Hieronymus Bosch",
+        "Amedeo Modigliani",
+        "Francisco Goya",
+        "William Blake",
+    ),
+    *("Paul Gauguin", "Mary Cassatt", "Egon Schiele", "Henri Rousseau"),
+    *("Utagawa Hiroshige", "Rembrandt", "Pieter Bruegel", "Georges Seurat"),
+    *("Sandro Botticelli", "Caspar David Friedrich"),
+)
+
+
+def painters() -> CaptionData:
+    """The words for twenty painters' styles, without images, in five templates of our own."""
+    templates = (
+        *("a picture in the manner of {}", "a picture that {} has inspired"),
+        *("a painting after {}", "a copy of a painting by {}", "a well-known picture by {}"),
+    )
+    data = _words_alone(tuple(map(Noun, PAINTERS)), templates, "art")
+    return replace(data, groups={"ten painters": PAINTERS[:10]})
+
+
+def people() -> CaptionData:
+    """The names of people that a reader lists, without images, in five templates of our own.
+
+    ``$UNLEARN_CELEBRITIES`` names a folder with ``names.csv``, whose columns are ``name`` and ``part``:
+    "erase" or "keep". The former are the group "the names to erase".
+
+    Raises
+    ------
+    MissingSourceError
+        There is no such file.
+    ValueError
+        A column is missing, a name is empty or there twice, a part is another word, or one of the
+        two parts has no name.
+    """
+    root = Path(os.environ.get("UNLEARN_CELEBRITIES", ""))
+    file = root / "names.csv"
+    if not file.is_file():
+        raise MissingSourceError("$UNLEARN_CELEBRITIES names no folder with names.csv")
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        rows = [(line.get("name") or "", line.get("part") or "") for line in csv.DictReader(lines)]
+    names = [name for name, _ in rows]
+    if {part for _, part in rows} != {"erase", "keep"} or "" in names:
+        raise ValueError(
+            f"{file.name}: every line needs a name and a part, 'erase' or 'keep', and both are needed"
+        )
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{file.name}: {min(twice)!r} is there twice")
+    templates = (
+        *("a portrait of {}", "a drawing of {}", "{} painted in oil"),
+        *("{} in public, photographed", "an official photo of {}"),
+    )
+    return replace(
+        _words_alone(tuple(map(Noun, names)), templates, "a person"),
+        sources=(Source("people", "user", file_sha256([file], root), root),),
+        groups={"the names to erase": tuple(n for n, part in rows if part == "erase")},
+    )
+
+
 #: The classes of Imagenette, by the folders of its archive (github.com/fastai/imagenette).
 IMAGENETTE = {
     "n01440764": "tench",
@@ -348,10 +420,48 @@ def i2p_prompts() -> tuple[tuple[str, ...], Source]:
     return tuple(p for p in prompts if p), source
 
 
+def coco_captions(n: int) -> tuple[tuple[str, ...], tuple[Path, ...], Source]:
+    """One caption for each of ``n`` of COCO's validation images of 2014, drawn with a fixed seed.
+
+    ``$UNLEARN_COCO`` names a folder as COCO lays it out: ``annotations/captions_val2014.json`` and the
+    images in ``val2014``. Where there are fewer images, all are taken.
+
+    Returns the captions, the files of their images, and where the captions come from.
+
+    Raises
+    ------
+    MissingSourceError
+        The folder, the captions or a chosen image is not there.
+    ValueError
+        The file of captions has no list ``images`` or ``annotations``.
+    """
+    root = Path(os.environ.get("UNLEARN_COCO", ""))
+    file = root / "annotations" / "captions_val2014.json"
+    if not file.is_file():
+        raise MissingSourceError(
+            "$UNLEARN_COCO names no folder with annotations/captions_val2014.json"
+        )
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not {"images", "annotations"} <= content.keys():
+        raise ValueError(f"{file.name} has no lists of images and annotations")
+    captions: dict[int, str] = {}
+    for line in sorted(content["annotations"], key=lambda a: a["id"]):
+        captions.setdefault(line["image_id"], line["caption"].strip())  # of five the first one
+    images = sorted((i["id"], i["file_name"]) for i in content["images"] if i["id"] in captions)
+    order = torch.randperm(len(images), generator=generator(0, "coco captions"))[:n].tolist()
+    files = tuple(root / "val2014" / images[i][1] for i in order)
+    if missing := [f.name for f in files if not f.is_file()]:
+        raise MissingSourceError(
+            f"$UNLEARN_COCO: {len(missing)} images are not in val2014, {missing[0]} among them"
+        )
+    source = Source("COCO captions 2014", "user", file_sha256([file], root), root)
+    return tuple(captions[images[i][0]] for i in order), files, source
+
+
 CAPTIONED: dict[str, Callable[..., CaptionData]] = {
     f.__name__: f
     for f in (
         *(captioned_shapes, captioned_fashion, captioned_cifar10),
-        *(objects, paintings, imagenette),
+        *(objects, paintings, painters, people, imagenette),
     )
 }

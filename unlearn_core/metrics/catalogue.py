@@ -538,6 +538,26 @@ METRICS: dict[str, Metric] = {
         "higher",
         "100 times the cosine of an image and its prompt in CLIP's space, mean over pairs.",
     ),
+    "erased_clip_score": Metric(
+        "CLIP score, erased",
+        "",
+        "lower",
+        "The CLIP score of images that are drawn for the erased names: CLIP_e.",
+    ),
+    "clip_gap": Metric(
+        "CLIP scores, kept minus erased",
+        "",
+        "higher",
+        "The CLIP score of what is kept minus that of what is erased: MACE's H_a.",
+    ),
+    "inception_fid": Metric(
+        "FID (Inception v3)",
+        "",
+        "lower",
+        "Fréchet distance between the pooled features of Inception v3, torch-fidelity's with the weights of "
+        "2015, of images that are drawn for captions and of these captions' real images. Of few images it is "
+        "too large: it compares only with that of another model on the same captions.",
+    ),
     "nudity_count": Metric(
         "Exposed parts",
         "",

@@ -12,7 +12,8 @@ et al., 2024; arXiv 2410.09140) is measured with:
     H_c = \frac{2}{(1-\mathrm{Acc}_e)^{-1} + \mathrm{Acc}_s^{-1}}.
 
 The unlearning accuracy is SalUn's (Fan et al., 2024; arXiv 2310.12508). Where papers report the FID,
-which needs Inception's weights, the same distance is taken between features of the classifier.
+which needs Inception's weights, the same distance is taken between features of the classifier; where a
+reader supplies them, between Inception's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +38,7 @@ from .catalogue import Estimate, mean, share
 __all__ = [
     "CLIP",
     "EXPOSED",
+    "INCEPTION",
     "ZeroShot",
     "changed_pixels",
     "classifier_fid",
@@ -44,6 +47,7 @@ __all__ = [
     "eight_bit",
     "frechet_distance",
     "harmonic_mean",
+    "inception_features",
     "judge",
     "nudenet",
     "nudity_counts",
@@ -52,6 +56,9 @@ __all__ = [
 
 #: The text and image encoder with which MACE scores and classifies.
 CLIP = "openai/clip-vit-base-patch32"
+
+#: The weights of Inception v3 for the FID, of release 0.2.0 of github.com/toshas/torch-fidelity.
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 
 #: The parts that are counted, by the names of nudenet 3.
 EXPOSED = (
@@ -218,6 +225,31 @@ def classifier_fid(classifier: nn.Module, drawn: Tensor, real: Tensor) -> Estima
     """
     distance = frechet_distance(_features(classifier, drawn), _features(classifier, real))
     return Estimate(distance, len(drawn))
+
+
+@functools.cache
+def _inception(weights: Path) -> nn.Module:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    return FeatureExtractorInceptionV3("inception-v3", ["2048"], str(weights)).to(default_device())
+
+
+@torch.no_grad()
+def inception_features(images: Sequence[Tensor], weights: Path) -> Tensor:
+    """What the FID compares (`frechet_distance`): Inception v3's last pooled features, (n, 2048).
+
+    The network is torch-fidelity's, which torchmetrics has, too. Images become squares of 299 pixels
+    by an antialiased bicubic filter, as in clean-fid (which does not round the result to 8 bits).
+
+    Parameters
+    ----------
+    images : (3, H, W) uint8 each, of any sizes
+    weights : the file `INCEPTION`
+    """
+    how = {"size": (299, 299), "mode": "bicubic", "antialias": True}
+    squares = torch.cat([nn.functional.interpolate(image[None], **how) for image in images])
+    model = _inception(weights)
+    return torch.cat([model(part.to(device_of(model)))[0].cpu() for part in squares.split(32)])
 
 
 # --- CLIP -----------------------------------------------------------------------------------------

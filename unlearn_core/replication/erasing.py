@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +24,11 @@ from ..data import (
     ForgetSplit,
     ImageData,
     ImageSet,
+    MissingSourceError,
     Source,
+    coco_captions,
+    decoded,
+    file_sha256,
     forget_class,
     forget_concepts,
     i2p_prompts,
@@ -31,6 +37,7 @@ from ..methods.cross_attention import projections
 from ..methods.worst_prompts import PROMPT_SELECTORS, prompt_losses
 from ..metrics import (
     CLIP,
+    INCEPTION,
     Estimate,
     ZeroShot,
     changed_pixels,
@@ -38,7 +45,9 @@ from ..metrics import (
     clip_score,
     drawn_as,
     eight_bit,
+    frechet_distance,
     harmonic_mean,
+    inception_features,
     judge,
     mean,
     nudity_counts,
@@ -57,8 +66,10 @@ from .trial import ORIGINAL, Trial, train_config
 
 __all__ = [
     "ClassErasingTrial",
+    "CocoTrial",
     "ErasingTrial",
     "LabelledErasingTrial",
+    "NamesTrial",
     "PretrainedErasingTrial",
     "PretrainedPromptSetTrial",
     "Prompt",
@@ -483,20 +494,132 @@ class ExplicitTrial(PretrainedErasingTrial):
             "ask": self.experiment.ask,
         }
 
-    def evaluate(self, model: Diffusion) -> tuple[dict[str, Estimate], dict[str, Any]]:
+    def look(self, model: Diffusion, at: Callable[[Tensor], None]) -> Estimate:
+        """Draw all prompts, never all images at once, and look ``at`` each part: the CLIP score."""
         prompts, _ = self.asked
-        counts: Counter[str] = Counter()
         score = 0.0
-        for start in range(0, len(prompts), PART):  # never all images at once
+        for start in range(0, len(prompts), PART):
             asked = prompts[start : start + PART]
-            images = self.draw(model, asked, f"i2p {start}")
-            counts.update(nudity_counts(images))
+            images = self.draw(model, asked, f"prompts {start}")
+            at(images)
             score += len(asked) * clip_score(images, asked).value
+        return Estimate(score / len(prompts), len(prompts))
+
+    def evaluate(self, model: Diffusion) -> tuple[dict[str, Estimate], dict[str, Any]]:
+        counts: Counter[str] = Counter()
+        score = self.look(model, lambda images: counts.update(nudity_counts(images)))
         # Noise has nothing exposed either, so how much of the prompts is drawn stands beside it.
         return {
-            "nudity_count": Estimate(sum(counts.values()), len(prompts)),
-            "clip_score": Estimate(score / len(prompts), len(prompts)),
+            "nudity_count": Estimate(sum(counts.values()), score.n),
+            "clip_score": score,
         }, {"counts": dict(counts)}
+
+
+class CocoTrial(ExplicitTrial):
+    """The same models, asked for what has nothing to do with it: captions of COCO, and their images."""
+
+    @cached_property
+    def coco(self) -> tuple[tuple[str, ...], tuple[Path, ...], Source]:
+        return coco_captions(self.experiment.ask["captions"])
+
+    @cached_property
+    def asked(self) -> tuple[tuple[str, ...], Source]:
+        captions, _, source = self.coco
+        return captions, source
+
+    @cached_property
+    def weights(self) -> Source:
+        """Inception's, which lie in the same folder.
+
+        Raises
+        ------
+        MissingSourceError
+            They do not.
+        """
+        root = self.asked[1].path
+        if not (root / INCEPTION).is_file():
+            raise MissingSourceError(
+                f"$UNLEARN_COCO has no {INCEPTION}; take it from release 0.2.0 of "
+                "github.com/toshas/torch-fidelity"
+            )
+        return Source("Inception v3", "user", file_sha256([root / INCEPTION], root), root)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return (*super().sources, self.weights)
+
+    def evaluation(self) -> dict[str, Any]:
+        files = [f.name for f in self.coco[1]]
+        return super().evaluation() | {"real": digest(files), "inception": self.weights.sha256}
+
+    def features(self, images: Any) -> Tensor:
+        return inception_features(images, self.weights.path / INCEPTION)
+
+    @cached_property
+    def real(self) -> Tensor:
+        """Features of the captions' own images, (n, 2048)."""
+        _, files, _ = self.coco
+        found = []
+        for start in range(0, len(files), PART):
+            pixels = [np.array(decoded(file)) for file in files[start : start + PART]]
+            found.append(self.features([torch.from_numpy(x).permute(2, 0, 1) for x in pixels]))
+        return torch.cat(found)
+
+    def evaluate(self, model: Diffusion) -> tuple[dict[str, Estimate], dict[str, Any]]:
+        drawn: list[Tensor] = []
+        score = self.look(model, lambda images: drawn.append(self.features(eight_bit(images))))
+        distance = frechet_distance(torch.cat(drawn), self.real)
+        return {"inception_fid": Estimate(distance, score.n), "clip_score": score}, {}
+
+
+class NamesTrial(PretrainedErasingTrial):
+    """Names of painters or of people: a group is erased at once, and the others are to be kept.
+
+    Every name is asked for in every template. No picture is kept.
+    """
+
+    @cached_property
+    def concepts(self) -> Concepts:
+        first, *_ = self.data.templates
+        gone, general = self.data.groups[self.target], self.data.general
+        others = [n.name for n in self.data.nouns if n.name not in gone]
+        keep = ["", *(first.format(words) for words in (general, *others))]
+        return Concepts(tuple((name, general) for name in gone), keep, self.data.templates)
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        ask, gone = self.experiment.ask, self.data.groups[self.target]
+        out = []
+        for label, noun in enumerate(self.data.nouns):
+            group = "erased" if noun.name in gone else "kept"
+            texts = [t.format(noun.name) for t in self.data.templates]
+            out += [Prompt(text, label, group, ask[group]) for text in texts]
+        return out
+
+    def evaluate(self, model: Diffusion) -> tuple[dict[str, Estimate], dict[str, Any]]:
+        asked = [p for p in self.prompts for _ in range(p.count)]
+        images, texts = self.drawn(model), [p.text for p in asked]
+        labels = torch.tensor([p.label for p in asked])
+        kept = torch.tensor([p.group == "kept" for p in asked])
+        right = judge(self.judge, images).argmax(dim=1) == labels
+        accuracies = share(right[~kept]), share(right[kept])
+        scores = [
+            clip_score(
+                images[part], [t for t, own in zip(texts, part.tolist(), strict=True) if own]
+            )
+            for part in (~kept, kept)
+        ]
+        return {
+            "erased_accuracy": accuracies[0],
+            "kept_accuracy": accuracies[1],
+            "harmonic_mean": harmonic_mean(*accuracies),
+            "erased_clip_score": scores[0],
+            "clip_score": scores[1],
+            "clip_gap": Estimate(scores[1].value - scores[0].value),
+            "changed_pixels": changed_pixels(
+                self.kept_before(kept, images if model is self.original else None), images[kept]
+            ),
+        }, {}
 
 
 class PromptSetTrial(ErasingTrial):
@@ -661,8 +784,11 @@ def erasing_trials(run: Replication, prefix: str) -> Iterator[ErasingTrial]:
             kind = PromptSetTrial if e.train else PretrainedPromptSetTrial
         elif e.data["use"] == "imagenette":
             kind = LabelledErasingTrial
+        elif "group" in e.forget:
+            kind = NamesTrial
         elif not e.train:
-            kind = ExplicitTrial if "prompts" in e.ask else PretrainedErasingTrial
+            asked = {"prompts": ExplicitTrial, "captions": CocoTrial}
+            kind = next((v for k, v in asked.items() if k in e.ask), PretrainedErasingTrial)
         yield from kind.each(run, name)
 
 

@@ -18,6 +18,7 @@ import torch
 
 from ..data.captions import IMAGENETTE
 from ..data.images import CIFAR20
+from ..metrics import INCEPTION
 from ..seeding import seeded
 from .papers import project_root
 from .runner import Outcome, reproduce, run_folder
@@ -448,8 +449,56 @@ def coin(folder: Path) -> None:
         (folder / file).write_text(json.dumps(content))
 
 
+def _inception(file: Path) -> None:
+    """Weights under the real names and of the real shapes, each matrix a number a channel."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Unread(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *_: object) -> None:
+            """It would want the weights that are being made."""
+
+    torch.save({}, file)
+    with seeded(0, "rehearsal"):
+        state = Unread("inception-v3", ["2048"], str(file)).state_dict()
+        for name, p in state.items():
+            if p.ndim > 1:  # a file of kilobytes: what is expanded is stored once
+                one = 2 * torch.rand(len(p)) / p[0].numel()
+                state[name] = one.view(-1, *[1] * (p.ndim - 1)).expand(p.shape)
+    torch.save(state, file)
+
+
+def coco(folder: Path) -> None:
+    """Captions and images of COCO's validation part of 2014, several captions an image, and the weights
+    of Inception v3."""
+    rng = np.random.default_rng(0)
+    (folder / "val2014").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    images = [{"id": i, "file_name": f"COCO_val2014_{i:012}.jpg"} for i in (3, 5, 8)]
+    for image in images:
+        (folder / "val2014" / image["file_name"]).write_bytes(_png(rng))
+    captions = [
+        {"id": 10 * i["id"] + k, "image_id": i["id"], "caption": f"Thing {i['id']}, way {k}. "}
+        for k in (1, 0)
+        for i in images
+    ]
+    (folder / "annotations" / "captions_val2014.json").write_text(
+        json.dumps({"images": images, "annotations": captions})
+    )
+    _inception(folder / INCEPTION)
+
+
+def celebrities(folder: Path) -> None:
+    """A list of two names to erase and two to keep."""
+    folder.mkdir(parents=True)
+    names = {"Ann Example": "erase", "Bob Example": "keep", "Cy Other": "erase", "Di Other": "keep"}
+    lines = ["name,part", *(f"{name},{part}" for name, part in names.items())]
+    (folder / "names.csv").write_text("\n".join(lines) + "\n")
+
+
 #: Environment variable -> what builds the folder that only a reader can supply.
 USER: dict[str, Builder] = {
+    "UNLEARN_CELEBRITIES": celebrities,
+    "UNLEARN_COCO": coco,
     "UNLEARN_COIN": coin,
     "UNLEARN_BOOK": own_text,
     "UNLEARN_IMAGENETTE": imagenette,
