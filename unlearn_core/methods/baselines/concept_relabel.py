@@ -16,9 +16,9 @@ a6e89fd. The first term is a mean over all elements; in the DDPM's code the seco
 image's elements, so that its :math:`\beta` of 0.001 weighs 3.07 for 3x32x32. Defaults are the DDPM's;
 Stable Diffusion has Adam at 1e-5, 5 epochs, batches of 8, :math:`\beta` 0.5 (0.1 for nudity) and means.
 Deviations: steps are drawn independently (the DDPM's code pairs t with T - 1 - t), the retain images of a
-step with replacement and as many as of the forget set, so that both batches are short at an epoch's end; in each
-epoch all forget images come once,
-where the code for Stable Diffusion saw the same batch at every step until 2026.
+step with replacement and as many as of the forget set, so that both batches are short at an epoch's end; in
+each epoch all forget images come once, where the code for Stable Diffusion saw the same batch at every step
+until 2026.
 """
 
 from __future__ import annotations
