@@ -165,6 +165,14 @@ class TestRelabel:
         mixed = split.forget.with_captions(["see a ring", "a hoop"] * 20)
         assert split.task.relabel(mixed).captions[:2] == ("see a shape", "a hoop")
 
+    def test_whole_words_and_once(self, data: CaptionData) -> None:
+        """Fails where a name is found inside another word, or a replacement is replaced."""
+        mixed = data.train.subset(torch.arange(3)).with_captions(
+            ["a cartoon of a car", "a car of a bus", "a carat"]
+        )
+        found = Denoising.renamed(mixed, {"a car": "a bus", "a bus": "a tram", "a car of": "two"})
+        assert found.captions == ("a cartoon of a bus", "two a tram", "a carat")
+
     def test_classes(self) -> None:
         split = forget_class(shapes(4, 1, fills=1), 3)
         task = Denoising(Concepts(((3, 4),)))

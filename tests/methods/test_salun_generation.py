@@ -67,6 +67,17 @@ class TestConceptRelabel:
         ):
             torch.testing.assert_close(g, h, rtol=1e-4, atol=1e-6)
 
+    def test_what_nothing_takes_the_place_of(self, problem: Problem) -> None:
+        """Fails where such an image is trained to stay as it is."""
+        model, split = problem
+        forget = split.forget
+        if hasattr(forget, "captions"):
+            other = forget.with_captions(["a hoop"] * len(forget))
+        else:
+            other = forget.with_labels(torch.zeros_like(forget.labels))
+        with pytest.raises(ValueError, match="nothing takes the place of"):
+            ConceptRelabel(SMALL)(model, replace(split, forget=other))
+
     def test_what_a_step_sees(self, problem: Problem) -> None:
         """Fails where forget and retain images mix, or the other concept isn't the request's."""
         model, split = problem
@@ -229,6 +240,9 @@ class TestSalUn:
         (SalUnGeneration, {"mask_clip": 0.0}),
         (SalUnGeneration, {"mask": "magnitude"}),
         (SalUnGeneration, {"beta": -1.0}),
+        (ConceptRelabel, {"beta": float("nan")}),
+        (ConceptRelabel, {"beta": float("inf")}),
+        (SalUnGeneration, {"w": float("nan")}),
     ],
 )
 def test_hyperparameters_that_make_no_sense(kind: type[Method], bad: dict[str, Any]) -> None:

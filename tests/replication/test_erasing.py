@@ -280,6 +280,7 @@ def test_prompts_of_a_model_that_was_trained_elsewhere(stable: Replication) -> N
     assert len(prompts) == len(images) == 100
     assert images[0].shape == (2, 3, 16, 16)
     assert not torch.equal(images[0], images[1])
+    assert not torch.equal(images[0], trial.shown(1)[0])
     again, *_ = erasing_trials(stable, "objects")
     assert torch.equal(torch.stack(images), torch.stack(again.candidates[1]))
     row = trial.measure_method("ESD")
@@ -457,6 +458,10 @@ def test_sets_of_prompts(project: Any, tiny: dict[str, Any]) -> None:
         losses = [p["loss"] for p in points]
         assert erased.metrics["erased_loss"].value == pytest.approx(sum(losses) / 2)
         assert all(p["picture"] for p in points)
+    # The verdict looks at images that the search has not seen.
+    for searched, judged in zip(worst.shown(0), worst.shown(1), strict=True):
+        assert len(searched) == len(judged) == 2
+        assert not any(torch.equal(a, b) for a in searched for b in judged)
     # Another seed chooses for itself, so it asks the original for other words.
     other = next(t for t in erasing_trials(run, "prompts") if t.seed != worst.seed)
     assert other.measure_original().seed == other.seed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -244,12 +245,10 @@ class Denoising:
             for old, new in others.items():
                 labels[data.labels == old] = new
             return data.with_labels(labels)
-        captions = []
-        for caption in data.captions:
-            for old, new in others.items():
-                caption = caption.replace(old, new)
-            captions.append(caption)
-        return data.with_captions(captions)
+        # Whole words, the longest first, and what took a concept's place isn't renamed again.
+        names = sorted(others, key=len, reverse=True)
+        known = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)")
+        return data.with_captions([known.sub(lambda m: others[m[0]], c) for c in data.captions])
 
 
 #: What the tasks share: ``modality``, ``loss`` of (model, batch), and ``relabel(data, generator)``.

@@ -16,6 +16,7 @@ nothing. Deviations: those of `ConceptRelabel`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -57,6 +58,8 @@ class SalUnGeneration(ConceptRelabel):
         super().__post_init__()
         if not 0 < self.keep <= 1:
             raise ValueError(f"keep must lie in (0, 1], not {self.keep}")
+        if not math.isfinite(self.w):
+            raise ValueError(f"w must be finite, not {self.w}")
         if self.mask_clip is not None and not self.mask_clip > 0:
             raise ValueError(f"mask_clip must be positive, not {self.mask_clip}")
         if self.mask not in ("saliency", "random"):

@@ -13,15 +13,18 @@ Authors' code: github.com/OPTML-Group/Unlearn-WorstCase, ``prompt-wise/``, commi
 prompts and the losses are in different orders (object by object, and style by style), so that weights meet
 the losses of other prompts, the evaluation's prompts are worded otherwise, and noise is divided by 1000;
 here each prompt has its own images and its own words. Its optimizer is called a sign one and takes plain
-steps of SGD; here they are sign steps, as the derivation needs. Its upper losses are taken at ten steps of
-diffusion, as here, with new noise each time; here the noise is the same in every iteration.
+steps of SGD, with momentum and weight decay; so does this one, because a step is of one prompt, and the sign
+of :math:`w_i \nabla \ell_i` does not know how large :math:`w_i` is. The upper step's derivation asks for
+signs; with SGD it leaves out how the erased model depends on the weights. The upper losses are taken at ten
+steps of diffusion, as there, but with the same noise in every iteration instead of new one.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -32,9 +35,15 @@ from ..seeding import derive_seed, generator
 from .attention import training_only
 from .baselines.esd import ESD, cross_attention_only
 from .paired import frozen_copy
-from .worst_case import Selection, SignSteps, outer_loop
+from .worst_case import Selection, outer_loop
 
-__all__ = ["PROMPT_SELECTORS", "RandomPrompts", "WorstPrompts", "prompt_losses"]
+__all__ = [
+    "PROMPT_SELECTORS",
+    "LowestLossPrompts",
+    "RandomPrompts",
+    "WorstPrompts",
+    "prompt_losses",
+]
 
 #: The steps of diffusion at which the upper level looks, of a thousand (``selection.py``).
 LOOKS = tuple(range(0, 1000, 100))
@@ -52,20 +61,29 @@ def prompt_losses(
     ----------
     images : for each prompt (n, C, H, W) in [-1, 1]
     seed : of the noise, which is the same for every model
+
+    Raises
+    ------
+    ValueError
+        A prompt without images.
     """
+    if empty := [p for p, own in zip(prompts, images, strict=True) if not len(own)]:
+        raise ValueError(f"there is no image of {empty[0]!r}")
     device, mode, out = device_of(model), model.training, []
     model.eval()
-    for prompt, own in zip(prompts, images, strict=True):
-        draw = generator(seed, "noise", str(prompt))
-        latents = model.codec.encode(own.to(device))
-        errors = []
-        for t in (look * model.steps // 1000 for look in LOOKS):
-            noise = torch.randn(latents.shape, generator=draw).to(device)
-            at = torch.full((len(latents),), t, device=device)
-            found = model(model.add_noise(latents, noise, at), at, [prompt] * len(latents))
-            errors.append((found - noise).double().square().mean())
-        out.append(torch.stack(errors).mean())
-    model.train(mode)
+    try:
+        for prompt, own in zip(prompts, images, strict=True):
+            draw = generator(seed, "noise", str(prompt))
+            latents = model.codec.encode(own.to(device))
+            errors = []
+            for t in (look * model.steps // 1000 for look in LOOKS):
+                noise = torch.randn(latents.shape, generator=draw).to(device)
+                at = torch.full((len(latents),), t, device=device)
+                found = model(model.add_noise(latents, noise, at), at, [prompt] * len(latents))
+                errors.append((found - noise).double().square().mean())
+            out.append(torch.stack(errors).mean())
+    finally:
+        model.train(mode)
     return torch.stack(out).cpu()
 
 
@@ -77,12 +95,12 @@ class WorstPrompts:
     ----------
     iterations, alpha, gamma : of the outer loop, as in `worst_case.WorstCase`
     eta, guidance, steps : of the lower level's ESD: how it aims, and how it draws
-    train : the lower level's sign steps; an epoch is one step, on ``batch_size`` images of one prompt, the
-        prompts taking turns
+    train : the lower level's SGD; an epoch is one step, on ``batch_size`` images of one prompt, the prompts
+        taking turns
     direction : "worst", the smallest losses after erasing; "easiest", the largest
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     iterations: int = 10
     alpha: float = 100.0
@@ -90,20 +108,24 @@ class WorstPrompts:
     eta: float = 1.0
     guidance: float = 3.0
     steps: int = 50
-    train: TrainConfig = TrainConfig(epochs=1000, lr=1e-5, batch_size=1)
+    train: TrainConfig = TrainConfig(
+        epochs=1000, lr=1e-5, batch_size=1, momentum=0.9, weight_decay=5e-4
+    )
     direction: Literal["worst", "easiest"] = "worst"
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, not {self.iterations}")
-        if not (self.alpha > 0 and self.gamma >= 0):
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}")
+        if not (0 < self.alpha < math.inf and 0 <= self.gamma < math.inf):
             raise ValueError(
                 f"alpha must be positive and gamma not negative, not {self.alpha}, {self.gamma}"
             )
         if self.direction not in ("worst", "easiest"):
             raise ValueError(f"unknown direction {self.direction!r}; known: worst, easiest")
-        if self.train.optimizer != "sgd" or self.train.momentum or self.train.weight_decay:
-            raise ValueError("a sign step has no momentum, weight decay or other optimizer")
+        if self.train.optimizer != "sgd":
+            raise ValueError("the lower level takes SGD: others forget how large a weight is")
 
     def erased(
         self, model: Diffusion, prompts: Sequence[Any], weights: Tensor, seed: int, name: str
@@ -120,9 +142,8 @@ class WorstPrompts:
             errors = esd.errors(original, changing, [prompts[int(i)]] * n)
             return weights[int(i)].to(errors) * errors.mean()
 
-        steps = SignSteps(**vars(self.train))
         with training_only(work, cross_attention_only):
-            return train(work, batches, loss, steps, seed=seed, name=name)
+            return train(work, batches, loss, self.train, seed=seed, name=name)
 
     def select(
         self,
@@ -134,6 +155,9 @@ class WorstPrompts:
     ) -> Selection:
         """Select ``budget`` of the prompts; ``model`` stays as it is.
 
+        The log's last entry also has ``objective_before``: the weighted losses under ``model`` itself, by the
+        same noise. Where ``objective`` is no larger, nothing was erased.
+
         Parameters
         ----------
         images : for each prompt, what it should draw: (n, C, H, W) in [-1, 1]
@@ -144,19 +168,15 @@ class WorstPrompts:
             A budget that leaves nothing to select or to keep, a prompt twice, or one without images.
         """
         n = len(prompts)
-        if not 0 < budget < n:
-            raise ValueError(f"cannot select {budget} of {n} prompts")
-        if len(set(prompts)) < n:
-            raise ValueError("a prompt stands twice among those to select from")
-        if empty := [p for p, own in zip(prompts, images, strict=True) if not len(own)]:
-            raise ValueError(f"there is no image of {empty[0]!r}")
+        _check(prompts, budget)
         look = derive_seed(seed, "look")
+        before = prompt_losses(model, prompts, images, look)
 
         def losses(weights: Tensor, own: int, name: str) -> Tensor:
             erased = self.erased(model, prompts, weights, own, name)
             return prompt_losses(erased, prompts, images, look)
 
-        return outer_loop(
+        found = outer_loop(
             losses,
             n,
             budget,
@@ -167,6 +187,45 @@ class WorstPrompts:
             direction=self.direction,
             name="worst_prompts",
         )
+        *log, last = found.log
+        last = {**last, "objective_before": (found.weights * before).sum().item()}
+        return replace(found, log=(*log, last))
+
+
+def _check(prompts: Sequence[Any], budget: int) -> None:
+    n = len(prompts)
+    if not 0 < budget < n:
+        raise ValueError(f"cannot select {budget} of {n} prompts")
+    if len(set(prompts)) < n:
+        raise ValueError("a prompt stands twice among those to select from")
+
+
+def _marked(index: Tensor, n: int) -> Selection:
+    """The chosen positions, without a search."""
+    weights = torch.zeros(n, dtype=torch.float64)
+    weights[index] = 1
+    return Selection(index.sort().values, weights, ())
+
+
+@dataclass(frozen=True)
+class LowestLossPrompts:
+    """The control without a search: the prompts with the smallest losses under the model as it is, by the
+    noise of `WorstPrompts`."""
+
+    version: ClassVar[int] = 1
+
+    def select(
+        self,
+        model: Diffusion,
+        prompts: Sequence[Any],
+        images: Sequence[Tensor],
+        budget: int,
+        seed: int,
+    ) -> Selection:
+        """As `WorstPrompts.select`; the weights are 0 and 1, and there is no iteration to log."""
+        _check(prompts, budget)
+        losses = prompt_losses(model, prompts, images, derive_seed(seed, "look"))
+        return _marked(losses.argsort(stable=True)[:budget], len(prompts))
 
 
 @dataclass(frozen=True)
@@ -184,13 +243,14 @@ class RandomPrompts:
         seed: int,
     ) -> Selection:
         """As `WorstPrompts.select`; the weights are 0 and 1, and there is no iteration to log."""
-        if not 0 < budget < len(prompts):
-            raise ValueError(f"cannot select {budget} of {len(prompts)} prompts")
+        _check(prompts, budget)
         index = torch.randperm(len(prompts), generator=generator(seed, "prompts"))[:budget]
-        weights = torch.zeros(len(prompts), dtype=torch.float64)
-        weights[index] = 1
-        return Selection(index.sort().values, weights, ())
+        return _marked(index, len(prompts))
 
 
 #: What can choose prompts, by the name in a profile's ``select``.
-PROMPT_SELECTORS = {"worst_prompts": WorstPrompts, "random_prompts": RandomPrompts}
+PROMPT_SELECTORS = {
+    "worst_prompts": WorstPrompts,
+    "lowest_loss_prompts": LowestLossPrompts,
+    "random_prompts": RandomPrompts,
+}

@@ -484,7 +484,9 @@ class StableDiffusion(ModelSpec):
         prompts = PromptEncoder(
             text.to(default_device()), tokenizer, tokenizer.model_max_length, masked=False
         )
-        return TextConditional(unet, scheduler, Autoencoder(vae), prompts, precision=self.precision)
+        # What trains it on captions leaves none out, as in the authors' code of SalUn.
+        parts = (unet, scheduler, Autoencoder(vae), prompts)
+        return TextConditional(*parts, drop=0.0, precision=self.precision)
 
 
 DIFFUSION_MODELS: dict[str, type[ModelSpec]] = {

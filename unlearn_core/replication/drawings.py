@@ -65,7 +65,8 @@ def each(run: Replication, experiments: Sequence[str], target: object) -> HTML:
         [html.escape(method), *(f"{100 * p['own']:.0f}" for p in row.detail["points"])]
         for method, row in rows.items()
     ]
-    caption = f"Images that are named as what was asked for, in per cent ({run.profile_name})"
+    seeds = ", ".join(str(s) for s in sorted({row.seed for row in rows.values()}))
+    caption = f"Images that are named as what was asked for, in per cent ({run.profile_name}, seed {seeds})"
     return tables.table(["Method", *head], lines, caption=caption, kind="results")
 
 

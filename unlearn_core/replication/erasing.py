@@ -640,15 +640,21 @@ class PromptSetTrial(ErasingTrial):
         nouns = enumerate(self.data.nouns)
         return [(word, k) for k, noun in nouns for word in (noun.name, *noun.synonyms)]
 
+    def evaluation(self) -> dict[str, Any]:
+        return {**super().evaluation(), "version": 3}  # losses on images that no search has seen
+
     @cached_property
     def candidates(self) -> tuple[list[str], list[Tensor]]:
-        """A prompt for each word, and a few real images of its noun."""
+        """A prompt for each word, and a few images for the search."""
         first, *_ = self.data.templates
+        return [first.format(word) for word, _ in self.words], self.shown(0)
+
+    def shown(self, part: int) -> list[Tensor]:
+        """A few real images of each word's noun: 0 for the search, 1 for the verdict."""
         images, few = self.data.train.images, self.experiment.ask["images"]
-        of = [(images.labels == k).nonzero()[:few, 0].tolist() for _, k in self.words]
-        return [first.format(word) for word, _ in self.words], [
-            images.__getitems__(i)[0] for i in of
-        ]
+        mine = slice(part * few, (part + 1) * few)
+        of = [(images.labels == k).nonzero()[mine, 0].tolist() for _, k in self.words]
+        return [images.__getitems__(i)[0] for i in of]
 
     def measure_selection(self) -> Row:
         """Which words are chosen, by the original model."""
@@ -709,7 +715,8 @@ class PromptSetTrial(ErasingTrial):
         probabilities = judge(self.judge, images)
         right = probabilities.argmax(dim=1) == labels
         chosen = {p.text for p in self.prompts if p.group == "erased"}
-        pairs = [pair for pair in zip(*self.candidates, strict=True) if pair[0] in chosen]
+        every = zip(self.candidates[0], self.shown(1), strict=True)
+        pairs = [pair for pair in every if pair[0] in chosen]
         gone = [list(part) for part in zip(*pairs, strict=True)]
         losses = prompt_losses(model, *gone, derive_seed(self.seed, "judged"))
         known, points, start = dict(zip(gone[0], losses.tolist(), strict=True)), [], 0
@@ -743,12 +750,12 @@ class PretrainedPromptSetTrial(PromptSetTrial, PretrainedErasingTrial):
     """The same of a model that was trained elsewhere: it draws the images that tell how well each word is
     still known, and CLIP names what is drawn, among all words."""
 
-    @cached_property
-    def candidates(self) -> tuple[list[str], list[Tensor]]:
-        """A prompt for each word, and a few images that the original draws for it."""
-        few, prompts = self.experiment.ask["images"], self.texts
-        asked = [p for p in prompts for _ in range(few)]
-        return prompts, list(self.draw(self.original, asked, "examples").split(few))
+    def shown(self, part: int) -> list[Tensor]:
+        """A few images that the original draws for each word, other ones for each part."""
+        few = self.experiment.ask["images"]
+        asked = [p for p in self.texts for _ in range(few)]
+        stream = ("examples", "judged examples")[part]
+        return list(self.draw(self.original, asked, stream).split(few))
 
 
 class LabelledErasingTrial(PretrainedErasingTrial):

@@ -7,16 +7,18 @@ another :math:`c'`, beside its training loss on the others,
           - \mathrm{sg}\,\epsilon_\theta(x_t, c') \big\Vert^2
           + \beta\; \mathbb E_{(x, c) \sim D_r}\big\Vert \epsilon_\theta(x_t, c) - \epsilon \big\Vert^2 .
 
-:math:`c'` is what the request names to take the concept's place; in training, conditions are left out as
-the model's ``drop`` says, in each of the three predictions on its own.
+:math:`c'` is what the request names to take the concept's place, and sg stops the gradient; in training,
+conditions are left out as the model's ``drop`` says (never those of Stable Diffusion), in each of the three
+predictions on its own.
 
 Code: github.com/OPTML-Group/Unlearn-Saliency, ``DDPM/runners/diffusion.py``, ``SD/train-scripts``, commit
 a6e89fd. The first term is a mean over all elements; in the DDPM's code the second is summed over an
 image's elements, so that its :math:`\beta` of 0.001 weighs 3.07 for 3x32x32. Defaults are the DDPM's;
 Stable Diffusion has Adam at 1e-5, 5 epochs, batches of 8, :math:`\beta` 0.5 (0.1 for nudity) and means.
 Deviations: steps are drawn independently (the DDPM's code pairs t with T - 1 - t), the retain images of a
-step with replacement; in each epoch all forget images come once, where the code for Stable Diffusion saw
-the same batch at every step until 2026.
+step with replacement and as many as of the forget set, so that both batches are short at an epoch's end; in
+each epoch all forget images come once, where the code for Stable Diffusion saw the same batch at every step
+until 2026.
 """
 
 from __future__ import annotations
@@ -35,6 +37,13 @@ from ..base import DIFFUSION, Method
 from ..paired import paired_epochs
 
 __all__ = ["ConceptRelabel"]
+
+
+def unchanged(before: Any, after: Any) -> list[Any]:
+    """The conditions of images that are the same in both."""
+    kind = "captions" if hasattr(before, "captions") else "labels"
+    pairs = zip(list(getattr(before, kind)), list(getattr(after, kind)), strict=True)
+    return [int(a) if kind == "labels" else a for a, b in pairs if a == b]
 
 
 @dataclass(frozen=True)
@@ -60,8 +69,8 @@ class ConceptRelabel(Method):
     reduction: Literal["mean", "sum"] = "sum"
 
     def __post_init__(self) -> None:
-        if self.beta < 0:
-            raise ValueError(f"beta can't be negative: {self.beta}")
+        if not 0 <= self.beta < math.inf:
+            raise ValueError(f"beta must be finite and not negative: {self.beta}")
         if self.reduction not in ("mean", "sum"):
             raise ValueError(f"unknown reduction {self.reduction!r}; known: mean, sum")
 
@@ -80,6 +89,8 @@ class ConceptRelabel(Method):
 
     def unlearn(self, model: Diffusion, split: ForgetSplit, seed: int) -> Diffusion:
         instead = split.task.relabel(split.forget)
+        if same := unchanged(split.forget, instead):
+            raise ValueError(f"nothing takes the place of {same[0]!r}, which is to be forgotten")
         epochs = paired_epochs(split, self.train, seed, retain=True, template=lambda _: instead)
         loss = partial(self.loss, split.task)
         return train(model, epochs, loss, self.train, seed=seed, name=self.name)
