@@ -25,7 +25,8 @@ __all__ = ["Outcome", "execute", "out_of_date", "parameters_of", "reproduce", "r
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
-    "PYTHONWARNINGS": "ignore:IProgress not found",
+    # FutureWarning is how libraries speak of each other's old names.
+    "PYTHONWARNINGS": "ignore:IProgress not found,ignore::FutureWarning",
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
