@@ -42,7 +42,8 @@ def nouns(run: Replication, experiment: str) -> HTML:
             continue
         target = row.variant["forget"]
         for p in row.detail["points"]:
-            line = (p["prompt"], p["group"] == "anchor" and target)
+            # More images are drawn of a target's own prompts than of the same prompts beside another.
+            line = (p["prompt"], p["group"] not in ("kept", "relatives") and target)
             if line in shown:
                 continue
             shown.add(line)
