@@ -222,8 +222,10 @@ def test_needs_are_those_of_both() -> None:
     [
         (DPO(), {}, "DPO can't be decoupled; known: GradientAscent, GradDiff, KLMin"),
         (PO, {"pairing": "prompt"}, "unknown pairing 'prompt'; known: retain, forget"),
-        (PO, {"weight": -1.0}, "weight must be at least 0, not -1.0"),
+        (PO, {"weight": -1.0}, "weight must be at least 0 and finite, not -1.0"),
+        (PO, {"weight": float("inf")}, "weight must be at least 0 and finite, not inf"),
         (PO, {"retain_weight": 1.0}, "PreferenceOptimization has no weight of the retain"),
+        (GradDiff(), {"retain_weight": -1.0}, "retain_weight must be at least 0 and finite"),
     ],
 )
 def test_what_is_refused(method: Any, options: dict[str, Any], match: str) -> None:

@@ -32,6 +32,7 @@ whose answer tokens share one mean, where theirs are single examples that are ac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -63,6 +64,8 @@ WEIGHTS: dict[type[Base], float] = {
 @dataclass(frozen=True)
 class PromptDecouple(Method):
     r"""Another method, beside which what is safe is learned under the prompts of what is to go.
+
+    Weights that are None are filled in when it is made, so ``dataclasses.replace`` keeps them.
 
     Attributes
     ----------
@@ -100,8 +103,10 @@ class PromptDecouple(Method):
                 object.__setattr__(self, "retain_weight", share * self.method.weight)
         elif self.retain_weight is not None:
             raise ValueError(f"{kind.__name__} has no weight of the retain set's term")
-        if not self.weight >= 0:
-            raise ValueError(f"weight must be at least 0, not {self.weight}")
+        for field in ("weight", "retain_weight"):
+            value = getattr(self, field)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{field} must be at least 0 and finite, not {value}")
         object.__setattr__(self, "needs", type(self).needs | self.method.needs)
 
     def objective(self, task: Task, model: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
