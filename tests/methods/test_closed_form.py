@@ -373,6 +373,25 @@ class TestLora:
         for n, p in projections(work).items():
             torch.testing.assert_close(kept @ p.T, kept @ original[n].T, rtol=0, atol=1e-3)
 
+    def test_the_ridge_of_a_fusion_pulls_to_the_original(self, model: TextConditional) -> None:
+        """Fails where it pulls to the edited matrices, or where the concepts' rows are to give what the
+        original gave."""
+        original = {n: p.detach().clone() for n, p in projections(model).items()}
+        work = copy.deepcopy(model)
+        with torch.no_grad():
+            for p in projections(work).values():
+                p.mul_(1.3)
+        added = [{n: torch.zeros_like(p) for n, p in original.items()}] * 2
+        requests = [[("a ring", "a shape")], [("a disc", "a shape")]]
+        fuse(work, original, added, requests, [], 1.0, 1e-6)
+        rows = whole(model.prompts, ["a ring", "a disc"]).double()
+        away = torch.randn(384, generator=torch.Generator().manual_seed(0)).double()
+        away -= rows.T @ torch.linalg.lstsq(rows.T, away[:, None], driver="gelsd").solution[:, 0]
+        for n, p in projections(work).items():
+            w = original[n].double()
+            torch.testing.assert_close(rows @ p.double().T, 1.3 * rows @ w.T, rtol=0, atol=1e-3)
+            torch.testing.assert_close(p.double() @ away, w @ away, rtol=0, atol=1e-3)
+
     def test_it_begins_as_mace_s(self, model: TextConditional) -> None:
         """The standard deviation of what the rows are projected to is 1/rank. Fails with peft's
         default, which is twelve times smaller at 384 columns and rank 2."""

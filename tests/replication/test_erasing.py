@@ -115,6 +115,25 @@ def test_rows(trial: ErasingTrial) -> None:
     assert len(shown) == (7 if text else 4)
     image = Image.open(io.BytesIO(base64.b64decode(points[0]["picture"])))
     assert image.size == (32, 16)
+    before, after = (dict(m.named_parameters()) for m in (trial.original, trial.unlearned("FT")))
+    moved = {n: int((after[n] != p).sum()) for n, p in before.items()}
+    own = sum(k for n, k in moved.items() if ".attn2.to_k." in n or ".attn2.to_v." in n)
+    if text:
+        assert original.detail["changed_elsewhere"] == 0
+        assert own > 0
+        assert changed.detail["changed_elsewhere"] == sum(moved.values()) - own > 0
+    else:
+        assert "changed_elsewhere" not in changed.detail
+
+
+def test_the_floor(trial: ErasingTrial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where real images are compared with themselves, or in the order of the data set."""
+    monkeypatch.setattr(erasing, "classifier_fid", lambda _, *parts: parts)
+    some, others = trial.floor()
+    both = torch.cat([some, others]).flatten(1)
+    assert len(some) == 9  # as many as are drawn of three kept nouns
+    assert not torch.equal(both, trial.real.flatten(1))
+    assert sorted(both.tolist()) == sorted(trial.real.flatten(1).tolist())
 
 
 def test_what_no_method_is_told(trial: ErasingTrial) -> None:

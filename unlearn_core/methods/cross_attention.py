@@ -236,7 +236,8 @@ def fuse(
     """Add each concept's LoRA to the projections, in place: MACE's closed-form fusion.
 
     One is added as it is. Of several, every matrix is to give each concept's rows what it would give
-    with that concept's LoRA alone, and what is to be kept what the original gave.
+    with that concept's LoRA alone, and what is to be kept what the original gave; the ridge pulls to
+    the original, too.
     """
     if len(added) == 1:
         for name, w in projections(model).items():
@@ -256,4 +257,5 @@ def fuse(
             for part, more in zip(parts, added, strict=True)
         ]
         values[name] = torch.cat([*own, kept.to(at) @ original[name].double().T])
+        w.copy_(original[name])
     edit(model, rows, values, scale, ridge)

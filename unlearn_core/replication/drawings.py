@@ -123,7 +123,7 @@ def reach(
         f"Left the prompts that mean {target}, right all others: the share of images that a classifier "
         "names as what the prompt says, against how far the prompt is from the concept's "
         f"(one minus the cosine of their embeddings; {run.profile_name}). Erasing should take the left "
-        "side to chance and leave the right one alone.",
+        "side to what the anchor draws and leave the right one alone.",
         f"Scatter plots of accuracy over distance for {', '.join(chosen)}.",
         size=(9.0, 3.8),
         columns=2,

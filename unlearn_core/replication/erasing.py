@@ -58,7 +58,7 @@ from ..metrics import (
 )
 from ..models import DIFFUSION_MODELS, MODELS, Diffusion, Recipe, TextConditional, predict
 from ..registry import build, describe
-from ..seeding import derive_seed
+from ..seeding import derive_seed, generator
 from .cache import digest
 from .records import Row
 from .run import Replication
@@ -279,9 +279,12 @@ class ErasingTrial(Trial):
                 point["picture"] = picture(images[part][: self.experiment.ask["shown"]])
             points.append(point)
         detail: dict[str, Any] = {"points": points}
-        if isinstance(model, TextConditional):  # the share of the weights that closed forms edit
-            own_weights = sum(p.numel() for p in projections(model).values())
-            detail["editable"] = own_weights / sum(p.numel() for p in model.parameters())
+        if isinstance(model, TextConditional):  # what else has changed than what closed forms edit
+            edited = {id(p) for p in projections(model).values()}
+            pairs = zip(model.parameters(), self.original.parameters(), strict=True)
+            detail["changed_elsewhere"] = sum(
+                int((a != b).sum()) for a, b in pairs if id(a) not in edited
+            )
         return metrics, detail
 
     def quality(self, images: Tensor) -> dict[str, Estimate]:
@@ -302,6 +305,14 @@ class ErasingTrial(Trial):
         """Real images of what is kept, to compare with."""
         images = self.split.test_retain
         return images.__getitems__(range(len(images)))[0]
+
+    def floor(self) -> Estimate:
+        """The classifier FID of as many real images as are drawn of what is kept, to all other real
+        ones: nearer than that is chance."""
+        n = sum(p.count for p in self.prompts if p.group == "kept")
+        order = torch.randperm(len(self.real), generator=generator(0, "floor"))
+        mixed = self.real[order]
+        return classifier_fid(self.judge, mixed[:n], mixed[n:])
 
     @cached_property
     def distances(self) -> list[float]:
