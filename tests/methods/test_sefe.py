@@ -215,7 +215,8 @@ class TestLearning:
     [
         ({"ratio": 0.0}, r"ratio is in \(0, 1\], not 0.0"),
         ({"ratio": 2.0}, r"ratio is in \(0, 1\], not 2.0"),
-        ({"weight": -1.0}, "weight is at least 0, not -1.0"),
+        ({"weight": -1.0}, "weight is at least 0 and finite, not -1.0"),
+        ({"weight": float("inf")}, "weight is at least 0 and finite, not inf"),
         ({"regularise": "ab"}, "unknown regularise 'ab'; known: update, a, b, factors"),
         ({"selection": "low"}, "unknown selection 'low'; known: top, random"),
         ({"rank": 0}, "rank and alpha are positive, not 0"),
@@ -229,3 +230,14 @@ def test_unknown_options(options: dict[str, Any], match: str) -> None:
 def test_all_linear_maps_of_a_llama(model: Chat) -> None:
     """Fails where the head is among them, or the authors' 224 would not come out at 32 layers."""
     assert [n.rpartition(".")[2] for n in linears(model)] == list(LLAMA_LINEARS)
+
+
+@pytest.mark.parametrize("ratio", [-0.5, 0.0, 1.5])
+def test_a_share_of_entries_is_between_none_and_all(ratio: float) -> None:
+    with pytest.raises(ValueError, match=r"a share is in \(0, 1\]"):
+        key_elements(torch.ones(2, 3), ratio)
+
+
+def test_entries_that_are_not_numbers_are_not_the_largest() -> None:
+    with pytest.raises(ValueError, match="not numbers"):
+        key_elements(torch.tensor([1.0, float("nan")]), 0.5)

@@ -57,8 +57,12 @@ def key_elements(update: Tensor, ratio: float) -> Tensor:
     Raises
     ------
     ValueError
-        The share is less than one entry.
+        The share is less than one entry, or more than all; an entry is not a number.
     """
+    if not 0 < ratio <= 1:
+        raise ValueError(f"a share is in (0, 1], not {ratio}")
+    if update.isnan().any():
+        raise ValueError("an update has entries that are not numbers")
     k = int(math.prod(update.shape, start=ratio))  # in the authors' order: rounding counts
     if k == 0:
         raise ValueError(f"a share of {ratio} is no entry of a {tuple(update.shape)} matrix")
@@ -149,8 +153,8 @@ class RegLoRA(SequentialLoRA):
         super().__post_init__()
         if not 0 < self.ratio <= 1:
             raise ValueError(f"ratio is in (0, 1], not {self.ratio}")
-        if not self.weight >= 0:
-            raise ValueError(f"weight is at least 0, not {self.weight}")
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight is at least 0 and finite, not {self.weight}")
         if self.regularise not in REGULARISED:
             raise ValueError(
                 f"unknown regularise {self.regularise!r}; known: {', '.join(REGULARISED)}"

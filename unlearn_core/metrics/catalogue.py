@@ -723,11 +723,11 @@ METRICS: dict[str, Metric] = {
         "Share of the answers to all tasks but the last, after the last one, that have the form of their task's.",
     ),
     "superficial_gap": Metric(
-        "Superficially forgotten",
+        "Known, not scored right",
         "points",
         "lower",
         "Of all tasks but the last, after the last one: knowledge minus truth. What is known and answered in "
-        "another form.",
+        "another form, or beside something wrong.",
     ),
     "moved_protected": Metric(
         "Moved, protected",

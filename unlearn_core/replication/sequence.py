@@ -15,7 +15,7 @@ from .records import Row
 from .run import Replication
 from .tuning import BEFORE, ContinualTrial
 
-__all__ = ["answers", "forgetting", "matrices", "orders", "tasks"]
+__all__ = ["answers", "forgetting", "learned", "matrices", "orders", "tasks"]
 
 #: What a sentence is called, and so on.
 FORMS = {
@@ -115,12 +115,12 @@ def forgetting(run: Replication, methods: Sequence[str], seed: int) -> Shown | N
     rows = {m: r for m, r in _rows(run, methods, seed).items() if len(r.detail["order"]) > 1}
     if not rows:
         return None
-    parts = ("right and in form", "known, in another form", "known once, not any more")
+    parts = ("scored right", "known, not scored right", "known once, not any more")
     with figure(
         f"What has become of each former task at the end, seed {seed} ({run.profile_name}), in per cent of its "
-        "answers. The middle part is forgotten superficially, the last one essentially: what was known right "
-        "after the task (a letter, a box and a bare yes say nothing of another task's question, so the last part "
-        "also holds what cannot be read any more).",
+        "answers. The middle part holds the right content, in another form or beside something wrong (a description "
+        "with the right thing in the wrong place). The last one was known right after the task, and is lost or cannot be "
+        "read any more: a letter, a broken box and a bare yes say nothing of another task's question.",
         f"Stacked bars, a line a task, one panel for each of {', '.join(rows)}.",
         size=(9.0, 0.36 * len(next(iter(rows.values())).detail["order"]) + 1.5),
         columns=len(rows),
@@ -150,6 +150,44 @@ def forgetting(run: Replication, methods: Sequence[str], seed: int) -> Shown | N
             *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9
         )
     return shown
+
+
+def learned(
+    run: Replication, experiment: str, methods: Sequence[str], bound: str, least: float = 60.0
+) -> HTML:
+    """MFT, MFN, MAA and BWT of truth, over those tasks alone that the ``bound`` has right for ``least`` per cent.
+
+    Tasks that nobody learns stay near chance, whatever is forgotten, and dilute all four.
+    """
+    seeds = run.seeds_of(experiment)
+    tables_of = {seed: _rows(run, (*methods, bound), seed) for seed in seeds}
+    if any(bound not in rows for rows in tables_of.values()):
+        return HTML("")
+    lines = []
+    for method in methods:
+        found = []
+        for rows in tables_of.values():
+            if method not in rows:
+                continue
+            order, end = rows[bound].detail["order"], rows[bound].detail["truth"][-1]
+            known = {name for name, share in zip(order, end, strict=True) if share >= least}
+            d = rows[method].detail
+            kept = [j for j, name in enumerate(d["order"]) if name in known]
+            then = [d["truth"][j][j] for j in kept]
+            now = [d["truth"][-1][j] for j in kept]
+            stages = [[line[j] for j in kept if j < len(line)] for line in d["truth"]]
+            means = [sum(s) / len(s) for s in stages if s]
+            mft, mfn, maa = (sum(x) / len(x) for x in (then, now, means))
+            found.append((mft, mfn, maa, mfn - mft))
+        cells = [" · ".join(map(tables.number, column)) for column in zip(*found, strict=True)]
+        if found:
+            lines.append([html.escape(method), *cells])
+    caption = (
+        f"The same over the tasks that {bound.lower()} has right for {least:.0f} % at least, each seed with a method's "
+        f"row ({run.profile_name})"
+    )
+    head = ["Method", "MFT, %", "MFN, %", "MAA, %", "BWT, points"]
+    return tables.table(head, lines, caption=caption, kind="results")
 
 
 def answers(run: Replication, methods: Sequence[str], seed: int) -> HTML:

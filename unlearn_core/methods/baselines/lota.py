@@ -4,7 +4,7 @@ Each task is learned twice: once in whole, to find the entries that move most, a
 start with these entries only,
 
 .. math:: \theta_t = \theta_{t-1} + m_t \odot \Delta, \qquad
-          m_t = \mathrm{Top}_s\big(|\theta'_t - \theta_{t-1}|\big) \setminus (m_1 \cup \dots \cup m_{t-1}).
+          m_t = \mathrm{Top}_s\big\{|\theta'_t - \theta_{t-1}|_i : i \notin m_1 \cup \dots \cup m_{t-1}\big\}.
 
 Entries that a former task has taken are not free any more (the authors' LoTTO).
 

@@ -47,6 +47,8 @@ class SequentialLoRA(ContinualMethod):
     projector_rate: float = 0.1
 
     def __post_init__(self) -> None:
+        if isinstance(self.targets, str):
+            raise ValueError(f"targets are several names, not the text {self.targets!r}")
         object.__setattr__(self, "targets", tuple(self.targets))
         if self.rank < 1 or not self.alpha > 0:
             raise ValueError(f"rank and alpha are positive, not {self.rank} and {self.alpha}")
