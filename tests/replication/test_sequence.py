@@ -59,8 +59,12 @@ def test_forgetting_is_about_former_tasks_alone(run: Any) -> None:
 def test_answers_are_to_the_first_question_of_each_task(run: Any) -> None:
     page = BeautifulSoup(sequence.answers(run, ["SEFE", "LoRA"], 0).data, "html.parser")
     lines = [[c.get_text() for c in tr.select("th, td")] for tr in page.select("tbody tr")]
-    assert lines == [["SEFE", *["SEFE 0"] * 3], ["LoRA", *["LoRA 0"] * 3]]
-    assert [th.get_text() for th in page.select("thead th")][1] == "namingnaming?Shortly.red"
+    question = "{}?Shortly."
+    assert lines == [
+        [task, question.format(task), "red", "SEFE 0", "LoRA 0"]
+        for task in ("naming", "presence", "boxes")
+    ]
+    assert [th.get_text() for th in page.select("thead th")][3:] == ["SEFE", "LoRA"]
     assert sequence.answers(run, ["not run"], 0).data == ""
 
 

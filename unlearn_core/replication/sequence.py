@@ -195,20 +195,22 @@ def answers(run: Replication, methods: Sequence[str], seed: int) -> HTML:
     rows = _rows(run, methods, seed)
     if not rows:
         return HTML("")
+    asked = zip(*map(_firsts, rows.values()), strict=True)
     lines = [
-        [html.escape(method), *(_lines(x["said"]) or "–" for x in _firsts(row))]
-        for method, row in rows.items()
+        [
+            html.escape(first["task"]),
+            _lines(first["question"]),
+            f"<i>{_lines(first['answer'])}</i>",
+            *(_lines(x["said"]) or "–" for x in (first, *others)),
+        ]
+        for first, *others in asked
     ]
-    first = next(iter(rows.values()))
-    head = [
-        f"{html.escape(x['task'])}<br>{_lines(x['question'])}<br><i>{_lines(x['answer'])}</i>"
-        for x in _firsts(first)
-    ]
+    head = ["Task", "Question", "Answer", *map(html.escape, rows)]
     caption = (
-        f"What is said after the last task to the first test question of each; the right answer in italics, "
+        f"What is said after the last task to the first test question of each, "
         f"seed {seed} ({run.profile_name})"
     )
-    return tables.table(["", *head], lines, caption=caption, kind="wide")
+    return tables.table(head, lines, caption=caption, kind="wide")
 
 
 def _firsts(row: Row) -> list[dict[str, str]]:
