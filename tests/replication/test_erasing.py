@@ -131,7 +131,8 @@ def test_the_floor(trial: ErasingTrial, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(erasing, "classifier_fid", lambda _, *parts: parts)
     some, others = trial.floor()
     both = torch.cat([some, others]).flatten(1)
-    assert len(some) == 9  # as many as are drawn of three kept nouns
+    # As many as are drawn of three kept nouns, 9; but half of the real ones at most.
+    assert len(some) == min(9, len(both) // 2) > 1
     assert not torch.equal(both, trial.real.flatten(1))
     assert sorted(both.tolist()) == sorted(trial.real.flatten(1).tolist())
 

@@ -307,9 +307,10 @@ class ErasingTrial(Trial):
         return images.__getitems__(range(len(images)))[0]
 
     def floor(self) -> Estimate:
-        """The classifier FID of as many real images as are drawn of what is kept, to all other real
-        ones: nearer than that is chance."""
-        n = sum(p.count for p in self.prompts if p.group == "kept")
+        """The classifier FID of as many real images as are drawn of what is kept, half of them at most, to
+        all other real ones: nearer than that is chance."""
+        drawn = sum(p.count for p in self.prompts if p.group == "kept")
+        n = min(drawn, len(self.real) // 2)
         order = torch.randperm(len(self.real), generator=generator(0, "floor"))
         mixed = self.real[order]
         return classifier_fid(self.judge, mixed[:n], mixed[n:])
