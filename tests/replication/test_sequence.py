@@ -86,4 +86,6 @@ def test_over_learned_tasks_alone(run: Any) -> None:
         ["SEFE", "87.5", "83.5", "82.2", "-4.0"],
     ]
     run.seeds_of = lambda experiment: [0]
-    assert sequence.learned(run, "orders", ["LoRA"], "Joint").data == ""
+    assert "Joint was not run" in sequence.learned(run, "orders", ["LoRA"], "Joint").data
+    none = SimpleNamespace(rows=[*run.rows, *joint], profile_name="ci", seeds_of=run.seeds_of)
+    assert "learned no task" in sequence.learned(none, "orders", ["LoRA"], "Joint", least=95).data

@@ -161,18 +161,26 @@ def learned(
     """
     seeds = run.seeds_of(experiment)
     tables_of = {seed: _rows(run, (*methods, bound), seed) for seed in seeds}
-    if any(bound not in rows for rows in tables_of.values()):
-        return HTML("")
+    known = {
+        seed: {
+            name for name, share in zip(d["order"], d["truth"][-1], strict=True) if share >= least
+        }
+        for seed, rows in tables_of.items()
+        if bound in rows
+        for d in [rows[bound].detail]
+    }
+    if not any(known.values()):
+        return HTML(
+            f"<p>{bound} was not run for {html.escape(experiment)}, or learned no task of it.</p>"
+        )
     lines = []
     for method in methods:
         found = []
-        for rows in tables_of.values():
-            if method not in rows:
+        for seed, rows in tables_of.items():
+            if method not in rows or not known.get(seed):
                 continue
-            order, end = rows[bound].detail["order"], rows[bound].detail["truth"][-1]
-            known = {name for name, share in zip(order, end, strict=True) if share >= least}
             d = rows[method].detail
-            kept = [j for j, name in enumerate(d["order"]) if name in known]
+            kept = [j for j, name in enumerate(d["order"]) if name in known[seed]]
             then = [d["truth"][j][j] for j in kept]
             now = [d["truth"][-1][j] for j in kept]
             stages = [[line[j] for j in kept if j < len(line)] for line in d["truth"]]
