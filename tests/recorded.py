@@ -48,8 +48,8 @@ class LogitTables:
     def __init__(self, tables: Mapping[str, Tensor]) -> None:
         self.tables = {k: v.clone().requires_grad_() for k, v in tables.items()}
 
-    def __call__(self, name: Any, attention_mask: Any) -> Tensor:
-        return self.tables[name]
+    def __call__(self, name: Any, attention_mask: Any, at: Tensor | None = None) -> Tensor:
+        return self.tables[name] if at is None else self.tables[name][at]
 
 
 def batch_of(name: str, labels: Tensor) -> dict[str, Any]:

@@ -75,11 +75,13 @@ def test_answers_about_images_are_found_from_the_images() -> None:
         "pixel_values": torch.tensor([0.0, math.log(3)])[:, None, None, None].expand(2, 3, 1, 1),
     }
 
-    def model(ids: torch.Tensor, mask: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+    def model(
+        ids: torch.Tensor, mask: torch.Tensor, pixel_values: torch.Tensor, at: torch.Tensor
+    ) -> torch.Tensor:
         assert ids is batch["input_ids"]
         assert mask is batch["attention_mask"]
         one = pixel_values[:, 0, 0, :1, None].expand(2, 3, 1)
-        return torch.cat([torch.zeros_like(one), one], dim=2)
+        return torch.cat([torch.zeros_like(one), one], dim=2)[at]
 
     task = VisualAnswering(("I see nothing.",))
     expected = torch.tensor([2 * math.log(1 / 2), math.log(3 / 4)])

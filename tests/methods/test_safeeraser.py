@@ -39,9 +39,9 @@ class Tables(nn.Module):
         self.tables = nn.ParameterDict({k: nn.Parameter(v.clone()) for k, v in tables.items()})
         self.asked: list[str] = []
 
-    def forward(self, name: str, attention_mask: None) -> Tensor:
+    def forward(self, name: str, attention_mask: None, at: Tensor | None = None) -> Tensor:
         self.asked.append(name)
-        return self.tables[name]
+        return self.tables[name] if at is None else self.tables[name][at]
 
 
 def recorded(g: dict[str, Tensor]) -> tuple[Tables, Tables, dict[str, Any]]:

@@ -26,7 +26,7 @@ class Parrot:
         self.asked += pairs
         return [torch.tensor(self.scores[answer]) for _, answer in pairs]
 
-    def answer(self, questions: Sequence[str], max_new_tokens: int, batch_size: int) -> list[str]:
+    def answer(self, questions: Sequence[str], max_new_tokens: int) -> list[str]:
         return [self.words[q] for q in questions]
 
     def tokenizer(self, text: str, add_special_tokens: bool) -> dict[str, Any]:

@@ -214,6 +214,37 @@ class TestAnswer:
             assert chat.answer(questions, max_new_tokens=6, batch_size=size) == expected
 
 
+class TestSomePositions:
+    """Logits where they are asked for are those of a whole pass, and so are their gradients."""
+
+    @pytest.mark.parametrize("lora", [False, True])
+    def test_as_of_a_whole_pass(self, chat: Chat, lora: bool) -> None:
+        """Fails where rows change places, or the output layer still picks afterwards."""
+        if lora:
+            from peft import LoraConfig, get_peft_model
+
+            config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+            chat = Chat(get_peft_model(chat.model, config).eval(), chat.tokenizer)
+        (batch,) = batches(chat.encoded(QuestionSet(*zip(*PAIRS, strict=True))), 3)
+        inputs = batch["input_ids"], batch["attention_mask"]
+        at = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+        at[0, 2] = at[2, 0] = at[2, 3] = True
+        trained = [p for p in chat.parameters() if p.requires_grad]
+        whole, some = chat(*inputs), chat(*inputs, at=at)
+        torch.testing.assert_close(some, whole[at])
+        assert torch.equal(chat(*inputs), whole)
+        of_whole, of_some = (
+            torch.autograd.grad(x.square().sum(), trained) for x in (whole[at], some)
+        )
+        torch.testing.assert_close(of_some, of_whole, rtol=1e-4, atol=1e-4)
+
+    def test_an_error_inside_leaves_the_layer_as_it_was(self, chat: Chat) -> None:
+        ids = torch.tensor([[3, 4]])
+        with pytest.raises(IndexError):
+            chat(ids, torch.ones_like(ids), at=torch.ones(1, 3, dtype=torch.bool))
+        assert chat(ids, torch.ones_like(ids)).shape[:2] == (1, 2)
+
+
 class TestModule:
     def test_a_copy_has_weights_of_its_own_and_the_same_tokenizer(self, chat: Chat) -> None:
         other = copy.deepcopy(chat)

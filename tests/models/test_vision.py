@@ -220,6 +220,15 @@ class TestBatches:
         assert data.fingerprint() == DATA.fingerprint()
 
     @torch.no_grad()
+    def test_some_positions_as_of_a_whole_pass(self, chat: VisionChat) -> None:
+        """Fails where what stands for an image shifts the positions."""
+        (batch,) = batches(chat.encoded(DATA), 3)
+        at = batch["labels"] != IGNORED
+        task = VisualAnswering()
+        whole, some = task.logits(chat, batch), task.logits(chat, batch, at)
+        torch.testing.assert_close(some, whole[at])
+
+    @torch.no_grad()
     def test_padding_changes_nothing(self, chat: VisionChat) -> None:
         data = chat.encoded(DATA)
         task = VisualAnswering()

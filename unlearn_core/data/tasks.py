@@ -90,17 +90,23 @@ class Answering:
         self, model: Callable[..., Tensor], batch: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """The log-probability of every answer token, (tokens,) float32, and the row it is in."""
-        labels = batch["labels"][:, 1:]
-        said = labels != IGNORED
+        following = batch["labels"].roll(-1, dims=1)
+        following[:, -1] = IGNORED
+        said = following != IGNORED
         # Only positions that predict an answer: the vocabulary is wide.
-        logits = self.logits(model, batch)[:, :-1][said]
+        logits = self.logits(model, batch, said)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        scores = -torch.nn.functional.cross_entropy(logits, labels[said], reduction="none")
+        scores = -torch.nn.functional.cross_entropy(logits, following[said], reduction="none")
         return scores, said.nonzero()[:, 0]
 
-    def logits(self, model: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tensor:
-        """(n, length, vocabulary); at a position, of the token at the next one."""
-        return model(batch["input_ids"], batch["attention_mask"])
+    def logits(
+        self, model: Callable[..., Tensor], batch: dict[str, Tensor], at: Tensor | None = None
+    ) -> Tensor:
+        """(n, length, vocabulary); at a position, of the token at the next one.
+
+        With ``at``, (n, length) bool, at those positions alone: (positions, vocabulary).
+        """
+        return model(batch["input_ids"], batch["attention_mask"], at=at)
 
     @staticmethod
     def answer_tokens(batch: dict[str, Tensor]) -> Tensor:
@@ -132,11 +138,12 @@ class VisualAnswering(Answering):
 
     modality: ClassVar[str] = "multimodal"
 
-    def logits(self, model: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tensor:
-        """(n, length, vocabulary), as of `Answering`."""
-        return model(
-            batch["input_ids"], batch["attention_mask"], pixel_values=batch["pixel_values"]
-        )
+    def logits(
+        self, model: Callable[..., Tensor], batch: dict[str, Tensor], at: Tensor | None = None
+    ) -> Tensor:
+        """As of `Answering`."""
+        ids, mask, pixels = (batch[k] for k in ("input_ids", "attention_mask", "pixel_values"))
+        return model(ids, mask, pixel_values=pixels, at=at)
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ class FlaggedChat(Around):
         return self.classifier.probability(self, questions) >= self.threshold
 
     def answer(
-        self, questions: Sequence[str], max_new_tokens: int = 200, batch_size: int = 16
+        self, questions: Sequence[str], max_new_tokens: int = 200, batch_size: int = 48
     ) -> list[str]:
         def plain(chosen: list[str]) -> list[str]:
             return super(FlaggedChat, self).answer(chosen, max_new_tokens, batch_size)

@@ -80,7 +80,7 @@ def ask(
     """Score every answer of every question, and let the model answer all of them.
 
     All sets share their batches, so that sequences of like length meet. Without ``max_new_tokens``
-    nothing is generated.
+    nothing is generated. ``batch_size`` is that of `Chat.log_probs`.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def ask(
     said: dict[str, str] = {}
     if max_new_tokens is not None:
         prompts = list(dict.fromkeys(q for questions in sets.values() for q in questions.questions))
-        said = dict(zip(prompts, chat.answer(prompts, max_new_tokens, batch_size), strict=True))
+        said = dict(zip(prompts, chat.answer(prompts, max_new_tokens), strict=True))
 
     def loss(question: str, answer: str) -> Tensor:
         return -scores[question, answer].double().mean()

@@ -129,6 +129,23 @@ def collate_packs(packs: Sequence[Pack], padding: int, dtype: torch.dtype) -> di
     }
 
 
+@contextlib.contextmanager
+def head_at(model: nn.Module, at: Tensor | None) -> Iterator[None]:
+    """Inside the block the output layer reads the positions ``at`` alone, (B, length) bool.
+
+    ``logits_to_keep`` of transformers keeps the same positions of every sequence. None for all.
+    """
+    if at is None:
+        yield
+        return
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][at],))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 class Chat(nn.Module):
     """A causal language model with its tokenizer and the form of its prompts.
 
@@ -187,10 +204,14 @@ class Chat(nn.Module):
         return getattr(self.model.config, "max_position_embeddings", None)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, length, vocabulary)."""
-        with self._autocast():
+        """Logits (B, length, vocabulary); with ``at``, (B, length) bool, (positions, vocabulary)."""
+        with self._autocast(), head_at(self.model, at):
             return self.model(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids
             ).logits
@@ -293,7 +314,7 @@ class Chat(nn.Module):
         return out
 
     def answer(
-        self, questions: Sequence[str], max_new_tokens: int = 200, batch_size: int = 16
+        self, questions: Sequence[str], max_new_tokens: int = 200, batch_size: int = 48
     ) -> list[str]:
         """What the model says, greedily, to each question."""
         prompts = [self.prompt(q) for q in questions]
@@ -304,7 +325,7 @@ class Chat(nn.Module):
         self,
         prompts: Sequence[str],
         max_new_tokens: int,
-        batch_size: int = 16,
+        batch_size: int = 48,
         options: Callable[[list[int], int], dict[str, Any]] = lambda chosen, length: {},
     ) -> list[str]:
         """What the model writes after each prompt, without white space around it.

@@ -90,6 +90,8 @@ class SmolLM2(ModelSpec):
         (source,) = self.sources()
         state, config, tokenizer = _gguf(source.path)
         model = LlamaForCausalLM(config)
+        # On a CPU a training step takes 0.8 to 0.9 of one with the fused attention.
+        model.set_attn_implementation("eager")
         model.load_state_dict(state)
         return Chat(model, tokenizer, template=SMOLLM2_TEMPLATE, precision=self.precision)
 

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from ..data import Source, VisualAnswering, VisualSet, resolve
 from ..data.visual import Triple
 from ..seeding import derive_seed, seeded
-from .chat import Chat, EncodedSet, Encoding, _by_length
+from .chat import Chat, EncodedSet, Encoding, _by_length, head_at
 from .classifiers import ModelSpec
 from .training import Recipe, TrainConfig, device_of, shuffled_epochs, to, train
 
@@ -150,8 +150,9 @@ class VisionChat(Chat):
         attention_mask: Tensor,
         position_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, length, vocabulary).
+        """Logits as of `Chat`.
 
         Raises
         ------
@@ -160,7 +161,7 @@ class VisionChat(Chat):
         """
         if pixel_values is None and (input_ids == self.model.config.image_token_index).any():
             raise ValueError("there are image tokens, but no pixel_values")
-        with self._autocast():
+        with self._autocast(), head_at(self.model, at):
             return self.model(
                 input_ids=input_ids,
                 attention_mask=attention_mask,

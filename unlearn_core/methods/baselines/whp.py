@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ...data import ForgetSplit
 from ...models import Around, Chat, TrainConfig, shuffled_epochs, train
+from ...models.chat import head_at
 from ..base import FORGET_TEXT, TEXT, Method
 
 __all__ = ["WHP", "ContrastChat"]
@@ -44,17 +45,21 @@ class ContrastChat(Around):
         return own - self.alpha * torch.relu(others - own)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        own = super().forward(input_ids, attention_mask, position_ids)
-        with self._autocast():
+        own = super().forward(input_ids, attention_mask, position_ids, at)
+        with self._autocast(), head_at(self.other, at):
             others = self.other(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids
             ).logits
         return self.combined(own, others)
 
     def answer(
-        self, questions: Sequence[str], max_new_tokens: int = 200, batch_size: int = 16
+        self, questions: Sequence[str], max_new_tokens: int = 200, batch_size: int = 48
     ) -> list[str]:
         prompts = [self.prompt(q) for q in questions]
 
