@@ -173,7 +173,7 @@ class TestUnlearning:
     ) -> None:
         """Fails where the two sides of a pair are exchanged, which would teach the answers."""
         model, split = learned
-        config = TrainConfig(epochs=20, lr=1e-3, batch_size=4, optimizer="adamw")
+        config = TrainConfig(epochs=25, lr=1e-3, batch_size=4, optimizer="adamw")
         unlearned = FLAT(divergence, config)(model, split)
         n = len(split.forget)
         templates = [split.forget.with_answers([t] * n) for t in split.task.templates]
@@ -183,7 +183,7 @@ class TestUnlearning:
             for sets in ([split.forget], templates)
         )
         assert answer < -0.8
-        assert template > 0.02
+        assert template > 0.03
 
     def test_the_epochs_draw_templates_anew(self, learned: tuple[Chat, ForgetSplit]) -> None:
         """Fails where templates are drawn once, or a question comes twice in an epoch."""
