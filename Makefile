@@ -52,8 +52,10 @@ reproduce: $(STAMP) ## run what is out of date and render the book [PROFILE PAPE
 test: $(STAMP) ## run the tests, all but the benchmarks [ARGS="-k ssd"]
 	$(PY) -m pytest $(ARGS)
 
+# Memory is kept as in a notebook, or page faults would be what is measured.
+KEPT = 'from unlearn_core.replication.runner import KEEP_MEMORY as k; print(*map("=".join, k.items()))'
 bench: $(STAMP) ## run the benchmarks [ARGS]
-	$(PY) -m pytest tests/benchmarks $(ARGS)
+	env $$($(PY) -c $(KEPT)) $(PY) -m pytest tests/benchmarks $(ARGS)
 
 lint: $(STAMP) ## check style, the direction of imports, and that notebooks hold no outputs
 	$(PY) -m ruff check .
