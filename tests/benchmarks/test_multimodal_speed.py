@@ -19,7 +19,7 @@ from unlearn_core.data import (
     VisualAnswering,
     restricted_symbols,
 )
-from unlearn_core.data.restricted import VOCABULARY
+from unlearn_core.data.restricted_symbols import VOCABULARY
 from unlearn_core.methods import PreferenceOptimization, PromptDecouple
 from unlearn_core.methods.adapters import adapters
 from unlearn_core.methods.sefe import key_elements, penalty

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from unlearn_core.methods import METHODS
-from unlearn_core.replication import classification
-from unlearn_core.replication.classification import choose
 from unlearn_core.replication.papers import load_paper
 from unlearn_core.replication.publish import LIMIT, check_publishable
 from unlearn_core.replication.records import Record, Row, Rows
+from unlearn_core.replication.trials import classifiers as classification
+from unlearn_core.replication.trials.classifiers import choose
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "book" / "published"

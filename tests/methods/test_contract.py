@@ -22,7 +22,7 @@ from unlearn_core.data import (
     WithheldDataError,
     forget_random,
 )
-from unlearn_core.data.restricted import VOCABULARY
+from unlearn_core.data.restricted_symbols import VOCABULARY
 from unlearn_core.methods import (
     FLAT,
     IAU,

@@ -13,10 +13,14 @@ from torch import Tensor, nn
 
 from unlearn_core.data import Concepts, Denoising, ForgetSplit, forget_class, shapes
 from unlearn_core.methods import SLD, AblatingConcepts, ForgetMeNot, Method, check_method
-from unlearn_core.methods.attention import attention_maps, concept_tokens, training_only
 from unlearn_core.methods.baselines.ablating_concepts import draw_images
 from unlearn_core.methods.baselines.sld import STRONG, GuidedAway
 from unlearn_core.methods.contract import STAND_INS
+from unlearn_core.methods.cross_attention_training import (
+    attention_maps,
+    concept_tokens,
+    training_only,
+)
 from unlearn_core.models import ClassToImage, TextConditional, TrainConfig
 
 SMALL = TrainConfig(epochs=2, lr=1e-3, batch_size=2, optimizer="adamw")

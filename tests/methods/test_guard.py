@@ -14,7 +14,6 @@ from torch import Tensor
 
 from unlearn_core.data import ForgetSplit, fictional_authors
 from unlearn_core.methods import GUARD
-from unlearn_core.methods.flagged import FlaggedChat, PromptClassifier, knows, prompt_embeddings
 from unlearn_core.methods.guard import (
     TOO_NEAR,
     GuardedChat,
@@ -23,6 +22,12 @@ from unlearn_core.methods.guard import (
     forbidden,
     key_phrases,
     said_as,
+)
+from unlearn_core.methods.inference_time import (
+    FlaggedChat,
+    PromptClassifier,
+    knows,
+    prompt_embeddings,
 )
 from unlearn_core.metrics import leak_rate
 from unlearn_core.models import Chat, SentenceEncoder, TrainConfig

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from unlearn_core.data import Concepts, Denoising, ForgetSplit, captioned_shapes, forget_concepts
 from unlearn_core.methods import MACE, UCE, check_method
-from unlearn_core.methods.attention import concept_tokens
 from unlearn_core.methods.baselines import mace as module
 from unlearn_core.methods.baselines.mace import focal_weights, noised
 from unlearn_core.methods.cross_attention import projections, solve
+from unlearn_core.methods.cross_attention_training import concept_tokens
 from unlearn_core.models import ClassToImage, TextConditional, TextToImage, TrainConfig
 from unlearn_core.seeding import seeded
 

@@ -21,7 +21,7 @@ from unlearn_core.methods import (
     PromptDecouple,
     check_method,
 )
-from unlearn_core.methods.paired import paired_epochs
+from unlearn_core.methods.forget_pairs import paired_epochs
 from unlearn_core.models import Chat, TrainConfig
 
 Golden = Callable[[str], dict[str, Tensor]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unlearn_core.data.restricted import RECIPES, REFUSALS, restricted_symbols
-from unlearn_core.data.visual import VisualSet
+from unlearn_core.data.image_questions import VisualSet
+from unlearn_core.data.restricted_symbols import RECIPES, REFUSALS, restricted_symbols
 from unlearn_core.metrics.safety import (
     Verdict,
     check_judge,

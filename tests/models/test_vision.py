@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unlearn_core.data import IGNORED, VisualSet, batches
-from unlearn_core.data.tasks import VisualAnswering
+from unlearn_core.data.objectives import VisualAnswering
 from unlearn_core.models import TrainConfig, device_of, shuffled_epochs, to, train
 from unlearn_core.models.vision import (
     MULTIMODAL_MODELS,

@@ -41,7 +41,6 @@ from unlearn_core.models import (
     TrainConfig,
 )
 from unlearn_core.registry import ConfigError, build
-from unlearn_core.replication.classification import TASKS
 from unlearn_core.replication.papers import (
     Experiment,
     Profile,
@@ -52,7 +51,8 @@ from unlearn_core.replication.papers import (
     rehearsed,
 )
 from unlearn_core.replication.run import source_hash
-from unlearn_core.replication.trial import changed
+from unlearn_core.replication.trials.base import changed
+from unlearn_core.replication.trials.classifiers import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 #: The sets of questions that an experiment may ask fewer of.

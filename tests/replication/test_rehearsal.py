@@ -25,7 +25,7 @@ from unlearn_core.replication.papers import known_papers, load_paper
 from unlearn_core.replication.publish import check_publishable, machine_paths
 from unlearn_core.replication.records import Record
 from unlearn_core.replication.rehearsal import HUB, USER, build_hub
-from unlearn_core.replication.tuning import BEFORE
+from unlearn_core.replication.trials.continual import BEFORE
 
 ROOT = Path(__file__).resolve().parents[2]
 

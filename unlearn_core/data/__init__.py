@@ -29,6 +29,7 @@ from .captions import (
 )
 from .coin import COIN_TASKS, coin, coin_source
 from .image_files import decoded
+from .image_questions import VisualSet
 from .images import (
     DATASETS,
     ImageData,
@@ -42,8 +43,17 @@ from .images import (
     shapes,
 )
 from .loading import Consecutive, batches, evenly_spaced
+from .objectives import (
+    IGNORED,
+    Answering,
+    Classification,
+    Concepts,
+    Denoising,
+    Task,
+    VisualAnswering,
+)
 from .questions import QUESTIONS, QuestionData, QuestionSet, fictional_authors, tofu
-from .restricted import (
+from .restricted_symbols import (
     RECIPES,
     REFUSALS,
     RESTRICTED,
@@ -66,9 +76,7 @@ from .splits import (
     forget_subclass,
     make_split,
 )
-from .tasks import IGNORED, Answering, Classification, Concepts, Denoising, Task, VisualAnswering
 from .templates import COPYRIGHT_REFUSALS, IDK, TEMPLATES
-from .visual import VisualSet
 from .wordings import WORDINGS, reworded
 from .words import function_words, words_of
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..registry import did_you_mean
 from ..seeding import derive_seed
-from .visual import VisualSet
+from .image_questions import VisualSet
 
 __all__ = [
     "DESCRIBE",

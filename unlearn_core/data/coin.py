@@ -29,8 +29,8 @@ from ..registry import did_you_mean
 from ..seeding import generator
 from .answer_styles import PROMPTS, VisualItem, VisualTask
 from .image_files import ImageFiles
+from .image_questions import VisualSet
 from .sources import MissingSourceError, Source, file_sha256
-from .visual import VisualSet
 
 __all__ = ["COIN_TASKS", "CoinTask", "coin", "coin_source"]
 

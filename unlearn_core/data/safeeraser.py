@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from .image_files import decoded
-from .restricted import RestrictedPart
+from .image_questions import VisualSet
+from .restricted_symbols import RestrictedPart
 from .sources import MissingSourceError, Source, file_sha256
-from .visual import VisualSet
 
 __all__ = ["SafetyBenchmark", "safety_benchmark"]
 

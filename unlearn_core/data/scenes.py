@@ -46,8 +46,8 @@ from .answer_styles import (
     in_own_style,
     parse_box,
 )
+from .image_questions import VisualSet
 from .images import _FILLS, _SHAPES, FASHION_CLASSES, ImageSet, fashion_mnist, shapes
-from .visual import VisualSet
 
 __all__ = ["VISUAL_TASKS", "VOCABULARY", "captions", "stage_zero", "visual_tasks"]
 

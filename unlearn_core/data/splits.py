@@ -21,8 +21,8 @@ from ..seeding import generator
 from .books import BookData
 from .captions import CaptionData
 from .images import ImageData, ImageSet
+from .objectives import Answering, Classification, Concepts, Denoising, Task
 from .questions import QuestionData, QuestionSet
-from .tasks import Answering, Classification, Concepts, Denoising, Task
 
 __all__ = [
     "ForgetSplit",

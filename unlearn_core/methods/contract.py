@@ -24,7 +24,7 @@ from ..data import (
     restricted_symbols,
     shapes,
 )
-from ..data.restricted import VOCABULARY
+from ..data.restricted_symbols import VOCABULARY
 from ..models import SmallCNN, TextToImage, TinyLlama, TinyLlava
 from .base import Method
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..models import Diffusion, TextConditional, TrainConfig, train
 from ..models.diffusion import PromptEncoder
 from ..seeding import seeded
-from .attention import concept_tokens
+from .cross_attention_training import concept_tokens
 
 __all__ = [
     "Weights",

@@ -37,7 +37,7 @@ from ..data import Answering, ForgetSplit
 from ..models import TrainConfig, train
 from ..seeding import generator
 from .base import FORGET_TEXT, TEXT, Method
-from .paired import paired_epochs, template_epochs
+from .forget_pairs import paired_epochs, template_epochs
 
 __all__ = [
     "DIVERGENCES",

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from ..data import IGNORED, ForgetSplit, QuestionSet, function_words, words_of
 from ..models import Chat, SentenceEncoder, TrainConfig
 from .base import TEXT, Method
-from .flagged import FlaggedChat, PromptClassifier
+from .inference_time import FlaggedChat, PromptClassifier
 
 __all__ = ["GUARD", "GuardedChat", "Penalty", "key_phrases", "key_phrases_of", "said_as"]
 

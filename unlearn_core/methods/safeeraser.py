@@ -46,7 +46,7 @@ from .baselines.grad_diff import GradDiff
 from .baselines.gradient_ascent import GradientAscent
 from .baselines.kl_minimization import KLMinimization
 from .baselines.preference_optimization import PreferenceOptimization
-from .paired import paired_epochs
+from .forget_pairs import paired_epochs
 
 __all__ = ["WEIGHTS", "PromptDecouple"]
 

@@ -32,9 +32,9 @@ from torch import Tensor
 
 from ..models import Diffusion, TrainConfig, device_of, train
 from ..seeding import derive_seed, generator
-from .attention import training_only
 from .baselines.esd import ESD, cross_attention_only
-from .paired import frozen_copy
+from .cross_attention_training import training_only
+from .forget_pairs import frozen_copy
 from .worst_case import Selection, outer_loop
 
 __all__ = [

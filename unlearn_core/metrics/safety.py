@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 
 from ..data import RestrictedPart, VisualSet, evenly_spaced
-from ..data.restricted import RECIPES, REFUSALS
+from ..data.restricted_symbols import RECIPES, REFUSALS
 from ..models import Chat
 from .catalogue import Estimate, mean, share
 from .text import rouge_l

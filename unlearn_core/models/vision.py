@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data import Source, VisualAnswering, VisualSet, resolve
-from ..data.visual import Triple
+from ..data.image_questions import Triple
 from ..seeding import derive_seed, seeded
 from .chat import Chat, EncodedSet, Encoding, _by_length, head_at
 from .classifiers import ModelSpec

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         print(runner.summary(outcomes))
         failed = any(o.state == "failed" for o in outcomes)
         if not options.no_book:
-            from .report import build_book
+            from .pages.book import build_book
 
             print(f"The book: {build_book().relative_to(Path.cwd())}")
     elif options.command == "rehearse":
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         print(runner.summary(outcomes))
         failed = any(o.state == "failed" for o in outcomes)
     elif options.command == "book":
-        from .report import build_book
+        from .pages.book import build_book
 
         print(f"The book: {build_book()}")
     return int(failed)

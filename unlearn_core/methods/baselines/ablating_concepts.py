@@ -28,8 +28,8 @@ from torch.utils.data import TensorDataset
 from ...data import Denoising, ForgetSplit
 from ...models import Diffusion, TrainConfig, shuffled_epochs, train
 from ...seeding import derive_seed
-from ..attention import training_only
 from ..base import DIFFUSION, Method
+from ..cross_attention_training import training_only
 
 __all__ = ["AblatingConcepts", "draw_images"]
 

@@ -34,7 +34,7 @@ from torch import Tensor
 from ...data import Denoising, ForgetSplit
 from ...models import Diffusion, TrainConfig, train
 from ..base import DIFFUSION, Method
-from ..paired import paired_epochs
+from ..forget_pairs import paired_epochs
 
 __all__ = ["ConceptRelabel"]
 

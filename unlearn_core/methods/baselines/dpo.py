@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ...data import Answering, ForgetSplit
 from ...models import TrainConfig, train
 from ..base import FORGET_TEXT, TEXT, Method
-from ..paired import log_probs_before, template_answers, template_epochs
+from ..forget_pairs import log_probs_before, template_answers, template_epochs
 
 __all__ = ["DPO", "DPORetain", "ReferenceFreeDPO", "SimPO", "dpo_loss"]
 

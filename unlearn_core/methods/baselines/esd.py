@@ -29,9 +29,9 @@ from torch import Tensor
 from ...data import ForgetSplit
 from ...models import Diffusion, TrainConfig, device_of, train
 from ...seeding import generator
-from ..attention import training_only
 from ..base import DIFFUSION, Method
-from ..paired import frozen_copy
+from ..cross_attention_training import training_only
+from ..forget_pairs import frozen_copy
 
 __all__ = ["ESD", "cross_attention_only", "esd_target"]
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ...data import Denoising, ForgetSplit
 from ...models import TextConditional, TrainConfig, shuffled_epochs, train
-from ..attention import attention_maps, concept_tokens, training_only
 from ..base import DIFFUSION, Method
+from ..cross_attention_training import attention_maps, concept_tokens, training_only
 from .ablating_concepts import draw_images
 
 __all__ = ["ForgetMeNot"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...data import ForgetSplit, Task
 from ...models import TrainConfig, train
 from ..base import ANY, FORGET_TEXT, Method
-from ..paired import paired_epochs
+from ..forget_pairs import paired_epochs
 
 __all__ = ["GradDiff"]
 

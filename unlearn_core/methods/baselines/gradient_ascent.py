@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...data import ForgetSplit, Task
 from ...models import TrainConfig, shuffled_epochs, train
 from ..base import ANY, Method
-from ..paired import Beside
+from ..forget_pairs import Beside
 
 __all__ = ["GradientAscent"]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...data import ForgetSplit, Task
 from ...models import TrainConfig, train
 from ..base import FORGET_TEXT, IMAGES, MULTIMODAL, TEXT, Method
-from ..paired import frozen_copy, paired_epochs
+from ..forget_pairs import frozen_copy, paired_epochs
 
 __all__ = ["KLMinimization", "kept_outputs"]
 

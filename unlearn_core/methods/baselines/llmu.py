@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...data import ForgetSplit, Task
 from ...models import TrainConfig, train
 from ..base import FORGET_TEXT, TEXT, Method
-from ..paired import frozen_copy, template_epochs
+from ..forget_pairs import frozen_copy, template_epochs
 from .kl_minimization import kept_outputs
 
 __all__ = ["LLMU"]

@@ -30,9 +30,9 @@ from ...data import Denoising, ForgetSplit
 from ...models import TextConditional, TrainConfig, shuffled_epochs
 from ...models.diffusion import PromptEncoder
 from ...seeding import derive_seed
-from ..attention import attention_maps, concept_tokens
 from ..base import DIFFUSION, Method
 from ..cross_attention import edit, fuse, low_rank, projections, whole
+from ..cross_attention_training import attention_maps, concept_tokens
 from .ablating_concepts import draw_images
 
 __all__ = ["MACE", "around", "focal_weights", "noised"]

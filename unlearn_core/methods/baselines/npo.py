@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ...data import Answering, ForgetSplit, Task
 from ...models import TrainConfig, train
 from ..base import FORGET_TEXT, IMAGES, TEXT, Method
-from ..paired import log_probs_before, paired_epochs
+from ..forget_pairs import log_probs_before, paired_epochs
 
 __all__ = ["NPO", "NPORetain", "SimNPO", "npo_loss", "simnpo_loss"]
 

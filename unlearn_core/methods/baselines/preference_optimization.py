@@ -23,7 +23,7 @@ from ...data import Answering, ForgetSplit
 from ...models import TrainConfig, train
 from ...seeding import generator
 from ..base import FORGET_TEXT, MULTIMODAL, TEXT, Method
-from ..paired import paired_epochs, template_answers
+from ..forget_pairs import paired_epochs, template_answers
 
 __all__ = ["Mismatch", "PreferenceOptimization"]
 

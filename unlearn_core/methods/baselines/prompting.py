@@ -26,7 +26,7 @@ from ...data import IGNORED, ForgetSplit
 from ...models import Chat, TrainConfig
 from ...seeding import generator
 from ..base import TEXT, Method
-from ..flagged import FlaggedChat, PromptClassifier, every_one, knows
+from ..inference_time import FlaggedChat, PromptClassifier, every_one, knows
 
 __all__ = ["ICUL", "FilterPrompting", "OutputFiltering", "Prompting"]
 

@@ -25,7 +25,7 @@ from ...data import ForgetSplit
 from ...models import TrainConfig, device_of, train
 from ...seeding import generator
 from ..base import FORGET_TEXT, TEXT, Method
-from ..paired import frozen_copy, paired_epochs
+from ..forget_pairs import frozen_copy, paired_epochs
 
 __all__ = ["RMU"]
 

@@ -1,0 +1,484 @@
+"""The book: its own pages, pages made from records, and the executed notebooks, rendered.
+
+`build_book` assembles ``build/book`` (plain MyST sources) and renders it to ``build/site``. A
+chapter is the notebook of the largest profile that was published; what the reader ran stands
+beside it, on a page of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import importlib
+import json
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...metrics import METRICS
+from ...registry import ConfigError
+from ..papers import PaperFile, known_papers, load_paper, paper_sources, project_root
+from ..records import Record
+from ..run import source_hash
+from . import tables
+from .grounds import classifier_tables, drawing_tables, language_tables
+
+__all__ = ["Chapter", "assemble", "build_book"]
+
+#: The pages on which all methods of a modality meet.
+GROUNDS = ("common_ground", "language_ground", "erasure_ground")
+
+#: Smallest to largest; a chapter shows the largest that was published.
+PROFILES = ("ci", "laptop", "paper")
+
+
+@dataclass(frozen=True)
+class Edition:
+    """One executed notebook and its record."""
+
+    notebook: Path
+    record: Record
+    published: bool
+
+    @property
+    def label(self) -> str:
+        whose = "published run" if self.published else "your own run"
+        return f"{self.record.profile}, {whose}"
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A paper, the edition that its chapter shows, and the others."""
+
+    slug: str
+    file: PaperFile
+    shown: Edition
+    others: tuple[Edition, ...]
+
+    @property
+    def stale(self) -> bool:
+        """Was the notebook or its YAML changed after the run that the chapter shows?"""
+        return self.shown.record.config != source_hash(self.slug)
+
+
+def _edition(folder: Path, slug: str, published: bool) -> Edition | None:
+    notebook, record = folder / f"{slug}.ipynb", folder / f"{slug}.json"
+    if not (notebook.exists() and record.exists()):
+        return None
+    return Edition(notebook, Record.read(record), published)
+
+
+def find_chapters(root: Path) -> list[Chapter]:
+    """A chapter for every paper that was run at all, published or here."""
+    chapters = []
+    for slug in known_papers():
+        published = [_edition(root / "book" / "published" / p, slug, True) for p in PROFILES]
+        own = [_edition(root / "build" / p, slug, False) for p in PROFILES]
+        found = [e for e in published[::-1] if e] + [e for e in own[::-1] if e]
+        if found:
+            chapters.append(Chapter(slug, load_paper(slug), found[0], tuple(found[1:])))
+    return chapters
+
+
+def linked(text: str, chapters: Iterable[Chapter], folder: str) -> str:
+    """MyST text whose links to chapters lead to ``folder``; to one that was not run yet there is none,
+    and its words are left."""
+    there = {c.slug for c in chapters}
+
+    def mend(link: re.Match[str]) -> str:
+        words, slug = link["words"], link["slug"]
+        return f"[{words}]({folder}{slug}.ipynb)" if slug in there else words
+
+    return re.sub(r"\[(?P<words>[^\]]+)\]\((papers/)?(?P<slug>\w+)\.ipynb\)", mend, text)
+
+
+# --- pieces of pages -------------------------------------------------------------------------
+
+
+def scale_sentence(edition: Edition) -> str:
+    r = edition.record
+    seeds = f"{len(r.seeds)} seed{'s' if len(r.seeds) != 1 else ''}"
+    accelerator = r.environment["accelerator"]
+    hardware = r.environment["cpu"] if accelerator == "none" else accelerator
+    return f"{r.profile} size, {seeds}, {hardware}, {r.finished[:10]}"
+
+
+def matrix(chapters: list[Chapter]) -> str:
+    """The front page's table: which claims of which paper hold, at what scale, how sure."""
+    rows = []
+    for c in chapters:
+        p, r = c.file.paper, c.shown.record
+        verdicts = {v.claim: v for v in r.verdicts}
+        badges = " ".join(
+            tables.verdict_badge(verdicts[k], claim.title)
+            for k, claim in c.file.claims.items()
+            if k in verdicts
+        )
+        stale = "<br><b>older than its sources</b>" if c.stale else ""
+        rows.append(
+            [
+                f'<a href="papers/{c.slug}.html"><b>{html.escape(p.short)}</b></a><br>'
+                f'<span class="muted">{html.escape(p.venue)} {p.year}, {html.escape(p.modality)}</span>',
+                badges,
+                f"{html.escape(scale_sentence(c.shown))}{stale}",
+                f"<code>make reproduce PROFILE={r.profile} PAPERS={c.slug}</code>",
+            ]
+        )
+    head = ["Paper", "Claims", "How sure", "Run it again"]
+    return tables.table(head, rows, kind="matrix").data
+
+
+def claims_at_a_glance(chapters: list[Chapter]) -> str:
+    rows = []
+    for c in chapters:
+        for v in c.shown.record.verdicts:
+            margins = " · ".join(f"{m:+.2f}" for m in v.margins.values()) or "–"
+            rows.append(
+                [
+                    f"{html.escape(c.file.paper.short)} {v.claim}",
+                    tables.verdict_badge(v),
+                    html.escape(c.file.claims[v.claim].title),
+                    margins,
+                ]
+            )
+    head = ["", "Verdict", "Claim", "Margin of every seed"]
+    return tables.table(head, rows, kind="wide").data
+
+
+def status(chapters: list[Chapter]) -> str:
+    rows = []
+    for c in chapters:
+        for e in (c.shown, *c.others):
+            r = e.record
+            minutes = r.seconds_spent / 60
+            state = "yes" if r.config == source_hash(c.slug) else "no"
+            broken = sum(not i.holds for i in r.invariants)
+            rows.append(
+                [
+                    f"{c.slug}, {e.label}",
+                    r.finished[:16].replace("T", " "),
+                    f"{len(r.rows)}",
+                    f"{minutes:.1f} min",
+                    f"<code>{(r.commit or 'none')[:10]}</code>{' with changes' if r.dirty else ''}",
+                    state,
+                    f"{len(r.invariants) - broken} of {len(r.invariants)}",
+                    html.escape(r.environment["cpu"])
+                    + (
+                        ""
+                        if (a := r.environment["accelerator"]) == "none"
+                        else f", {html.escape(a)}"
+                    ),
+                ]
+            )
+    head = [
+        "Notebook",
+        "Finished",
+        "Rows",
+        "Time in rows",
+        "Commit",
+        "Notebook and YAML unchanged since",
+        "Invariants",
+        "Hardware",
+    ]
+    return tables.table(head, rows, kind="wide").data
+
+
+def ground(
+    chapters: list[Chapter],
+    shared: str = "classifiers",
+    tables_of: Callable[[Iterable[Record]], str] = classifier_tables,
+) -> str:
+    """A common ground's tables, of the largest profile that any chapter shows.
+
+    Only of chapters that include the ``shared`` experiments: others may use the same names.
+    """
+    including = [c for c in chapters if f"{shared}.yaml" in {f.name for f in paper_sources(c.slug)}]
+    records = [c.shown.record for c in including]
+    # A chapter may have been published before it included these experiments.
+    for profile in sorted({r.profile for r in records}, key=PROFILES.index, reverse=True):
+        if shown := tables_of(r for r in records if r.profile == profile):
+            return shown
+    return "<p>No chapter with these experiments was run yet.</p>"
+
+
+def skips(chapters: list[Chapter]) -> str:
+    rows = [
+        [f"{c.slug}, {e.label}", html.escape(s.experiment), html.escape(s.reason)]
+        for c in chapters
+        for e in (c.shown, *c.others)
+        for s in e.record.skips
+    ]
+    for c in chapters:
+        made = {e.record.profile for e in (c.shown, *c.others)}
+        for name, profile in c.file.profiles.items():
+            if name not in made:
+                reason = f"not run yet; it is meant for {profile.hardware}"
+                rows.append([f"{c.slug}, {name}", "the whole profile", html.escape(reason)])
+                for key, e in profile.experiments.items():
+                    if e.requires is not None:
+                        why = html.escape(f"needs {e.requires.env}: {e.requires.why}")
+                        rows.append([f"{c.slug}, {name}", html.escape(key), why])
+    if not rows:
+        return "<p>Nothing was skipped.</p>"
+    return tables.table(["Notebook", "What", "Why"], rows, kind="wide").data
+
+
+def environment_table(chapters: list[Chapter]) -> str:
+    rows = []
+    for c in chapters:
+        env = c.shown.record.environment
+        rows += [[f"{c.slug}: {html.escape(k)}", html.escape(v)] for k, v in env.items()]
+    return tables.table(["", ""], rows, kind="facts").data
+
+
+def metrics_table() -> str:
+    rows = [
+        [
+            f"<b>{html.escape(m.label)}</b><br><code>{name}</code>",
+            html.escape(m.unit or "none"),
+            {"higher": "higher", "lower": "lower", "retrained": "close to retrained", "none": "–"}[
+                m.better
+            ],
+            html.escape(m.definition),
+        ]
+        for name, m in METRICS.items()
+    ]
+    return tables.table(["Metric", "Unit", "Better", "Definition"], rows, kind="wide").data
+
+
+def needs_table() -> str:
+    from ...methods import CONTINUAL, METHODS, NEEDS
+
+    rows = []
+    for cls in METHODS.values():
+        cells = ["●" if need in cls.needs else "" for need in NEEDS]
+        draws = (
+            cls.draws if isinstance(cls.draws, bool) else "if it shuffles, or as the method inside"
+        )
+        works_on = ", ".join(sorted(cls.works_on))
+        seed = {True: "yes", False: "no"}.get(draws, draws)
+        rows.append([f"<code>{cls.__name__}</code>", works_on, *cells, seed])
+    once = tables.table(["Method", "works on", *NEEDS, "seed matters"], rows, kind="wide").data
+    sequence = [
+        [f"<code>{cls.__name__}</code>", "●" if cls.mixes else ""] for cls in CONTINUAL.values()
+    ]
+    head = ["Method that learns tasks in a sequence", "data of other tasks"]
+    return once + tables.table(head, sequence).data
+
+
+def source_table(chapters: list[Chapter]) -> str:
+    found: dict[str, set[tuple[str, str, str]]] = {}
+    for c in chapters:
+        for e in (c.shown, *c.others):
+            for row in e.record.rows:
+                for s in row.provenance.sources:
+                    found.setdefault(s["id"], set()).add((c.slug, s["kind"], s["sha256"][:16]))
+    rows = [
+        [
+            html.escape(id),
+            "<br>".join(html.escape(f"{slug}: {kind}, {sha}…") for slug, kind, sha in sorted(uses)),
+        ]
+        for id, uses in sorted(found.items())
+    ]
+    return tables.table(["Source", "Used by, taken from, SHA-256"], rows, kind="wide").data
+
+
+# --- pages -----------------------------------------------------------------------------------
+
+
+def chapter_notebook(
+    chapter: Chapter, edition: Edition, chapters: Iterable[Chapter]
+) -> dict[str, Any]:
+    """The executed notebook as a page: a banner under its title, plumbing cells hidden."""
+    book = json.loads(edition.notebook.read_text())
+    r = edition.record
+    for cell in book["cells"]:
+        if cell["cell_type"] == "markdown":
+            folder = "" if edition is chapter.shown else "../papers/"
+            cell["source"] = linked("".join(cell["source"]), chapters, folder)
+        tags = cell["metadata"].setdefault("tags", [])
+        if "injected-parameters" in tags:
+            tags.append("remove-cell")
+        for key in ("papermill", "execution"):
+            cell["metadata"].pop(key, None)
+    book["metadata"].pop("papermill", None)
+    stem = f"../downloads/{r.profile}-{'published' if edition.published else 'own'}/{chapter.slug}"
+    lines = [
+        f"**Profile {edition.label}**: {scale_sentence(edition)}; commit "
+        f"`{(r.commit or 'none')[:10]}`{' **with uncommitted changes**' if r.dirty else ''}."
+    ]
+    if edition is chapter.shown and chapter.stale:
+        lines.append("The notebook or its YAML has changed since this run.")
+    if edition is not chapter.shown:
+        lines.append(
+            f"The chapter itself shows the [{chapter.shown.label}](../papers/{chapter.slug}.ipynb)."
+        )
+    elif chapter.others:
+        links = ", ".join(f"[{e.label}]({run_page(chapter, e)}.ipynb)" for e in chapter.others)
+        lines.append(f"Beside it: {links}.")
+    lines.append(
+        f"Download: {{download}}`record (JSON) <{stem}.json>`, {{download}}`rows (CSV) <{stem}.csv>`, "
+        f"{{download}}`executed notebook <{stem}.ipynb>`."
+    )
+    kind = "note" if edition.published else "warning"
+    title = "Which run this is"
+    banner = f":::{{admonition}} {title}\n:class: {kind}\n" + " ".join(lines) + "\n:::"
+    cell = {"cell_type": "markdown", "id": "banner", "metadata": {}, "source": banner}
+    if edition is not chapter.shown:
+        book["cells"][0]["source"] = f"# {chapter.file.paper.short}, {edition.label}"
+    book["cells"].insert(1, cell)
+    return book
+
+
+def run_page(chapter: Chapter, edition: Edition) -> str:
+    whose = "published" if edition.published else "own"
+    return f"../runs/{chapter.slug}_{edition.record.profile}_{whose}"
+
+
+def api_pages() -> dict[str, str]:
+    """One page a subpackage, from the docstrings of its modules."""
+    import unlearn_core
+
+    pages = {}
+    for name in ("data", "models", "methods", "metrics", "replication"):
+        package = importlib.import_module(f"unlearn_core.{name}")
+        modules = [m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+        intro = (package.__doc__ or "").strip()
+        lines = [f"# `unlearn_core.{name}`", "", intro, ""]
+        for module in sorted(m for m in modules if not m.endswith("__main__")):
+            target = importlib.import_module(module)
+            if not getattr(target, "__all__", None):
+                continue
+            lines += [f"## `{module.removeprefix('unlearn_core.')}`", "", "```{eval-rst}"]
+            lines += [
+                f".. automodule:: {module}",
+                "   :members:",
+                "   :member-order: bysource",
+                "```",
+                "",
+            ]
+        pages[f"api/{name}"] = "\n".join(lines)
+    index = [
+        "# API reference",
+        "",
+        f"Version {unlearn_core.__version__}. " + (unlearn_core.__doc__ or "").split("\n\n")[0],
+    ]
+    pages["api/index"] = "\n".join(index)
+    return pages
+
+
+def example_output(script: Path, keep: Path) -> str:
+    """What the guide's worked example prints; run when it or the package changed."""
+    root = project_root()
+    files = [script, *sorted((root / "unlearn_core").rglob("*.py"))]
+    key = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+    if keep.exists() and keep.read_text().startswith(key):
+        return keep.read_text().split("\n", 1)[1]
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=root)
+    if done.returncode:
+        raise ConfigError(f"the guide's example {script.name} failed:\n{done.stderr[-2000:]}")
+    keep.parent.mkdir(parents=True, exist_ok=True)
+    keep.write_text(f"{key}\n{done.stdout}")
+    return done.stdout
+
+
+def assemble(root: Path, target: Path) -> list[Chapter]:
+    """Write the book's sources to ``target``."""
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(root / "book", target, ignore=shutil.ignore_patterns("published", "_toc.yml"))
+    # The chapters include the methods' source from where it is.
+    shutil.copytree(
+        root / "unlearn_core" / "methods",
+        target / "unlearn_core" / "methods",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    chapters = find_chapters(root)
+    generated = target / "_generated"
+    generated.mkdir()
+    pieces = {
+        "matrix": matrix(chapters),
+        "claims": claims_at_a_glance(chapters),
+        "status": status(chapters),
+        "ground": ground(chapters),
+        "language_ground": ground(chapters, "language", language_tables),
+        "erasure_ground": ground(chapters, "erasing", drawing_tables),
+        "skips": skips(chapters),
+        "environment": environment_table(chapters),
+        "metrics": metrics_table(),
+        "needs": needs_table(),
+        "sources": source_table(chapters),
+    }
+    for name, text in pieces.items():
+        (generated / f"{name}.html").write_text(text)
+    for name in GROUNDS:
+        page = target / f"{name}.md"
+        page.write_text(linked(page.read_text(), chapters, "papers/"))
+    script = root / "book" / "guide" / "example.py"
+    (generated / "example.txt").write_text(example_output(script, root / "build" / "example.txt"))
+    toc = yaml.safe_load((root / "book" / "_toc.yml").read_text())
+    for part in toc["parts"]:
+        if part["caption"] == "Papers":
+            part["chapters"] += [write_chapter(c, target, chapters) for c in chapters]
+            part["chapters"] += [{"file": name} for name in GROUNDS]
+        if part["caption"] == "Reference":
+            pages = api_pages()
+            (target / "api").mkdir()
+            for name, text in pages.items():
+                (target / f"{name}.md").write_text(text)
+            sections = [{"file": name} for name in pages if name != "api/index"]
+            part["chapters"].append({"file": "api/index", "sections": sections})
+    toc["parts"] = [part for part in toc["parts"] if part["chapters"]]
+    (target / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
+    return chapters
+
+
+def write_chapter(chapter: Chapter, target: Path, chapters: Iterable[Chapter]) -> dict[str, Any]:
+    """The pages and downloads of one chapter; returns its entry in the table of contents."""
+    sections = []
+    for edition in (chapter.shown, *chapter.others):
+        page = f"papers/{chapter.slug}"
+        if edition is not chapter.shown:
+            page = run_page(chapter, edition).removeprefix("../")
+            sections.append({"file": page})
+        file = target / f"{page}.ipynb"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(chapter_notebook(chapter, edition, chapters)))
+        whose = "published" if edition.published else "own"
+        downloads = target / "downloads" / f"{edition.record.profile}-{whose}"
+        downloads.mkdir(parents=True, exist_ok=True)
+        shutil.copy(edition.notebook, downloads / f"{chapter.slug}.ipynb")
+        shutil.copy(edition.notebook.with_suffix(".json"), downloads / f"{chapter.slug}.json")
+        (downloads / f"{chapter.slug}.csv").write_text(edition.record.to_csv())
+    return {"file": f"papers/{chapter.slug}", **({"sections": sections} if sections else {})}
+
+
+def build_book() -> Path:
+    """Assemble and render the book; every warning is an error. Returns its first page."""
+    root = project_root()
+    source, site = root / "build" / "book", root / "build" / "site"
+    assemble(root, source)
+    if site.exists():
+        shutil.rmtree(site)
+    run_it = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", run_it, "build", str(source)]
+    command += ["--path-output", str(site), "-W", "-n", "--keep-going", "-q"]
+    log = root / "build" / "book.log"
+    with log.open("w") as handle:
+        environment = {**os.environ, "PYTHONPATH": str(root)}
+        done = subprocess.run(
+            command, cwd=root, env=environment, stdout=handle, stderr=subprocess.STDOUT
+        )
+    if done.returncode:
+        text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())
+        raise ConfigError("the book did not build; the end of build/book.log:\n" + text[-3000:])
+    return site / "_build" / "html" / "index.html"

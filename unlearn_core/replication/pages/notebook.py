@@ -1,0 +1,314 @@
+"""What the notebooks show besides their figures: pieces of a chapter, made from YAML and records."""
+
+from __future__ import annotations
+
+import html
+import itertools
+from collections.abc import Callable, Sequence
+
+from IPython.display import HTML, Markdown
+
+from ...metrics import METRICS
+from ..records import Record, Row
+from ..run import Replication
+from ..trials.base import ORIGINAL
+from . import tables
+from .figures import Shown, figure, strip
+
+__all__ = [
+    "claims",
+    "deviations",
+    "first",
+    "notes",
+    "opening",
+    "provenance",
+    "rerun",
+    "results",
+    "said",
+    "search",
+    "setup",
+    "strips",
+    "targets",
+    "verdicts",
+]
+
+
+def opening(run: Replication) -> Markdown:
+    """The paper in a paragraph, what could be read of it, and how to cite it."""
+    p = run.file.paper
+    links = []
+    if p.doi:
+        links.append(f"[doi:{p.doi}](https://doi.org/{p.doi})")
+    if p.arxiv:
+        links.append(f"[arXiv:{p.arxiv}](https://arxiv.org/abs/{p.arxiv})")
+    if p.code:
+        links.append(f"[authors’ code]({p.code.url}) ({p.code.licence}, read at `{p.code.commit}`)")
+    bib = bibtex(run.root / "book" / "references.bib", p.cite)
+    return Markdown(
+        f"**{p.authors}**, *{p.title}*, {p.venue} {p.year}. {' · '.join(links)}\n\n"
+        f"{p.summary}\n\n**What this replication could read.** {p.basis}\n\n"
+        f"```bibtex\n{bib}\n```"
+    )
+
+
+def bibtex(file, key: str) -> str:
+    """One entry of a BibTeX file, as it stands there."""
+    text = file.read_text()
+    start = text.find("{" + key + ",")
+    if start < 0:
+        raise KeyError(f"no entry {key!r} in {file.name}")
+    start = text.rindex("@", 0, start)
+    depth = 0
+    for i in range(text.index("{", start), len(text)):
+        depth += {"{": 1, "}": -1}.get(text[i], 0)
+        if depth == 0:
+            return text[start : i + 1]
+    raise ValueError(f"the entry {key!r} in {file.name} does not end")
+
+
+def claims(run: Replication) -> HTML:
+    return tables.claims_table(run.file)
+
+
+def setup(run: Replication) -> Markdown:
+    """The profile in words and its experiments in a table."""
+    profile = run.profile
+    rows = []
+    for name, e in profile.experiments.items():
+        missing = next((s.reason for s in run.skips if s.experiment == name), None)
+        words = (
+            _spec(e.data),
+            _spec(e.model),
+            _spec(e.train),
+            _spec(e.forget),
+            f"skipped: {missing}" if missing else ", ".join(e.methods),
+        )
+        rows.append([f"<b>{html.escape(e.title)}</b>", *map(html.escape, words)])
+    wanted = {kind for e in profile.experiments.values() for kind in e.forget}
+    what = "Order of tasks" if wanted == {"order"} else "To forget"
+    head = ["Experiment", "Data", "Model", "Training", what, "Methods"]
+    seeds = ", ".join(map(str, run.seeds))
+    shared = any(e.original_seed is not None for e in profile.experiments.values())
+    fixes = (
+        "each has its own order of tasks and fixes the method's own randomness; the model before the "
+        "first task is the same for all of them."
+        if wanted == {"order"}
+        else "each fixes the method's own randomness; the original and the retrained model are the same "
+        "for all of them."
+        if shared
+        else "each fixes the original's training, the retrained model's, a random forget set's draw "
+        "and the method's own randomness."
+    )
+    rehearsal = "**This is a rehearsal: a few steps on made-up data.** " if run.rehearsal else ""
+    return Markdown(
+        f"{rehearsal}Profile **{run.profile_name}** ({profile.purpose}). {profile.shrunk} "
+        f"Seeds: {seeds}; {fixes} Hardware it is meant for: "
+        f"{profile.hardware}, {profile.memory_gb:g} GB of memory, about {profile.minutes:g} "
+        f"minutes.\n\n{tables.table(head, rows, kind='wide').data}"
+    )
+
+
+def _spec(spec: dict) -> str:
+    name = spec.get("use")
+    rest = ", ".join(f"{k} {_words(v)}" for k, v in spec.items() if k != "use")
+    return f"{name} ({rest})" if name and rest else name or rest
+
+
+def _words(value) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def results(
+    run: Replication,
+    prefix: str,
+    *metrics: Sequence[str],
+    where: Callable[[Row], bool] = lambda row: True,
+    caption: str | None = None,
+    texts: int = 0,
+) -> HTML:
+    """A table of each list of metrics, for each experiment whose name begins with ``prefix``.
+
+    Tables of several experiments say which is which, also under a ``caption``. ``texts`` adds what every
+    model `said` to that many questions, of the first target and seed.
+    """
+    out, names = [], run.experiments(prefix)
+    for name in names:
+        rows = [r for r in run.rows_of(name) if where(r)]
+        own = run.experiment(name).title
+        title = f"{caption}: {own}" if caption and len(names) > 1 else caption or own
+        title = f"{title} ({run.profile_name})"
+        out += [tables.results_table(rows, columns, title).data for columns in metrics]
+        if texts:
+            first = run.targets(name)[0], run.seeds_of(name)[0]
+            out.append(said(run, name, *first, count=texts).data)
+    return HTML("".join(out) or "<p>This profile has no such experiment.</p>")
+
+
+def search(run: Replication, tuning: str) -> HTML:
+    """The mean gap at every value that ``choose(run, tuning)`` tried, the chosen ones in bold.
+
+    Of three values or more the table also says whether the chosen one is the first or the last:
+    a wider search might then have found a smaller gap.
+    """
+    experiment, seeds = run.experiment(tuning), run.seeds_of(tuning)
+    lines = []
+    for method, grid in experiment.search.items():
+        chosen = run.shared[tuning][method]
+        cells = []
+        for values in itertools.product(*grid.values()):
+            at = dict(zip(grid, values, strict=True))
+            gaps = [
+                run.rows.value(tuning, method, "gap", seed, forget=target, **at)
+                for seed in seeds
+                for target in run.targets(tuning)
+            ]
+            text = f"{', '.join(map(_words, values))}: {tables.number(sum(gaps) / len(gaps))}"
+            cells.append(f"<b>{text}</b>" if at == chosen else text)
+        edge = any(len(v) > 2 and chosen[k] in (min(v), max(v)) for k, v in grid.items())
+        lines.append(
+            [html.escape(method), html.escape(", ".join(grid)), "; ".join(cells), "yes" * edge]
+        )
+    head = [
+        "Method",
+        "Searched",
+        "Value: gap to retrained, points (chosen in bold)",
+        "At an edge",
+    ]
+    words = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    caption = f"{experiment.title}, {words} ({run.profile_name})"
+    return tables.table(head, lines, caption=caption, kind="wide")
+
+
+def said(
+    run: Replication,
+    experiment: str,
+    target: object,
+    seed: int,
+    asked: str = "forget",
+    count: int = 3,
+    methods: Sequence[str] = (),
+) -> HTML:
+    """What every model said to the same few questions, one seed; a row a model.
+
+    ``asked`` is the set of questions; ``methods`` are all of the experiment's where none is named.
+    """
+    labels = methods or (ORIGINAL, *run.experiment(experiment).methods)
+    lines, questions = [], []
+    for label in labels:
+        row = next(
+            (
+                r
+                for r in run.rows_of(experiment)
+                if r.method == label
+                and r.variant == {"forget": target}
+                and r.seed in (seed, *run.originals(experiment))
+            ),
+            None,
+        )
+        if row is None:
+            continue
+        shown = row.detail["said"][asked][:count]
+        questions = [
+            f"{html.escape(x['question'])}<br><i>{html.escape(x['answer'])}</i>" for x in shown
+        ]
+        lines.append([html.escape(label), *(html.escape(x["said"]) or "–" for x in shown)])
+    title = run.experiment(experiment).title
+    caption = f"{title}: what is said to questions of the set “{asked}”, seed {seed}; the true answers in italics ({run.profile_name})"
+    return tables.table(["", *questions], lines, caption=caption, kind="wide")
+
+
+def strips(
+    run: Replication,
+    prefix: str,
+    metrics: Sequence[str],
+    *,
+    caption: str,
+    alt: str,
+    where: Callable[[Row], bool] = lambda row: True,
+) -> Shown | None:
+    """A dot plot of every method and seed, one panel a metric, for the first such experiment.
+
+    The chapter's own methods, whose names begin as the paper is called, are in another colour.
+    """
+    names = run.experiments(prefix)
+    if not names:
+        return None
+    first = run.targets(names[0])[0]
+    rows = [r for r in run.rows_of(names[0]) if r.variant.get("forget") == first and where(r)]
+    height = 0.32 * len({r.method for r in rows}) + 1.1
+    with figure(caption, alt, size=(8.4, height), columns=len(metrics)) as (axes, shown):
+        for i, (ax, metric) in enumerate(zip(axes, metrics, strict=True)):
+            strip(ax, rows, metric, run.file.paper.short)
+            ax.set_title(METRICS[metric].label, fontsize=10)
+            if i:
+                ax.set_yticklabels([])
+    return shown
+
+
+def first(run: Replication, prefix: str, draw: Callable[[str], Shown]) -> Shown | None:
+    """``draw(name)`` of the first experiment whose name begins with ``prefix``, if it has one."""
+    names = run.experiments(prefix)
+    return draw(names[0]) if names else None
+
+
+def targets(run: Replication) -> Markdown:
+    return Markdown(f"{run.file.targets_note}\n\n{tables.targets_table(run.file.all_targets).data}")
+
+
+def verdicts(run: Replication) -> HTML:
+    return tables.verdicts_table(run.file, run.verdicts.values())
+
+
+def deviations(run: Replication) -> HTML:
+    return tables.deviations_table(run.file, run.effects)
+
+
+def notes(run: Replication) -> Markdown:
+    n = run.file.notes
+    return Markdown(
+        f"**What was easy.** {n.easy}\n\n**What was hard.** {n.hard}\n\n"
+        f"**What we could not test.** {n.untested}"
+    )
+
+
+def provenance(record: Record) -> HTML:
+    """When, on what and from which commits; the invariants; every skip with its reason."""
+    commits = sorted({(r.provenance.commit or "none", r.provenance.dirty) for r in record.rows})
+    days = sorted(r.provenance.date for r in record.rows)
+    sources = {
+        (s["id"], s["kind"], s["sha256"][:12]) for r in record.rows for s in r.provenance.sources
+    }
+    threads = sorted({r.provenance.threads for r in record.rows})
+    facts = [
+        ["Run", f"{record.started} to {record.finished}, profile {record.profile}"],
+        ["Rows", f"{len(record.rows)}, made from {days[0]} to {days[-1]}" if days else "0"],
+        [
+            "Time in rows",
+            f"{record.seconds_spent / 60:.1f} minutes (the sum over all rows, whenever they were "
+            "made, with each model's training once)",
+        ],
+        ["Commits", ", ".join(f"{c[:10]}{' (with changes)' if d else ''}" for c, d in commits)],
+        ["Data", "; ".join(f"{i} ({kind}, sha256 {sha}…)" for i, kind, sha in sorted(sources))],
+        ["Device", ", ".join(sorted({r.provenance.device for r in record.rows}))],
+        ["Threads", ", ".join(map(str, threads))],
+        *([k.capitalize(), v] for k, v in record.environment.items()),
+        *(["Skipped", f"{s.experiment}: {s.reason}"] for s in record.skips),
+    ]
+    rows = [[html.escape(k), html.escape(v)] for k, v in facts]
+    return HTML(
+        tables.table(["", ""], rows, kind="facts").data
+        + "<p>Facts that must hold whatever a method does, checked on every run:</p>"
+        + tables.invariants_table(record).data
+    )
+
+
+def rerun(run: Replication) -> Markdown:
+    lines = ["| profile | command | about | memory | hardware |", "|---|---|---|---|---|"]
+    for name, p in run.file.profiles.items():
+        lines.append(
+            f"| {name} | `make reproduce PROFILE={name} PAPERS={run.slug}` | {p.minutes:g} min | "
+            f"{p.memory_gb:g} GB | {p.hardware} |"
+        )
+    return Markdown("\n".join(lines))

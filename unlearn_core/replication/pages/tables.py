@@ -1,0 +1,217 @@
+"""Tables for pages, made from records: HTML, with every seed's value in sight."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+from IPython.display import HTML
+
+from ...metrics import METRICS
+from ..papers import PaperFile, Target
+from ..records import Record, Row, Verdict
+
+__all__ = [
+    "claims_table",
+    "deviations_table",
+    "invariants_table",
+    "number",
+    "results_table",
+    "seed_cell",
+    "table",
+    "targets_table",
+    "verdict_badge",
+    "verdicts_table",
+]
+
+#: Verdict -> (CSS class, sign).
+MARKS = {
+    "holds": ("holds", "✓"),
+    "holds in part": ("part", "◐"),
+    "fails": ("fails", "✗"),
+    "not tested at this scale": ("none", "–"),
+}
+
+ARROWS = {"higher": "↑", "lower": "↓", "retrained": "→ retrained", "none": ""}
+
+
+def number(value: float) -> str:
+    """Three significant digits, and at least one decimal for what is below 100."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) >= 1:
+        return f"{value:.1f}"
+    return f"{value:.3g}"
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = "", kind: str = ""
+) -> HTML:
+    """An HTML table; cells are HTML, the first one of a row is its heading."""
+    out = [f'<div class="unlearn-table {kind}"><table>']
+    if caption:
+        out.append(f"<caption><span>{html.escape(caption)}</span></caption>")
+    out.append("<thead><tr>" + "".join(f'<th scope="col">{h}</th>' for h in head) + "</tr></thead>")
+    out.append("<tbody>")
+    for first, *rest in rows:
+        cells = "".join(f"<td>{c}</td>" for c in rest)
+        out.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+    out.append("</tbody></table></div>")
+    return HTML("".join(out))
+
+
+def seed_cell(values: Sequence[float]) -> str:
+    """Every seed's value, in the order of the seeds; the mean above them if there are several."""
+    if not values:
+        return '<span class="muted">–</span>'
+    if len(values) == 1:
+        return f'{number(values[0])} <span class="muted">n = 1</span>'
+    seeds = " · ".join(number(v) for v in values)
+    mean = number(sum(values) / len(values))
+    return f'{mean}<br><span class="seeds">{seeds}</span>'
+
+
+def _heading(metric: str) -> str:
+    info = METRICS[metric]
+    unit = f", {info.unit}" if info.unit else ""
+    arrow = f' <span class="muted">{ARROWS[info.better]}</span>' if info.better != "none" else ""
+    return f"{html.escape(info.label)}{unit}{arrow}"
+
+
+def results_table(rows: Sequence[Row], metrics: Sequence[str], caption: str) -> HTML:
+    """One line a method and variant; the mean, and below it every seed's value.
+
+    What does not vary between the rows is left out of the labels.
+    """
+    varied = [
+        key
+        for key in dict.fromkeys(k for row in rows for k in row.variant)
+        if len({str(row.variant.get(key)) for row in rows}) > 1
+    ]
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        label = html.escape(row.method)
+        if why := row.detail.get("collapsed"):
+            label += (
+                f'<br><span class="muted" title="{html.escape(why, quote=True)}">came apart</span>'
+            )
+        own = [f"{k} = {row.variant[k]}" for k in varied if k in row.variant]
+        if own:
+            label += "<br>" + html.escape(", ".join(own))
+        groups.setdefault(label, []).append(row)
+    lines = []
+    for label, members in groups.items():
+        cells = [
+            seed_cell([m.metrics[name].value for m in members if name in m.metrics])
+            for name in metrics
+        ]
+        lines.append([label, *cells])
+    return table(["Method", *map(_heading, metrics)], lines, caption=caption, kind="results")
+
+
+def claims_table(paper: PaperFile) -> HTML:
+    rows = [
+        [key, f"<b>{html.escape(c.title)}.</b> {html.escape(c.statement)}", html.escape(c.where)]
+        for key, c in paper.claims.items()
+    ]
+    return table(["", "Claim", "Where it comes from"], rows, kind="wide")
+
+
+def verdict_badge(verdict: Verdict, title: str = "") -> str:
+    """A verdict in words, or, with the claim's title, short: its key and a sign."""
+    kind, sign = MARKS[verdict.verdict]
+    if not title:
+        return f'<span class="verdict {kind}">{sign} {html.escape(verdict.text)}</span>'
+    words = html.escape(f"{verdict.claim}, {title}: {verdict.text}", quote=True)
+    return (
+        f'<span class="verdict {kind}" title="{words}">'
+        f'<span aria-hidden="true">{verdict.claim} {sign}</span>'
+        f'<span class="visually-hidden">{words}</span></span>'
+    )
+
+
+def verdicts_table(paper: PaperFile, verdicts: Iterable[Verdict]) -> HTML:
+    rows = []
+    for v in verdicts:
+        claim = paper.claims[v.claim]
+        margins = "<br>".join(f"seed {s}: {m:+.2f}" for s, m in v.margins.items()) or "–"
+        rule = ""
+        if v.verdict in ("fails", "holds in part"):
+            rule += f"<p><b>What might explain it.</b> {html.escape(claim.explanation)}</p>"
+        if v.rule:
+            rule += f"<details><summary>rule</summary><pre>{html.escape(v.rule)}</pre></details>"
+        rows.append(
+            [
+                v.claim,
+                verdict_badge(v),
+                html.escape(claim.title),
+                margins,
+                html.escape(claim.margin) + rule,
+            ]
+        )
+    head = ["", "Verdict", "Claim", "Margins (0 or more holds)", "What the margin is"]
+    return table(head, rows, kind="wide")
+
+
+#: What a target's kind is called.
+KINDS = {
+    "read": "the paper’s own",
+    "read second-hand": "the paper’s own, read second-hand",
+    "independent": "independent",
+}
+
+
+def targets_table(targets: Iterable[Target]) -> HTML:
+    """The paper's numbers, and others', in their own digits: one table a setting and source.
+
+    Each has a line a method and a column a metric.
+    """
+    groups: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
+    for t in targets:
+        spread = f" ± {t.spread:g}" if t.spread is not None else ""
+        lines = groups.setdefault((t.setting, t.kind, t.source), {})
+        lines.setdefault(t.method, {})[t.metric] = f"{t.value:g}{spread}"
+    out = []
+    for (setting, kind, source), lines in groups.items():
+        metrics = list(dict.fromkeys(m for cells in lines.values() for m in cells))
+        rows = [
+            [html.escape(method), *(cells.get(m, "") for m in metrics)]
+            for method, cells in lines.items()
+        ]
+        caption = f"{setting}: {KINDS[kind]} ({source})"
+        out.append(table(["Method", *map(html.escape, metrics)], rows, caption=caption).data)
+    return HTML("".join(out))
+
+
+def deviations_table(paper: PaperFile, effects: dict[str, str]) -> HTML:
+    """A block a deviation: its name, then who says or does what."""
+    out = ['<div class="unlearn-table deviations"><table>']
+    for key, d in paper.deviations.items():
+        title = html.escape(f"{key}. {d.what}")
+        out.append(f'<tbody><tr><th scope="rowgroup" colspan="2">{title}</th></tr>')
+        lines = {"Paper": d.paper, "Authors’ code": d.code, "Here": d.ours}
+        lines["Measured effect"] = effects.get(key, "not measured")
+        for label, text in lines.items():
+            out.append(f'<tr><th scope="row">{label}</th><td>{html.escape(text)}</td></tr>')
+        out.append("</tbody>")
+    out.append("</table></div>")
+    return HTML("".join(out))
+
+
+def invariants_table(record: Record) -> HTML:
+    groups: dict[tuple[str, str], list] = {}
+    for i in record.invariants:
+        groups.setdefault((i.name, i.experiment), []).append(i)
+    rows = [
+        [
+            html.escape(name),
+            html.escape(experiment),
+            f"{sum(i.holds for i in items)} of {len(items)}",
+            html.escape(items[0].detail),
+        ]
+        for (name, experiment), items in groups.items()
+    ]
+    head = ["Invariant", "Experiment", "Times it holds", "First"]
+    return table(head, rows, kind="wide")

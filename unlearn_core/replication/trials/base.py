@@ -1,0 +1,385 @@
+"""A method on trial: what the notebooks of every modality share.
+
+A trial is one experiment, forget request and seed. It makes the original through the cache, runs a
+method, and measures what that did and cost; how a model is evaluated is its subclass's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from ...data import ForgetSplit, Source
+from ...methods import METHODS, Method, Retrain
+from ...methods.baselines.retrain import retrain_seed
+from ...metrics import VERSION, Cost, Estimate, changed_weights, measure
+from ...models import Recipe, TrainConfig, default_device
+from ...registry import ConfigError, build, describe, did_you_mean
+from ..cache import CacheWarning, digest
+from ..records import ORIGINAL, Row, Value, now
+from ..run import Replication
+
+__all__ = ["ORIGINAL", "Costs", "OptimizerSteps", "Trial", "changed", "train_config"]
+
+
+def train_config(spec: Mapping[str, Any]) -> TrainConfig:
+    return build({"train": TrainConfig}, {"use": "train", **spec}, "training configuration")
+
+
+def _progress(checkpoint: Path) -> dict[str, float]:
+    """Seconds and steps of a training that was interrupted; a damaged checkpoint is removed."""
+    none = {"seconds": 0.0, "step": 0}
+    if not checkpoint.exists():
+        return none
+    try:
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        return {k: state[k] for k in none}
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, UnpicklingError) as error:
+        warnings.warn(
+            f"the checkpoint {checkpoint.name[:12]} is damaged ({error}); its training starts again",
+            CacheWarning,
+            stacklevel=2,
+        )
+        checkpoint.unlink()
+        return none
+
+
+class Trial:
+    """One experiment, forget request and seed; the original model is made when it is needed.
+
+    ``target`` is one of ``run.targets(experiment)``. ``seed`` fixes the training of the original,
+    the draw of a random forget set, the retrained model and the method's own randomness, each
+    through a seed of its own (`derive_seed`), so that the retrained model starts elsewhere.
+
+    Subclasses say what the recipe and the data are, and how a model is evaluated.
+    """
+
+    recipe: Recipe
+
+    def __init__(self, run: Replication, experiment: str, seed: int, target: Any) -> None:
+        self.run, self.name, self.seed, self.target = run, experiment, seed, target
+        self.experiment = run.experiment(experiment)
+        self.device = default_device()
+        own = self.experiment.original_seed
+        self.model_seed = seed if own is None else own
+        self._unlearned: tuple[str | None, Any] = (None, None)
+
+    @classmethod
+    def each(cls, run: Replication, prefix: str) -> Iterator[Self]:
+        """Every experiment whose name begins with ``prefix``, on each of its seeds and targets."""
+        for name in run.experiments(prefix):
+            for seed in run.seeds_of(name):
+                for target in run.targets(name):
+                    yield cls(run, name, seed, target)
+
+    # --- what a subclass says -----------------------------------------------------------------
+
+    @cached_property
+    def split(self) -> ForgetSplit:
+        raise NotImplementedError
+
+    @property
+    def trained_on(self) -> Any:
+        """All training data, the forget set included."""
+        raise NotImplementedError
+
+    @property
+    def held_out(self) -> tuple[Dataset | None, dict[str, Any]]:
+        """What early stopping goes by, and what identifies it."""
+        return None, {}
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What identifies the data."""
+        raise NotImplementedError
+
+    #: What identifies the original's row beside its evaluation.
+    original_spec: ClassVar[dict[str, Any]] = {"method": None}
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where the data come from."""
+        raise NotImplementedError
+
+    def evaluate(self, model: nn.Module) -> tuple[dict[str, Estimate], dict[str, Any]]:
+        """The metrics that the experiment asks for, and what else is kept of them."""
+        raise NotImplementedError
+
+    def evaluation(self) -> dict[str, Any]:
+        """What determines a row besides the model and the method."""
+        raise NotImplementedError
+
+    def compare(self, row: Row, retrained: Row) -> dict[str, Estimate]:
+        """What is derived from a row and the retrained model's."""
+        raise NotImplementedError
+
+    def inside(self, model: nn.Module) -> nn.Module:
+        """The model whose weights are compared with the original's: what is not put around it."""
+        return model
+
+    def check_oracle(self, row: Row) -> None:
+        """Record what must be true of a model that never saw the forget set."""
+
+    def chosen(self) -> dict[str, dict[str, Any]]:
+        """The hyper-parameters that a search has chosen: method -> name -> value."""
+        raise ConfigError(f"{self.name}: there is no search for {type(self).__name__}")
+
+    # --- models -------------------------------------------------------------------------------
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What determines a trained model besides its data and seed."""
+        weights = [s.sha256 for s in self.recipe.model.sources()]
+        return {"recipe": describe(self.recipe), **({"weights": weights} if weights else {})}
+
+    @cached_property
+    def original(self) -> nn.Module:
+        return self.fit(self.trained_on, self.model_seed)[0]
+
+    @cached_property
+    def methods(self) -> dict[str, Method]:
+        """The experiment's methods under the names that the chapter gives them.
+
+        Where the experiment is tuned, with the hyper-parameters that the search chose.
+        """
+        out: dict[str, Method] = {}
+        chosen = self.chosen() if self.experiment.tuned else {}
+        for label, spec in self.experiment.methods.items():
+            nested = {k: train_config(v) if isinstance(v, dict) else v for k, v in spec.items()}
+            if "method" in spec:  # a method about another one, which it names
+                if spec["method"] not in out:
+                    raise ConfigError(
+                        f"{label} is about {spec['method']!r}, no method before it; "
+                        f"{did_you_mean(spec['method'], out)}"
+                    )
+                nested["method"] = out[spec["method"]]
+            method = build(METHODS, nested, "method", recipe=self.recipe)
+            out[label] = changed(method, chosen.get(label, {}))
+        return out
+
+    def unlearned(self, label: str) -> nn.Module:
+        """What the method of that name makes of the original; the last one is kept."""
+        if label == ORIGINAL:
+            return self.original
+        if self._unlearned[0] != label:
+            self._unlearned = label, self.unlearn(self.methods[label])[0]
+        return self._unlearned[1]
+
+    def fit(self, data: Dataset, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+        """A model of the recipe through the cache, and where it comes from: its cost included.
+
+        Where rows must come from clean commits, so must the models behind them.
+        """
+        return self.fit_recipe(self.recipe, self.identity, data, seed)
+
+    def fit_recipe(
+        self, recipe: Recipe, identity: Mapping[str, Any], data: Dataset, seed: int
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """A model of any recipe, as `fit`; ``identity`` is what determines it beside its data."""
+        held, validated = self.held_out
+        key = digest({**identity, "data": data.fingerprint(), "seed": seed, **validated})
+        checkpoint = self.run.cache.checkpoint(key)
+
+        def fit() -> tuple[nn.Module, dict[str, Any]]:
+            before = _progress(checkpoint)
+            with self.costs() as costs:
+                name = f"{self.name}, seed {seed}"
+                model = recipe.fit(
+                    data,
+                    seed,
+                    validation=held,
+                    device=self.device,
+                    name=name,
+                    checkpoint=checkpoint,
+                )
+            return model, {
+                "seconds": before["seconds"] + costs.cost.seconds,
+                "peak_memory": costs.cost.peak_memory,
+                "optimizer_steps": before["step"] + costs.optimizer_steps,
+                "commit": self.run.commit,
+                "dirty": self.run.dirty,
+                "date": now(),
+                "device": str(self.device),
+                "threads": torch.get_num_threads(),
+            }
+
+        def acceptable(meta: dict[str, Any]) -> bool:
+            return not (self.run.clean_only and meta["dirty"])
+
+        model, meta = self.run.cache.model(key, lambda: recipe.build(seed), fit, acceptable)
+        return model.to(self.device), meta
+
+    # --- rows ---------------------------------------------------------------------------------
+
+    def row(
+        self,
+        label: str,
+        spec: Mapping[str, Any],
+        compute: Callable[[], tuple[Mapping[str, Estimate], Mapping[str, Any]]],
+        **variant: Any,
+    ) -> Row:
+        """A row of this trial; ``spec`` adds to what the trial itself determines."""
+        own = {**self.evaluation(), **spec}
+        return self.bare_row(label, own, compute, forget=self.target, **variant)
+
+    def bare_row(
+        self,
+        label: str,
+        spec: Mapping[str, Any],
+        compute: Callable[[], tuple[Mapping[str, Estimate], Mapping[str, Any]]],
+        **variant: Any,
+    ) -> Row:
+        """A row about the original, whatever is forgotten and however that is evaluated."""
+        own = {**self.identity, **self.fingerprint, "metrics": VERSION}
+        return self.run.row(
+            self.name,
+            label,
+            self.seed,
+            {**own, **spec},
+            compute,
+            sources=tuple(s.record() for s in (*self.sources, *self.recipe.model.sources())),
+            device=self.device,
+            variant=variant,
+        )
+
+    @cached_property
+    def first(self) -> Self:
+        """The trial whose original and retrained model this one shares: itself, as a rule."""
+        name = self.experiment.originals_of or self.name
+        if (name, self.model_seed) == (self.name, self.seed):
+            return self
+        return type(self)(self.run, name, self.model_seed, self.target)
+
+    def measure_original(self) -> Row:
+        if self.first is not self:
+            return self.first.measure_original()
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            metrics, detail = self.evaluate(self.original)
+            return metrics, detail | {"model": self.fit(self.trained_on, self.model_seed)[1]}
+
+        row = self.row(ORIGINAL, self.original_spec, compute)
+        oracle = self.experiment.oracle
+        return self.with_comparison(row, self.measure_method(oracle)) if oracle else row
+
+    def measure_method(self, label: str, **changes: Any) -> Row:
+        """Unlearn with the method of that name, and measure what it did and what it cost.
+
+        ``changes`` are hyper-parameters to change for this row. It is compared with the
+        experiment's oracle, which is measured first.
+        """
+        oracle = self.experiment.oracle
+        if label == oracle and self.first is not self:
+            return self.first.measure_method(label)
+        method = changed(self.methods[label], changes)
+        retrained = self.measure_method(oracle) if oracle and label != oracle else None
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            model, cost, detail = self.unlearn(method)
+            metrics, more = self.evaluate(model)
+            return metrics | cost, more | detail
+
+        row = self.row(label, {"method": describe(method)}, compute, **changes)
+        if oracle is not None:
+            row = self.with_comparison(row, retrained or row)
+        if label == oracle:
+            self.check_oracle(row)
+        return row
+
+    def with_comparison(self, row: Row, retrained: Row) -> Row:
+        """The row with what compares it with the retrained model, in the place of the one without."""
+        # Derived from two rows, so it is in neither of their keys: worked out every time.
+        derived = {k: Value(**v._asdict()) for k, v in self.compare(row, retrained).items()}
+        row = row.model_copy(update={"metrics": {**row.metrics, **derived}})
+        self.run.rows.add(row)
+        return row
+
+    def unlearn(
+        self, method: Method
+    ) -> tuple[nn.Module, dict[str, Estimate], dict[str, dict[str, Any]]]:
+        """The unlearned model, its cost, and where a model comes from that the cache shares."""
+        if isinstance(method, Retrain) and method.mode == "full":
+            model, meta = self.fit(self.split.retain, retrain_seed(self.model_seed))
+            costs = Costs(Cost(meta["seconds"], meta["peak_memory"]), meta["optimizer_steps"])
+            return model, costs.metrics(self.original, model), {"model": meta}
+        original = self.original  # trained outside the measured block
+        with self.costs() as costs:
+            model, detail = self.apply(method, original)
+        return model, costs.metrics(self.original, self.inside(model)), detail
+
+    def apply(self, method: Method, original: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
+        """What the method makes of the original, and what else there is to say about it."""
+        return method(original, self.split, self.seed), {}
+
+    @contextlib.contextmanager
+    def costs(self) -> Iterator[Costs]:
+        """Measure a block: time, memory and optimizer steps."""
+        costs = Costs()
+        with measure(self.device) as cost, OptimizerSteps() as steps:
+            yield costs
+        costs.cost, costs.optimizer_steps = cost, steps.count
+
+
+def changed(method: Method, changes: Mapping[str, Any]) -> Method:
+    """The method with other hyper-parameters, its own or, failing that, those of its training."""
+    for name, value in changes.items():
+        own = {f.name for f in fields(method)}
+        if name in own:
+            method = replace(method, **{name: value})
+        elif "train" in own and name in {f.name for f in fields(TrainConfig)}:
+            method = replace(method, train=replace(method.train, **{name: value}))
+        else:
+            raise ConfigError(f"{type(method).__name__} has no hyper-parameter {name!r}")
+    return method
+
+
+@dataclass
+class Costs:
+    """What a block cost; filled when it ends."""
+
+    cost: Cost = field(default_factory=Cost)
+    optimizer_steps: int = 0
+
+    def metrics(self, before: nn.Module, after: nn.Module) -> dict[str, Estimate]:
+        out = {
+            "seconds": Estimate(self.cost.seconds),
+            "optimizer_steps": Estimate(self.optimizer_steps),
+            "changed_weights": changed_weights(before, after),
+        }
+        if self.cost.peak_memory is not None:
+            out["peak_memory"] = Estimate(self.cost.peak_memory)
+        return out
+
+
+class OptimizerSteps:
+    """Counts every step of every PyTorch optimizer inside its block.
+
+    ``after``, where given, is called with the count after each of them.
+    """
+
+    def __init__(self, after: Callable[[int], None] | None = None) -> None:
+        self.count, self.after = 0, after
+
+    def __enter__(self) -> OptimizerSteps:
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        self._handle = register_optimizer_step_post_hook(self._step)
+        return self
+
+    def _step(self, *_: object) -> None:
+        self.count += 1
+        if self.after is not None:
+            self.after(self.count)
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()

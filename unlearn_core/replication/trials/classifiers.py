@@ -1,0 +1,261 @@
+"""Image classifiers on trial: what the classification notebooks share."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from ...data import Classification, ForgetSplit, ImageSet, Source, forget_indices, make_split
+from ...methods.iau import GradientRestriction
+from ...methods.worst_case import SELECTORS, example_losses
+from ...metrics import (
+    Estimate,
+    ShadowAttack,
+    accuracies_on_test,
+    evaluate_classifier,
+    gap_to_retrained,
+    mean,
+    relearned_accuracy,
+)
+from ...models import MODELS, Recipe, predict
+from ...registry import ConfigError, build, describe
+from ...seeding import derive_seed
+from ..cache import digest
+from ..records import Row
+from ..run import Replication
+from .base import ORIGINAL, Trial, train_config
+
+__all__ = ["ORIGINAL", "ClassificationTrial", "choose", "trials"]
+
+#: What a model can be trained for, by the name in a profile's ``task``.
+TASKS = {"classification": Classification, "gradient_restriction": GradientRestriction}
+
+
+class ClassificationTrial(Trial):
+    """A trial whose target is a class, a size, or the name of a rule that chooses the forget set by
+    the original model.
+    """
+
+    original_spec: ClassVar[dict[str, Any]] = {"method": None, "sides_only": False}
+
+    def __init__(self, run: Replication, experiment: str, seed: int, target: Any) -> None:
+        super().__init__(run, experiment, seed, target)
+        self.data = run.data(experiment)
+        classes = len(self.data.classes)
+        spec = build(MODELS, self.experiment.model, "model", classes=classes)
+        task = build(TASKS, self.experiment.task, "task", classes=classes)
+        self.recipe = Recipe(spec, task, train_config(self.experiment.train))
+
+    @cached_property
+    def split(self) -> ForgetSplit:
+        (kind,) = self.experiment.forget
+        if kind == "chosen":
+            if self.experiment.select[self.target].get("by") == "class":
+                raise ConfigError(f"{self.name}: {self.target!r} chooses classes, not a forget set")
+            chosen = self.select(self.target).detail["index"]
+            split = forget_indices(self.data, torch.tensor(chosen))
+        else:
+            split = make_split(self.data, {kind: self.target}, self.seed)
+        if self.experiment.judged_on == "validation":
+            if self.data.validation is None:
+                raise ConfigError(f"{self.name} is judged on validation data, but has none")
+            split = replace(split, test=self.data.validation, test_forget=None, test_retain=None)
+        self.check_split(split)
+        return split
+
+    @property
+    def trained_on(self) -> ImageSet:
+        return self.data.train
+
+    @property
+    def held_out(self) -> tuple[ImageSet | None, dict[str, Any]]:
+        if self.recipe.train.patience is None or self.data.validation is None:
+            return None, {}
+        return self.data.validation, {"validation": self.fingerprints[2]}
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return self.data.sources
+
+    @cached_property
+    def fingerprints(self) -> tuple[str, str, str | None]:
+        return self.run.fingerprints(self.name)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        validated = self.recipe.train.patience is not None
+        train, test, validation = self.fingerprints
+        return {
+            "train": train,
+            "test": validation if self.experiment.judged_on == "validation" else test,
+            **({"validation": validation} if validated else {}),
+        }
+
+    def evaluation(self) -> dict[str, Any]:
+        index = self.split.forget.index.contiguous().numpy()
+        own: dict[str, Any] = {"forget": hashlib.sha256(index).hexdigest()}
+        e = self.experiment
+        if e.attack != "entropy":
+            own |= {"attack": e.attack, **({"shadow": e.shadow} if e.attack == "shadow" else {})}
+        if e.relearn is not None:
+            own["relearn"] = e.relearn
+        return own
+
+    def evaluate(self, model: nn.Module) -> tuple[dict[str, Estimate], dict[str, Any]]:
+        e = self.experiment
+        if e.attack == "entropy":
+            out = evaluate_classifier(model, self.split, random_model=self.random_model)
+        else:
+            shadow = self.shadow if e.attack == "shadow" else None
+            out = evaluate_classifier(model, self.split, shadow=shadow)
+        if e.relearn is not None:
+            probe = relearned_accuracy(model, self.split, self.seed, **e.relearn)
+            out["relearned_accuracy"] = probe
+        return out, {}
+
+    def compare(self, row: Row, retrained: Row) -> dict[str, Estimate]:
+        return {"gap": gap_to_retrained(row.metrics, retrained.metrics)}
+
+    def chosen(self) -> dict[str, dict[str, Any]]:
+        return choose(self.run, self.experiment.tuned)
+
+    def measure_original(self, *, sides_only: bool = False) -> Row:
+        if not sides_only:
+            return super().measure_original()
+        spec = {"method": None, "sides_only": True}
+        return self.row(ORIGINAL, spec, lambda: (self.sides(self.original), {}))
+
+    def select(self, name: str) -> Row:
+        """What a rule of the experiment's ``select`` chooses, by the original model.
+
+        The row's detail holds ``index``: positions in the training set or, for a rule about
+        classes, their numbers.
+        """
+        rule = dict(self.experiment.select[name])
+        classes = rule.get("by") == "class"
+        among = len(self.data.classes) if classes else len(self.data.train)
+        budget = round(rule.pop("fraction") * among)
+        rule = {k: train_config(v) if isinstance(v, dict) else v for k, v in rule.items()}
+        selector = build(SELECTORS, rule, "selection rule")
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            original, task = self.original, Classification(len(self.data.classes))
+            with self.costs() as costs:
+                selection = selector.select(
+                    original, self.data.train, task, budget, self.seed, self.recipe
+                )
+            metrics = {"seconds": Estimate(costs.cost.seconds)}
+            if not classes:
+                losses = example_losses(original, self.data.train)[selection.index]
+                metrics["selected_loss"] = mean(losses)
+            if selection.log:
+                last = selection.log[-1]
+                metrics["overlap_initial"] = Estimate(100 * last["overlap_initial"], budget)
+                metrics["binary_weights"] = Estimate(100 * last["binary_share"], budget)
+            return metrics, {"index": selection.index.tolist(), "log": [*selection.log]}
+
+        spec = {"select": describe(selector), "budget": budget}
+        return self.bare_row("Selection", spec, compute, forget=name)
+
+    @cached_property
+    def shadow(self) -> ShadowAttack:
+        """The attack on models of this recipe and data, fitted once in a run: no seed changes it."""
+        key = digest([self.identity, self.fingerprints[0], self.experiment.shadow])
+        if key not in self.run.shared:
+            self.run.shared[key] = ShadowAttack.fit(
+                self.data.train,
+                self.recipe,
+                validation=self.data.validation,
+                device=self.device,
+                **self.experiment.shadow,
+            )
+        return self.run.shared[key]
+
+    @cached_property
+    def random_model(self) -> nn.Module:
+        """What ZRF compares with: the same architecture, freshly initialised."""
+        return self.recipe.build(derive_seed(self.seed, "zrf")).to(self.device)
+
+    def sides(self, model: nn.Module) -> dict[str, Estimate]:
+        """Test accuracies alone, for sweeps; the training set is not looked at."""
+        return accuracies_on_test(predict(model, self.split.test), self.split)
+
+    def check_split(self, split: ForgetSplit) -> None:
+        forget, retain = set(split.forget.index.tolist()), set(split.retain.index.tolist())
+        self.run.invariant(
+            "forget and retain are disjoint and complete",
+            self.name,
+            self.seed,
+            not forget & retain and len(forget) + len(retain) == len(self.data.train),
+            f"{len(forget)} + {len(retain)} of {len(self.data.train)}",
+        )
+
+    def check_oracle(self, row: Row) -> None:
+        """What must be true of a model that never saw the forget set."""
+        value = {k: m.value for k, m in row.metrics.items()}
+        self.run.invariant(
+            "the oracle's gap to itself is 0",
+            self.name,
+            self.seed,
+            value["gap"] == 0,
+            f"{value['gap']}",
+        )
+        if self.recipe.train.max_steps is not None:
+            return  # a few steps teach nothing: the rest is true of a model that was trained
+        (kind,) = self.experiment.forget
+        if kind == "class" and self.experiment.judged_on == "test":
+            self.run.invariant(
+                "the retrained model's accuracy on the forgotten class is 0",
+                self.name,
+                self.seed,
+                value["forget_accuracy"] == value["test_forget_accuracy"] == 0,
+                f"{value['forget_accuracy']:.1f} % (train), {value['test_forget_accuracy']:.1f} % (test)",
+            )
+        if kind in ("fraction", "count"):
+            # Both are held-out images to it: they may differ by their sampling noise only.
+            forget, test = row.metrics["forget_accuracy"], row.metrics["test_accuracy"]
+            p = test.value / 100
+            noise = 100 * (p * (1 - p) * (1 / forget.n + 1 / test.n)) ** 0.5
+            self.run.invariant(
+                "the retrained model's forget accuracy is near its test accuracy (4 sigma)",
+                self.name,
+                self.seed,
+                abs(forget.value - test.value) <= 4 * noise + 1e-9,
+                f"{forget.value:.1f} % and {test.value:.1f} %, sigma {noise:.1f} points",
+            )
+
+
+def trials(run: Replication, prefix: str) -> Iterator[ClassificationTrial]:
+    """`ClassificationTrial.each`, under the name that the chapters use."""
+    return ClassificationTrial.each(run, prefix)
+
+
+def choose(run: Replication, tuning: str) -> dict[str, dict[str, Any]]:
+    """The hyper-parameters that an experiment's search chooses: method -> name -> value.
+
+    Every value is tried on every seed and target of that experiment; the one with the smallest
+    mean gap to the retrained model wins, the earlier one of equals.
+    """
+    if tuning not in run.shared:
+        search = run.experiment(tuning).search
+        gaps: dict[str, dict[tuple, float]] = {label: {} for label in search}
+        for seed in run.seeds_of(tuning):
+            for target in run.targets(tuning):
+                trial = ClassificationTrial(run, tuning, seed, target)
+                for label, grid in search.items():
+                    for values in itertools.product(*grid.values()):
+                        row = trial.measure_method(label, **dict(zip(grid, values, strict=True)))
+                        gap = row.metrics["gap"].value
+                        gaps[label][values] = gaps[label].get(values, 0.0) + gap
+        run.shared[tuning] = {
+            label: dict(zip(search[label], min(sums, key=sums.get), strict=True))
+            for label, sums in gaps.items()
+        }
+    return run.shared[tuning]
