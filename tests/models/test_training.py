@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from torch.utils.data import TensorDataset
 
 from unlearn_core.data import ForgetSplit, ImageData, ImageSet
 from unlearn_core.models import (
+    Checkpoint,
+    CheckpointWarning,
     Recipe,
     TrainConfig,
     TrainingError,
@@ -374,7 +377,7 @@ class TestCheckpoint:
         self,
         split: ForgetSplit,
         init: int,
-        checkpoint: Path | None = None,
+        checkpoint: Checkpoint | None = None,
         after_step: Callable[[nn.Module, int], None] | None = None,
         config: TrainConfig | None = None,
     ) -> nn.Module:
@@ -392,60 +395,123 @@ class TestCheckpoint:
             after_step=after_step,
         )
 
-    def resumed(
-        self, split: ForgetSplit, file: Path, at: int, config: TrainConfig | None = None
-    ) -> tuple[nn.Module, list[int]]:
-        """Killed at step ``at``, then run again from another initialisation."""
+    def interrupted(
+        self, split: ForgetSplit, folder: Path, at: int, config: TrainConfig | None = None
+    ) -> Checkpoint:
+        """The checkpoint of a training that was killed at step ``at``."""
 
         def kill(_: nn.Module, step: int) -> None:
             if step == at:
                 raise Stop
 
+        checkpoint = Checkpoint(folder / "run.pt")
         with pytest.raises(Stop):
-            self.run(split, 0, file, kill, config)
-        assert file.exists()
+            self.run(split, 0, checkpoint, kill, config)
+        assert checkpoint.file.exists()
+        return checkpoint
+
+    def resumed(
+        self, split: ForgetSplit, folder: Path, at: int, config: TrainConfig | None = None
+    ) -> tuple[nn.Module, list[int]]:
+        """Killed at step ``at``, then run again from another initialisation."""
+        checkpoint = self.interrupted(split, folder, at, config)
         steps = []
-        model = self.run(split, 1, file, lambda _, step: steps.append(step), config)
+        model = self.run(split, 1, checkpoint, lambda _, step: steps.append(step), config)
         return model, steps
 
     def test_a_resumed_run_is_bit_identical(self, tiny_split: ForgetSplit, tmp_path: Path) -> None:
         """Fails if the optimizer's momentum, the step, the order or the draws are not resumed."""
-        file = tmp_path / "run.pt"
-        model, steps = self.resumed(tiny_split, file, at=6)
+        model, steps = self.resumed(tiny_split, tmp_path, at=6)
         assert steps == list(range(6, 16))
         assert same(model, self.run(tiny_split, 0))
         assert list(tmp_path.iterdir()) == []
 
-    def test_with_an_accumulation_across_the_epochs_too(
-        self, tiny_split: ForgetSplit, tmp_path: Path
+    @pytest.mark.parametrize(
+        "config",
+        [
+            # An accumulation across the epochs: an epoch here has 5 batches, a step 2.
+            TrainConfig(4, 0.1, batch_size=16, accumulate=2),
+            TrainConfig(3, 0.01, batch_size=16, optimizer="adamw", precision="bf16"),
+        ],
+        ids=["accumulation", "adamw and bf16"],
+    )
+    def test_with_other_things_to_keep_too(
+        self, tiny_split: ForgetSplit, tmp_path: Path, config: TrainConfig
     ) -> None:
-        """Fails if a half-accumulated step is lost: an epoch here has 5 batches, a step 2."""
-        config = TrainConfig(4, 0.1, batch_size=16, accumulate=2)
-        model, _ = self.resumed(tiny_split, tmp_path / "run.pt", at=4, config=config)
+        """Fails if a half-accumulated step is lost, or Adam's moments or its count."""
+        model, _ = self.resumed(tiny_split, tmp_path, at=6, config=config)
         assert same(model, self.run(tiny_split, 0, config=config))
 
+    def test_what_lay_behind_it_is_known(self, tiny_split: ForgetSplit, tmp_path: Path) -> None:
+        """Fails if the cost of a resumed training is that of its last part."""
+        checkpoint = self.interrupted(tiny_split, tmp_path, at=12)
+        spent = checkpoint.load()["seconds"]
+        self.run(tiny_split, 0, again := Checkpoint(checkpoint.file))
+        assert (again.seconds, again.step) == (spent, 10)
+        self.run(tiny_split, 0, again := Checkpoint(checkpoint.file))
+        assert (again.seconds, again.step) == (0.0, 0)
+
     def test_a_checkpoint_changes_nothing(self, tiny_split: ForgetSplit, tmp_path: Path) -> None:
-        file = tmp_path / "run.pt"
-        assert same(self.run(tiny_split, 0, file), self.run(tiny_split, 0))
-        assert not file.exists()
+        checkpoint = Checkpoint(tmp_path / "run.pt")
+        assert same(self.run(tiny_split, 0, checkpoint), self.run(tiny_split, 0))
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_kill_while_writing_leaves_the_former_one(
         self, tiny_split: ForgetSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Fails if the file is written in place: half a checkpoint can't be resumed from."""
-        file = tmp_path / "run.pt"
-        save = torch.save
+        checkpoint, save = Checkpoint(tmp_path / "run.pt"), torch.save
 
-        def killed_after_epoch_2(state: dict, where: Path) -> None:
+        def killed_after_epoch_2(state: dict, handle: BinaryIO) -> None:
             if state["epoch"] == 2:
-                Path(where).write_bytes(b"half")
+                handle.write(b"half")
                 raise Stop
-            save(state, where)
+            save(state, handle)
 
         monkeypatch.setattr(torch, "save", killed_after_epoch_2)
         with pytest.raises(Stop):
-            self.run(tiny_split, 0, file)
-        assert torch.load(file, weights_only=True)["epoch"] == 1
+            self.run(tiny_split, 0, checkpoint)
+        assert checkpoint.load()["epoch"] == 1
+
+    @pytest.mark.parametrize(
+        ("change", "why"),
+        [
+            (lambda s: s.pop("model"), "it lacks what a training needs"),
+            (lambda s: s.pop("gradients"), "it lacks what a training needs"),
+            (lambda s: s.update(epoch=99), "after epoch 99 of 3"),
+            (lambda s: s.update(epoch=0), "after epoch 0 of 3"),
+            (lambda s: s.update(epoch="2"), "after epoch 2 of 3"),
+            (lambda s: s["model"].popitem(), "a model of another shape"),
+            (lambda s: s["model"].update(more=torch.zeros(1)), "a model of another shape"),
+            (lambda s: s["optimizer"]["param_groups"][0]["params"].pop(), "other weights"),
+            (lambda s: next(iter(s["model"].values())).fill_(math.nan), "not finite"),
+            (
+                lambda s: s["optimizer"]["state"][0]["momentum_buffer"].fill_(math.inf),
+                "not finite",
+            ),
+        ],
+    )
+    def test_what_it_can_not_go_on_from_is_said_and_it_starts_again(
+        self,
+        tiny_split: ForgetSplit,
+        tmp_path: Path,
+        change: Callable[[dict[str, Any]], object],
+        why: str,
+    ) -> None:
+        """Fails where an epoch out of range ends the training there and then, or where what is
+        not finite, or not there, ends this run and every later one."""
+        checkpoint = self.interrupted(tiny_split, tmp_path, at=11)
+        state = checkpoint.load()
+        change(state)
+        checkpoint.save(state)
+        steps = []
+        with pytest.warns(
+            CheckpointWarning, match=rf"run\.pt is of no use \(.*{why}.*starts again"
+        ):
+            model = self.run(tiny_split, 0, checkpoint, lambda _, step: steps.append(step))
+        assert steps == list(range(1, 16))
+        assert same(model, self.run(tiny_split, 0))
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestEarlyStopping:
@@ -472,7 +538,7 @@ class TestEarlyStopping:
         scores: list[float],
         patience: int,
         epochs: int = 10,
-        checkpoint: Path | None = None,
+        checkpoint: Checkpoint | None = None,
         start: float = 0.5,
     ) -> tuple[int, float]:
         """How many epochs ran, and the epoch whose weight was kept."""
@@ -536,22 +602,20 @@ class TestEarlyStopping:
     ) -> None:
         """Fails if a kill makes it forget the best weights, their score, or how many epochs have
         been below them; at 6, the stop itself."""
-        from unlearn_core.models import training
+        scores, checkpoint = [1, 2, 1, 2, 1, 1, 9], Checkpoint(tmp_path / "run.pt")
+        save = Checkpoint.save
 
-        scores, file = [1, 2, 1, 2, 1, 1, 9], tmp_path / "run.pt"
-        save = training._save_checkpoint
-
-        def killed(where: Path, model: nn.Module, optimizer: object, state: dict) -> None:
-            save(where, model, optimizer, state)
+        def killed(checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+            save(checkpoint, state)
             if state["epoch"] == at:
                 raise Stop
 
         with monkeypatch.context() as patch:
-            patch.setattr(training, "_save_checkpoint", killed)
+            patch.setattr(Checkpoint, "save", killed)
             with pytest.raises(Stop):
-                self.run(scores, 2, checkpoint=file)
-        assert self.run(scores, 2, checkpoint=file, start=77.0) == (6 - at, 4)
-        assert not file.exists()
+                self.run(scores, 2, checkpoint=checkpoint)
+        assert self.run(scores, 2, checkpoint=checkpoint, start=77.0) == (6 - at, 4)
+        assert not checkpoint.file.exists()
 
     @pytest.mark.parametrize(
         ("patience", "validate"), [(2, None), (None, lambda _: 1.0)], ids=["alone", "without"]

@@ -1,6 +1,7 @@
 """Building, training and running models."""
 
 from .chat import Around, Chat, EncodedSet, Encoding
+from .checkpoints import Checkpoint, CheckpointError, CheckpointWarning
 from .classifiers import MODELS, ClassifierSpec, LeNet, ModelSpec, ResNet18, SmallCNN, ViT
 from .diffusion import (
     DIFFUSION_MODELS,
@@ -51,6 +52,9 @@ __all__ = [
     "VisualEncoding",
     "vocabulary_of",
     "Around",
+    "Checkpoint",
+    "CheckpointError",
+    "CheckpointWarning",
     "DIFFUSION_MODELS",
     "ClassConditional",
     "ClassToImage",

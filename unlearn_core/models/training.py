@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,6 +17,7 @@ from ..data import Task
 from ..data import batches as make_batches
 from ..registry import ADDED
 from ..seeding import derive_seed, generator, seeded
+from .checkpoints import Checkpoint
 from .classifiers import ModelSpec
 
 __all__ = [
@@ -165,7 +164,7 @@ def train(
     name: str = "train",
     after_step: Callable[[nn.Module, int], None] | None = None,
     validate: Callable[[nn.Module], float] | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
     progress: bool = False,
 ) -> nn.Module:
     """Train ``model`` in place, where it is, and leave it in evaluation mode.
@@ -178,12 +177,14 @@ def train(
     name : who is training, for errors and the progress bar
     after_step : called with the model and the number of optimizer steps taken
     validate : the score that early stopping goes by, higher is better; with ``patience`` only
-    checkpoint : a file; written after each epoch, resumed from, and removed at the end
+    checkpoint : saved after each epoch, resumed from, and removed at the end
 
     Raises
     ------
     TrainingError
         The loss is not finite (names ``name`` and the step), or an epoch has no batch.
+    CheckpointError
+        The checkpoint can't be read or written.
     ValueError
         ``patience`` without ``validate``, or the other way round.
     """
@@ -208,13 +209,16 @@ def train(
         raise TrainingError(f"{name}: an epoch has no batch")
     first, step, began = 0, 0, time.perf_counter()
     best: dict[str, Any] = {"score": -math.inf, "below": 0, "model": None}
-    if checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
+    state = None if checkpoint is None else checkpoint.load()
+    if state is not None and (fault := _unfit(state, model, optimizer, config)):
+        checkpoint.discard(fault)
+        state = None
+    if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        first, step = state["epoch"], state["step"]
+        first, step, best = state["epoch"], state["step"], state["best"]
+        checkpoint.seconds, checkpoint.step = state["seconds"], step
         began -= state["seconds"]
-        best = state["best"]
     total = min(config.epochs * per_epoch // config.accumulate, config.max_steps or math.inf)
     if total == 0:
         raise TrainingError(
@@ -225,7 +229,7 @@ def train(
     if first:  # go on in the middle of an accumulation
         accelerator.step = first * per_epoch
         for p, g in zip(parameters, state["gradients"], strict=True):
-            p.grad = g
+            p.grad = None if g is None else g.to(p.device)
     try:
         with tqdm(total=total, initial=step, desc=name, disable=not progress) as bar:
             for epoch in range(first, config.epochs):
@@ -268,15 +272,17 @@ def train(
                     state = {
                         "epoch": epoch + 1,
                         "step": step,
-                        "gradients": [p.grad for p in parameters],
                         "seconds": time.perf_counter() - began,
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "gradients": [p.grad for p in parameters],
                         "best": best,
                     }
-                    _save_checkpoint(checkpoint, model, optimizer, state)
+                    checkpoint.save(state)
         if best["model"] is not None:
             model.load_state_dict(best["model"])
         if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
+            checkpoint.remove()
         return model
     finally:
         model.eval()
@@ -284,13 +290,33 @@ def train(
             p.grad = None
 
 
-def _save_checkpoint(
-    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, float]
-) -> None:
-    aside = file.with_suffix(f".{os.getpid()}")
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **progress}
-    torch.save(state, aside)
-    aside.replace(file)  # a kill leaves the old one or the new one, never half of one
+def _unfit(
+    state: Any, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig
+) -> str | None:
+    """Why this training can't go on from a checkpoint's state, if it can't."""
+    keys = {"epoch", "step", "seconds", "model", "optimizer", "gradients", "best"}
+    if not isinstance(state, dict) or keys - state.keys():
+        return "it lacks what a training needs to go on"
+    if state["epoch"] not in range(1, config.epochs + 1):
+        return f"it was made after epoch {state['epoch']} of {config.epochs}"
+    then, now = (
+        {k: getattr(v, "shape", None) for k, v in w.items()}
+        for w in (state["model"], model.state_dict())
+    )
+    if then != now:
+        return "it is of a model of another shape"
+    then, now = (
+        [g["params"] for g in o["param_groups"]]
+        for o in (state["optimizer"], optimizer.state_dict())
+    )
+    if then != now:
+        return "other weights were trained in it"
+    slots = (v for kept in state["optimizer"]["state"].values() for v in kept.values())
+    names = (k for k, p in model.named_parameters() if p.requires_grad)
+    tensors = [*(state["model"][k] for k in names), *(v for v in slots if isinstance(v, Tensor))]
+    if not all(torch.isfinite(t).all() for t in tensors):
+        return "its weights or its optimizer's state are not finite"
+    return None
 
 
 @dataclass(frozen=True)
@@ -322,7 +348,7 @@ class Recipe:
         validation: Dataset | None = None,
         device: torch.device | None = None,
         name: str = "base model",
-        checkpoint: Path | None = None,
+        checkpoint: Checkpoint | None = None,
         progress: bool = False,
     ) -> nn.Module:
         if self.train is None:

@@ -7,12 +7,9 @@ method, and measures what that did and cost; how a model is evaluated is its sub
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, ClassVar, Self
 
 import torch
@@ -23,9 +20,9 @@ from ...data import ForgetSplit, Source
 from ...methods import METHODS, Method, Retrain
 from ...methods.baselines.retrain import retrain_seed
 from ...metrics import VERSION, Cost, Estimate, changed_weights, measure
-from ...models import Recipe, TrainConfig, default_device
+from ...models import Checkpoint, Recipe, TrainConfig, default_device
 from ...registry import ConfigError, build, describe, did_you_mean
-from ..cache import CacheWarning, digest
+from ..cache import digest
 from ..records import ORIGINAL, Row, Value, now
 from ..run import Replication
 
@@ -34,24 +31,6 @@ __all__ = ["ORIGINAL", "Costs", "OptimizerSteps", "Trial", "changed", "train_con
 
 def train_config(spec: Mapping[str, Any]) -> TrainConfig:
     return build({"train": TrainConfig}, {"use": "train", **spec}, "training configuration")
-
-
-def _progress(checkpoint: Path) -> dict[str, float]:
-    """Seconds and steps of a training that was interrupted; a damaged checkpoint is removed."""
-    none = {"seconds": 0.0, "step": 0}
-    if not checkpoint.exists():
-        return none
-    try:
-        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        return {k: state[k] for k in none}
-    except (OSError, RuntimeError, EOFError, ValueError, LookupError, UnpicklingError) as error:
-        warnings.warn(
-            f"the checkpoint {checkpoint.name[:12]} is damaged ({error}); its training starts again",
-            CacheWarning,
-            stacklevel=2,
-        )
-        checkpoint.unlink()
-        return none
 
 
 class Trial:
@@ -188,10 +167,9 @@ class Trial:
         """A model of any recipe, as `fit`; ``identity`` is what determines it beside its data."""
         held, validated = self.held_out
         key = digest({**identity, "data": data.fingerprint(), "seed": seed, **validated})
-        checkpoint = self.run.cache.checkpoint(key)
+        checkpoint = Checkpoint(self.run.cache.checkpoint(key))
 
         def fit() -> tuple[nn.Module, dict[str, Any]]:
-            before = _progress(checkpoint)
             with self.costs() as costs:
                 name = f"{self.name}, seed {seed}"
                 model = recipe.fit(
@@ -203,9 +181,9 @@ class Trial:
                     checkpoint=checkpoint,
                 )
             return model, {
-                "seconds": before["seconds"] + costs.cost.seconds,
+                "seconds": checkpoint.seconds + costs.cost.seconds,
                 "peak_memory": costs.cost.peak_memory,
-                "optimizer_steps": before["step"] + costs.optimizer_steps,
+                "optimizer_steps": checkpoint.step + costs.optimizer_steps,
                 "commit": self.run.commit,
                 "dirty": self.run.dirty,
                 "date": now(),
