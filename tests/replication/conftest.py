@@ -11,6 +11,7 @@ import yaml
 
 from unlearn_core.replication.records import (
     Invariant,
+    Margin,
     Provenance,
     Record,
     Row,
@@ -201,7 +202,13 @@ def make_record(make_row: MakeRow) -> Callable[..., Record]:
                 make_row(seed=0, forget_accuracy=12.5, zrf=0.75),
                 make_row(seed=1, variant={"forget": "ring", "alpha": 5}, forget_accuracy=0.0),
             ),
-            "verdicts": (Verdict(claim="C1", verdict="holds in part", margins={0: 1.0, 1: -0.5}),),
+            "verdicts": (
+                Verdict(
+                    claim="C1",
+                    verdict="holds in part",
+                    margins={0: Margin(value=1.0), 1: Margin(value=-0.5)},
+                ),
+            ),
             "invariants": (
                 Invariant(name="disjoint", experiment="full_class", seed=0, holds=True, detail=""),
             ),

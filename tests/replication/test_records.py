@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from unlearn_core.replication.claims import distance
 from unlearn_core.replication.records import (
     SCHEMA,
+    Margin,
     MissingRowError,
     Record,
     Row,
     Rows,
+    Value,
     Verdict,
     environment,
     git_state,
@@ -34,7 +38,7 @@ class TestJson:
         record.write(file)
         back = Record.read(file)
         assert back == record
-        assert back.verdicts[0].margins == {0: 1.0, 1: -0.5}
+        assert [m.value for m in back.verdicts[0].margins.values()] == [1.0, -0.5]
         assert back.rows[1].variant == {"forget": "ring", "alpha": 5}
         assert [f.name for f in file.parent.iterdir()] == ["tiny.json"]
 
@@ -58,7 +62,7 @@ class TestJson:
         record.model_copy(update={"rows": (row,)}).write(tmp_path / "r.json")
         assert Record.read(tmp_path / "r.json").rows[0].metrics["zrf"].value == value
 
-    @pytest.mark.parametrize("version", [SCHEMA + 1, SCHEMA - 1, None])
+    @pytest.mark.parametrize("version", [SCHEMA + 1, 0, None])
     def test_another_schema_is_refused(
         self, make_record: MakeRecord, tmp_path: Path, version: int | None
     ) -> None:
@@ -134,14 +138,48 @@ class TestVerdict:
             ("holds", {0: 1.0}, "holds"),
             ("holds in part", {0: 1.0, 1: -1.0, 2: 0.0}, "holds in 2 of 3 seeds"),
             ("fails", {0: -1.0}, "fails"),
-            ("not tested at this scale", {}, "not tested at this scale"),
+            ("tie", {0: -1.0}, "tie"),
+            ("not tested", {}, "not tested"),
         ],
     )
     def test_text(self, verdict: str, margins: dict[int, float], text: str) -> None:
-        assert Verdict(claim="C1", verdict=verdict, margins=margins).text == text
+        found = {seed: Margin(value=m) for seed, m in margins.items()}
+        assert Verdict(claim="C1", verdict=verdict, margins=found).text == text
 
 
 class TestRows:
+    def test_a_metric_of_a_row_is_one_variable(self, make_row: MakeRow) -> None:
+        """Fails where what two differences share is counted twice: errors of 0.5 on a, b and c."""
+        rows = Rows(
+            [
+                make_row(method=m, zrf=v).model_copy(update={"key": m})
+                for m, v in zip("abc", (3.0, 1.0, 2.0), strict=True)
+            ]
+        )
+        a, b, c = (rows.measured("full_class", m, "zrf", 0) for m in "abc")
+        assert (a - c).std_dev == pytest.approx(0.5 * 2**0.5)
+        # |a - c| - |b - c| = a - c + b - c: c counts twice, as one variable.
+        found = distance(a, c) - distance(b, c)
+        assert found.nominal_value == 0.0
+        assert found.std_dev == pytest.approx((0.25 + 0.25 + 4 * 0.25) ** 0.5)
+        again = rows.measured("full_class", "a", "zrf", 0)
+        assert (a - again).std_dev == 0
+
+    def test_a_metric_without_an_error_has_none(self, make_row: MakeRow) -> None:
+        row = make_row(zrf=1.0)
+        bare = row.model_copy(update={"metrics": {"zrf": Value(value=1.0)}})
+        assert math.isnan(Rows([bare]).measured("full_class", "SSD", "zrf", 0).std_dev)
+
+    def test_what_is_read_is_noted(self, make_row: MakeRow) -> None:
+        """Fails where a verdict's age is told by rows that its rule never looked at."""
+        rows = Rows([make_row(method=m, zrf=1.0).model_copy(update={"key": m}) for m in "abc"])
+        with rows.reading() as outer:
+            rows.value("full_class", "a", "zrf", 0)
+            with rows.reading() as inner:
+                rows.where("full_class", "b")
+        rows.value("full_class", "c", "zrf", 0)
+        assert (outer, inner) == ({"a", "b"}, {"b"})
+
     @pytest.fixture
     def rows(self, make_row: MakeRow) -> Rows:
         return Rows(

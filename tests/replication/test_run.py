@@ -11,7 +11,7 @@ import torch
 
 from unlearn_core.metrics import Estimate
 from unlearn_core.registry import ConfigError
-from unlearn_core.replication.records import Record, Row, Rows
+from unlearn_core.replication.records import Margin, Record, Row, Rows
 from unlearn_core.replication.run import InvariantError, Replication
 
 Computed = tuple[Mapping[str, Estimate], Mapping[str, Any]]
@@ -317,8 +317,8 @@ class TestClaims:
             return 1.0 - 2 * seed
 
         found = run.verdicts["C1"]
-        assert found.verdict == "holds in part"
-        assert found.margins == {0: 1.0, 1: -1.0}
+        assert found.verdict == "tie"  # no error is known but the scatter
+        assert found.margins == {0: Margin(value=1.0), 1: Margin(value=-1.0)}
         assert found.rule.startswith('@run.claim("C1")\ndef rule(')
         assert "return 1.0 - 2 * seed" in found.rule
 
@@ -331,7 +331,7 @@ class TestClaims:
         def rule(rows: Rows, seed: int) -> float:
             raise AssertionError("judged where it is not tested")
 
-        assert run.verdicts["C1"].verdict == "not tested at this scale"
+        assert run.verdicts["C1"].verdict == "not tested"
 
     def test_judged_over_the_seeds_that_it_asks_for(self, run: Replication) -> None:
         """Fails where a claim about an experiment with seeds of its own is judged on others."""
@@ -343,8 +343,7 @@ class TestClaims:
             return seed - 50.0
 
         assert asked == [100, 7]
-        assert run.verdicts["C1"].margins == {100: 50.0, 7: -43.0}
-        assert run.verdicts["C1"].verdict == "holds in part"
+        assert run.verdicts["C1"].margins == {100: Margin(value=50.0), 7: Margin(value=-43.0)}
 
     def test_seeds_do_not_make_it_judged_where_it_is_not(
         self, project: Any, tiny: dict[str, Any]
@@ -353,7 +352,7 @@ class TestClaims:
         project.paper("tiny", tiny)
         run = replication()
         run.claim("C1", seeds=(100,))(always(1.0))
-        assert run.verdicts["C1"].verdict == "not tested at this scale"
+        assert run.verdicts["C1"].verdict == "not tested"
         assert run.verdicts["C1"].margins == {}
 
     def test_unknown_claim(self, run: Replication) -> None:

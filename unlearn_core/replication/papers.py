@@ -108,6 +108,11 @@ class Claim(Model):
 
     title: str
     statement: str
+    headline: bool = Field(False, description="one of the abstract's sentences")
+    whose: Literal["paper", "ours"] = "paper"
+    paper_value: str = Field("", description="the paper's number, in words")
+    paper_margin: float | None = Field(None, description="the margin that the paper's number gives")
+    needs: tuple[str, ...] = Field((), description="preconditions")
     where: str = Field(description="where the paper says it, or where it follows from")
     margin: str = Field(description="what the margin measures, with its unit")
     explanation: str = Field(description="what might explain a failure; shown beside one")
@@ -268,6 +273,7 @@ class PaperFile(Model):
     paper: Paper
     profiles: dict[Literal["ci", "laptop", "paper"], Profile]
     claims: dict[str, Claim]
+    preconditions: dict[str, str] = Field({}, description="name -> what is presupposed, in words")
     targets: tuple[Target, ...] = ()
     target_tables: tuple[TargetTable, ...] = ()
     targets_note: str = ""
@@ -280,6 +286,8 @@ class PaperFile(Model):
             unknown = set(claim.judged_at) - set(self.profiles)
             if unknown:
                 raise ValueError(f"claim {key} is judged at unknown profiles {sorted(unknown)}")
+            if unknown := set(claim.needs) - set(self.preconditions):
+                raise ValueError(f"claim {key} needs unknown preconditions {sorted(unknown)}")
         return self
 
     @property

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -17,23 +20,33 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from uncertainties import UFloat, ufloat
 
 __all__ = [
+    "ROW_SCHEMA",
     "SCHEMA",
+    "Fact",
     "Invariant",
+    "Margin",
     "MissingRowError",
     "Provenance",
     "Record",
     "Row",
     "Rows",
+    "Search",
     "Skip",
     "Value",
     "Verdict",
+    "git",
     "git_state",
+    "with_error",
 ]
 
 #: Raised when the layout of the JSON changes.
-SCHEMA = 1
+SCHEMA = 2
+
+#: Part of every row's key: raised only when all rows are to be made again.
+ROW_SCHEMA = 1
 
 VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "accelerate", "transformers")
 
@@ -85,19 +98,54 @@ class Row(Model):
     provenance: Provenance
 
 
+class Margin(Model):
+    """By how much a claim holds on one seed, and the standard error of that, where it is known."""
+
+    value: float
+    stderr: float | None = None
+
+
 class Verdict(Model):
-    """A claim's verdict: arithmetic over the seeds' margins (a margin of 0 or more holds)."""
+    """What a claim's rule says of the rows; `unlearn_core.replication.claims` has the arithmetic."""
 
     claim: str
-    verdict: Literal["holds", "holds in part", "fails", "not tested at this scale"]
-    margins: dict[int, float] = {}
+    verdict: Literal["holds", "tie", "fails", "holds in part", "not tested"]
+    margins: dict[int, Margin] = {}
+    mean: float | None = None
+    stderr: float | None = None
+    reason: str = ""
     rule: str = ""
+    rows: int = 0
+    age: Literal["older", "younger", "unknown"] = "unknown"
+    rule_commit: str | None = None
 
     @property
     def text(self) -> str:
         if self.verdict != "holds in part":
             return self.verdict
-        return f"holds in {sum(m >= 0 for m in self.margins.values())} of {len(self.margins)} seeds"
+        held = sum(m.value >= 0 for m in self.margins.values())
+        return f"holds in {held} of {len(self.margins)} seeds"
+
+
+class Search(Model):
+    """What was tried for one method's hyper-parameters, and what was chosen."""
+
+    experiment: str
+    method: str
+    names: tuple[str, ...]
+    tried: tuple[tuple[Any, ...], ...] = ()
+    scores: tuple[float, ...] = ()
+    kept: tuple[bool, ...] = ()
+    chosen: tuple[Any, ...] = ()
+    edges: tuple[str, ...] = ()
+
+
+class Fact(Model):
+    """A line of the box that sets our regime beside the paper's."""
+
+    name: str
+    ours: str
+    paper: str
 
 
 class Invariant(Model):
@@ -137,6 +185,9 @@ class Record(Model):
     invariants: tuple[Invariant, ...]
     effects: dict[str, str] = {}
     skips: tuple[Skip, ...] = ()
+    searches: tuple[Search, ...] = ()
+    findings: tuple[str, ...] = ()
+    regime: tuple[Fact, ...] = ()
 
     @property
     def seconds_spent(self) -> float:
@@ -157,7 +208,12 @@ class Record(Model):
     @classmethod
     def read(cls, file: Path) -> Record:
         data = json.loads(file.read_text())
-        if data.get("schema_version") != SCHEMA:
+        if data.get("schema_version") == 1:  # margins had no error, and verdicts no ties
+            old = {"not tested at this scale": "not tested"}
+            for v in data["verdicts"]:
+                v["verdict"] = old.get(v["verdict"], v["verdict"])
+                v["margins"] = {seed: {"value": m} for seed, m in v["margins"].items()}
+        elif data.get("schema_version") != SCHEMA:
             raise ValueError(
                 f"{file.name}: schema {data.get('schema_version')}, this version reads {SCHEMA}"
             )
@@ -192,19 +248,37 @@ class Rows:
 
     def __init__(self, rows: tuple[Row, ...] | list[Row]) -> None:
         self._rows = {self._name(r.experiment, r.method, r.seed, r.variant): r for r in rows}
+        self._read: list[set[str]] = []
+        self._variables: dict[tuple[str, str], UFloat] = {}
 
     @staticmethod
     def _name(experiment: str, method: str, seed: int, variant: dict[str, Any]) -> tuple:
         return experiment, method, seed, tuple(sorted(variant.items()))
 
     def __iter__(self) -> Iterator[Row]:
-        return iter(self._rows.values())
+        return iter(self._noted(self._rows.values()))
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def add(self, row: Row) -> None:
         self._rows[self._name(row.experiment, row.method, row.seed, row.variant)] = row
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[set[str]]:
+        """The keys of all rows that are looked at inside the block."""
+        keys: set[str] = set()
+        self._read.append(keys)
+        try:
+            yield keys
+        finally:
+            self._read.pop()
+
+    def _noted(self, rows: Iterable[Row]) -> list[Row]:
+        found = list(rows)
+        for keys in self._read:
+            keys.update(r.key for r in found)
+        return found
 
     def row(self, experiment: str, method: str, seed: int, **variant: Any) -> Row:
         """The row whose variant is ``variant``, or else the only one whose variant has it.
@@ -216,16 +290,17 @@ class Rows:
         """
         exact = self._rows.get(self._name(experiment, method, seed, variant))
         if exact is not None:
-            return exact
+            return self._noted([exact])[0]
         found = [
             r
-            for r in self.where(experiment, method)
-            if r.seed == seed and variant.items() <= r.variant.items()
+            for r in self._rows.values()
+            if (r.experiment, r.method, r.seed) == (experiment, method, seed)
+            and variant.items() <= r.variant.items()
         ]
         if len(found) != 1:
             count = "several rows" if found else "no row"
             raise MissingRowError(f"{count} {experiment} / {method} / seed {seed} / {variant}")
-        return found[0]
+        return self._noted(found)[0]
 
     def value(self, experiment: str, method: str, metric: str, seed: int, **variant: Any) -> float:
         """A metric's value in one row.
@@ -235,33 +310,72 @@ class Rows:
         MissingRowError
             There is no such row, or it has no such metric.
         """
-        metrics = self.row(experiment, method, seed, **variant).metrics
-        if metric not in metrics:
+        return self._metric(experiment, method, metric, seed, variant)[1].value
+
+    def measured(
+        self, experiment: str, method: str, metric: str, seed: int, **variant: Any
+    ) -> UFloat:
+        """A metric's value with its standard error, to calculate with (package ``uncertainties``).
+
+        The same metric of the same row is the same variable wherever it is looked up, so what is
+        subtracted from itself has no error left. Where the metric has no standard error, that of
+        whatever is calculated from it is NaN: not known.
+        """
+        row, found = self._metric(experiment, method, metric, seed, variant)
+        if (row.key, metric) not in self._variables:
+            self._variables[row.key, metric] = with_error(found.value, found.stderr)
+        return self._variables[row.key, metric]
+
+    def _metric(
+        self, experiment: str, method: str, metric: str, seed: int, variant: dict[str, Any]
+    ) -> tuple[Row, Value]:
+        row = self.row(experiment, method, seed, **variant)
+        if metric not in row.metrics:
             raise MissingRowError(f"{experiment} / {method} has no metric {metric!r}")
-        return metrics[metric].value
+        return row, row.metrics[metric]
 
     def where(self, experiment: str, method: str | None = None) -> list[Row]:
         """The rows of an experiment (and of one method), in the order in which they were made."""
-        return [
-            r for r in self if r.experiment == experiment and (method is None or r.method == method)
-        ]
+        return self._noted(
+            r
+            for r in self._rows.values()
+            if r.experiment == experiment and (method is None or r.method == method)
+        )
+
+
+def with_error(value: float, stderr: float | None) -> UFloat:
+    """A value to calculate with; an error that is not known (None) is NaN, and 0 is no error."""
+    with warnings.catch_warnings():  # of 0: the package warns of what accuracies of 100 % have
+        warnings.simplefilter("ignore", UserWarning)
+        return ufloat(value, math.nan if stderr is None else stderr)
 
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def git(root: Path, *args: str) -> str:
+    """What git says in a folder, whatever repository the environment names (a hook's, say).
+
+    Raises
+    ------
+    OSError
+        There is no git, no repository, or no such thing in it.
+    """
+    elsewhere = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    done = subprocess.run(
+        ["git", "-C", str(root), *args], capture_output=True, text=True, env=elsewhere
+    )
+    if done.returncode:
+        raise OSError(done.stderr)
+    return done.stdout.strip()
+
+
 def git_state(root: Path) -> tuple[str | None, bool]:
     """The commit of a working tree and whether it differs from it (True where there is no git)."""
 
-    def git(*args: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True)
-        if done.returncode:
-            raise OSError(done.stderr)
-        return done.stdout.strip()
-
     try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+        return git(root, "rev-parse", "HEAD"), bool(git(root, "status", "--porcelain"))
     except OSError:
         return None, True
 

@@ -19,16 +19,19 @@ from ..data import DATASETS, ImageData
 from ..metrics import METRICS, Estimate
 from ..registry import ConfigError, build, did_you_mean
 from .cache import Cache, digest
-from .claims import Rule, judge
+from .claims import Precondition, Rule, judge, rule_parts
+from .history import notebook_code, rule_age
 from .papers import Experiment, load_paper, paper_sources, project_root, rehearsed
 from .records import (
     ORIGINAL,
-    SCHEMA,
+    ROW_SCHEMA,
+    Fact,
     Invariant,
     Provenance,
     Record,
     Row,
     Rows,
+    Search,
     Skip,
     Value,
     Verdict,
@@ -79,6 +82,10 @@ class Replication:
             raise ConfigError("UNLEARN_CLEAN asks for a clean commit, but the tree has changes")
         self.rows = Rows([])
         self.verdicts: dict[str, Verdict] = {}
+        self.preconditions: dict[str, Precondition] = {}
+        self.searches: dict[tuple[str, str], Search] = {}
+        self.findings: list[str] = []
+        self.regime: list[Fact] = []
         self.invariants: list[Invariant] = []
         self.effects: dict[str, str] = {}
         self._started, self._clock = now(), time.perf_counter()
@@ -196,7 +203,7 @@ class Replication:
             "seed": seed,
             "variant": dict(variant or {}),
         }
-        key = digest({"schema": SCHEMA, **names, "spec": dict(spec)})
+        key = digest({"schema": ROW_SCHEMA, **names, "spec": dict(spec)})
         with self.cache.lock("rows", key):
             found = self.cache.read("rows", key)
             row = Row.model_validate(found) if found else self.published.get(key)
@@ -243,22 +250,85 @@ class Replication:
         if found not in self.invariants:
             self.invariants.append(found)
 
+    def precondition(self, key: str) -> Callable[[Precondition], Precondition]:
+        """Decorator: the rule ``(rows, seed) -> Check`` that says whether ``key`` is so.
+
+        A claim names in its YAML's ``needs`` what it presupposes.
+        """
+        if key not in self.file.preconditions:
+            raise ConfigError(
+                f"unknown precondition {key!r}; {did_you_mean(key, self.file.preconditions)}"
+            )
+
+        def kept(rule: Precondition) -> Precondition:
+            self.preconditions[key] = rule
+            return rule
+
+        return kept
+
     def claim(self, key: str, seeds: tuple[int, ...] | None = None) -> Callable[[Rule], Rule]:
         """Decorator: the rule ``(rows, seed) -> margin`` that judges the claim ``key``.
 
-        It is asked for every seed of the profile, or for ``seeds``.
+        It is asked for every seed of the profile, or for ``seeds``. What the claim needs must
+        have been defined before.
         """
         if key not in self.file.claims:
             raise ConfigError(f"unknown claim {key!r}; {did_you_mean(key, self.file.claims)}")
+        claim = self.file.claims[key]
 
         def judged(rule: Rule) -> Rule:
-            source = textwrap.dedent(inspect.getsource(rule))
-            tested = self.profile_name in self.file.claims[key].judged_at
+            tested = self.profile_name in claim.judged_at
             asked = (self.seeds if seeds is None else seeds) if tested else ()
-            self.verdicts[key] = judge(key, rule, self.rows, asked, source)
+            if asked and (left := [n for n in claim.needs if n not in self.preconditions]):
+                raise ConfigError(f"claim {key} needs {left}, which the notebook has not defined")
+            needs = {self.file.preconditions[n]: self.preconditions.get(n) for n in claim.needs}
+            code = notebook_code((self.root / self._notebook).read_text(encoding="utf-8"))
+            parts = rule_parts(code, rule.__name__, *(f.__name__ for f in needs.values() if f))
+            verdict, read = judge(
+                key,
+                rule,
+                self.rows,
+                asked,
+                preconditions=needs,
+                unsettled=self.unsettled,
+                source=textwrap.dedent(inspect.getsource(rule)),
+            )
+            rows = [r for r in self.rows if r.key in read]
+            age, commit = rule_age(self.root, self._notebook, parts, rows)
+            self.verdicts[key] = verdict.model_copy(update={"age": age, "rule_commit": commit})
             return rule
 
         return judged
+
+    @property
+    def _notebook(self) -> str:
+        return f"notebooks/{self.slug}.ipynb"
+
+    def unsettled(self, keys: set[str]) -> str:
+        """Why rows of these keys can't be judged yet: what chose their settings stands at an edge."""
+        for row in self.rows:
+            experiment = self.profile.experiments.get(row.experiment)
+            if row.key not in keys or experiment is None:
+                continue
+            search = self.searches.get((experiment.tuned or row.experiment, row.method))
+            if search is not None and search.edges:
+                return (
+                    f"{search.method}'s {', '.join(search.edges)} was chosen at an edge of its grid"
+                )
+        return ""
+
+    def finding(self, sentence: Callable[[Rows], str | None]) -> Callable[[Rows], str | None]:
+        """Decorator: a sentence of *What we found*, its numbers read from the rows.
+
+        None where this profile has nothing to say about it.
+        """
+        if found := sentence(self.rows):
+            self.findings.append(found)
+        return sentence
+
+    def regime_fact(self, name: str, ours: str, paper: str) -> None:
+        """A line of the box that sets our regime beside the paper's."""
+        self.regime.append(Fact(name=name, ours=ours, paper=paper))
 
     def effect(self, key: str) -> Callable[[Callable[[Rows], str]], Callable[[Rows], str]]:
         """Decorator: a function of the rows that says what the deviation ``key`` changes."""
@@ -303,6 +373,9 @@ class Replication:
             invariants=tuple(self.invariants),
             effects=self.effects,
             skips=self.skips,
+            searches=tuple(self.searches.values()),
+            findings=tuple(self.findings),
+            regime=tuple(self.regime),
         )
         record.write(self.out / f"{self.slug}.json")
         broken = [i for i in self.invariants if not i.holds]

@@ -141,7 +141,7 @@ def claims_at_a_glance(chapters: list[Chapter]) -> str:
     rows = []
     for c in chapters:
         for v in c.shown.record.verdicts:
-            margins = " · ".join(f"{m:+.2f}" for m in v.margins.values()) or "–"
+            margins = tables.signed(v.mean, v.stderr) if v.mean is not None else "–"
             rows.append(
                 [
                     f"{html.escape(c.file.paper.short)} {v.claim}",
@@ -150,7 +150,7 @@ def claims_at_a_glance(chapters: list[Chapter]) -> str:
                     margins,
                 ]
             )
-    head = ["", "Verdict", "Claim", "Margin of every seed"]
+    head = ["", "Verdict", "Claim", "Margin ± error"]
     return tables.table(head, rows, kind="wide").data
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Sequence
 
 from IPython.display import HTML
@@ -18,6 +19,7 @@ __all__ = [
     "number",
     "results_table",
     "seed_cell",
+    "signed",
     "table",
     "targets_table",
     "verdict_badge",
@@ -27,9 +29,10 @@ __all__ = [
 #: Verdict -> (CSS class, sign).
 MARKS = {
     "holds": ("holds", "✓"),
+    "tie": ("tie", "≈"),
     "holds in part": ("part", "◐"),
     "fails": ("fails", "✗"),
-    "not tested at this scale": ("none", "–"),
+    "not tested": ("none", "–"),
 }
 
 ARROWS = {"higher": "↑", "lower": "↓", "retrained": "→ retrained", "none": ""}
@@ -44,6 +47,15 @@ def number(value: float) -> str:
     if abs(value) >= 1:
         return f"{value:.1f}"
     return f"{value:.3g}"
+
+
+def signed(value: float, stderr: float | None) -> str:
+    """A margin with its sign and, where it is known, its standard error, to the same digit."""
+    size = stderr if stderr else abs(value)
+    digits = 2 if size == 0 else max(0, 1 - math.floor(math.log10(size)))
+    digits = min(digits, 4)
+    error = "" if stderr is None else f" ± {stderr:.{digits}f}"
+    return f"{value:+.{digits}f}{error}"
 
 
 def table(
@@ -136,10 +148,15 @@ def verdicts_table(paper: PaperFile, verdicts: Iterable[Verdict]) -> HTML:
     rows = []
     for v in verdicts:
         claim = paper.claims[v.claim]
-        margins = "<br>".join(f"seed {s}: {m:+.2f}" for s, m in v.margins.items()) or "–"
+        seeds = "".join(f"<br>seed {s}: {signed(m.value, m.stderr)}" for s, m in v.margins.items())
+        margins = f"<b>{signed(v.mean, v.stderr)}</b>{seeds}" if v.mean is not None else "–"
         rule = ""
-        if v.verdict in ("fails", "holds in part"):
+        if v.verdict in ("fails", "tie", "holds in part"):
             rule += f"<p><b>What might explain it.</b> {html.escape(claim.explanation)}</p>"
+        if v.reason:
+            rule += f"<p><b>Not tested:</b> {html.escape(v.reason)}.</p>"
+        if v.age == "younger":
+            rule += "<p>This rule is younger than the rows that it judges.</p>"
         if v.rule:
             rule += f"<details><summary>rule</summary><pre>{html.escape(v.rule)}</pre></details>"
         rows.append(
@@ -151,7 +168,7 @@ def verdicts_table(paper: PaperFile, verdicts: Iterable[Verdict]) -> HTML:
                 html.escape(claim.margin) + rule,
             ]
         )
-    head = ["", "Verdict", "Claim", "Margins (0 or more holds)", "What the margin is"]
+    head = ["", "Verdict", "Claim", "Margin ± error, mean and seeds", "What the margin is"]
     return table(head, rows, kind="wide")
 
 
