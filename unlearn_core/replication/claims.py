@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
-from uncertainties import UFloat, nominal_value, std_dev, umath
+from uncertainties import UFloat, nominal_value, std_dev
 
 from .records import Margin, Rows, Verdict, with_error
 
@@ -66,7 +66,8 @@ def exact(value: float) -> UFloat:
 
 def distance(a: UFloat, b: UFloat) -> UFloat:
     """The absolute difference, errors carried along: how far a value is from the retrained one's."""
-    return umath.fabs(a - b)
+    apart = a - b
+    return apart if apart.nominal_value >= 0 else -apart
 
 
 def mean_of(margins: Iterable[UFloat]) -> UFloat:
