@@ -136,6 +136,16 @@ class Requirement(Model):
     why: str
 
 
+class Choice(Model):
+    """The rule by which a search chooses."""
+
+    by: str = Field("gap", description="the metric that is to be best")
+    keep: dict[str, float] = Field(
+        {}, description="metric -> how far below the original's a setting may fall and be chosen"
+    )
+    widen: int = Field(0, ge=0, description="how often a grid may go on beyond an end")
+
+
 class Experiment(Model):
     """One experiment of a profile. The mappings are checked by whoever builds from them."""
 
@@ -169,6 +179,7 @@ class Experiment(Model):
     search: dict[str, dict[str, list[Any]]] = Field(
         {}, description="method -> hyper-parameter -> values to choose from"
     )
+    choose: Choice = Choice()
     tuned: str | None = Field(None, description="the experiment whose search chooses")
     judged_on: Literal["test", "validation"] = "test"
     templates: Literal["idk", "copyright"] | None = Field(

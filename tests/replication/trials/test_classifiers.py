@@ -46,9 +46,9 @@ from unlearn_core.replication.trials.base import Costs, OptimizerSteps, changed
 from unlearn_core.replication.trials.classifiers import (
     ORIGINAL,
     ClassificationTrial,
-    choose,
     trials,
 )
+from unlearn_core.replication.trials.search import choose
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -616,12 +616,20 @@ class TestChoose:
         tuned(tiny)
         project.paper("tiny", tiny)
         run = replication()
-        found = choose(run, "tuning")
+        found = choose(ClassificationTrial, run, "tuning")
         assert found == {"Fine-tune": {"lr": 0.2}, "SSD": {"alpha": 1.0, "lam": 4.0}}
         tried = [("Fine-tune", lr) for lr in (0.1, 0.2, 0.3)] + [("SSD", *s) for s in SETTINGS]
         targets = ("solid cross", "solid ring")
-        assert asked == [(s, t, *what) for s in (100, 7) for t in targets for what in tried]
-        assert choose(run, "tuning") is found
+        assert asked == [(s, t, *what) for what in tried for s in (100, 7) for t in targets]
+        # The mean over both targets is half a point above the gaps of the table.
+        search = run.searches["tuning", "SSD"]
+        assert search.names == ("alpha", "lam")
+        assert search.chosen == (1.0, 4.0)
+        assert dict(zip(search.tried, search.scores, strict=True)) == {
+            at: gap + 0.5 for at, gap in SETTINGS.items()
+        }
+        assert all(search.kept)
+        assert choose(ClassificationTrial, run, "tuning") is found
         assert len(asked) == 28, "the search was done twice"
 
     def test_methods_of_a_tuned_experiment_have_what_was_chosen(
@@ -662,7 +670,7 @@ class TestJudgedOnValidation:
         e |= {"search": {"Fine-tune": {"lr": [0.01, 0.3]}}, "seeds": [3]}
         project.paper("tiny", tiny)
         run = replication(cache)
-        chosen = choose(run, "full_class")
+        chosen = choose(ClassificationTrial, run, "full_class")
         rows = {
             r.key: {k: v.value for k, v in r.metrics.items() if k not in MEASURED} for r in run.rows
         }

@@ -25,6 +25,7 @@ from ...registry import ConfigError, build, describe, did_you_mean
 from ..cache import digest
 from ..records import ORIGINAL, Row, Value, now
 from ..run import Replication
+from .search import choose
 
 __all__ = ["ORIGINAL", "Costs", "OptimizerSteps", "Trial", "changed", "train_config"]
 
@@ -110,8 +111,8 @@ class Trial:
         """Record what must be true of a model that never saw the forget set."""
 
     def chosen(self) -> dict[str, dict[str, Any]]:
-        """The hyper-parameters that a search has chosen: method -> name -> value."""
-        raise ConfigError(f"{self.name}: there is no search for {type(self).__name__}")
+        """The hyper-parameters that the experiment's search chose: method -> name -> value."""
+        return choose(type(self), self.run, self.experiment.tuned)
 
     # --- models -------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -32,7 +31,7 @@ from ..records import Row
 from ..run import Replication
 from .base import ORIGINAL, Trial, train_config
 
-__all__ = ["ORIGINAL", "ClassificationTrial", "choose", "trials"]
+__all__ = ["ORIGINAL", "ClassificationTrial", "trials"]
 
 #: What a model can be trained for, by the name in a profile's ``task``.
 TASKS = {"classification": Classification, "gradient_restriction": GradientRestriction}
@@ -122,9 +121,6 @@ class ClassificationTrial(Trial):
 
     def compare(self, row: Row, retrained: Row) -> dict[str, Estimate]:
         return {"gap": gap_to_retrained(row.metrics, retrained.metrics)}
-
-    def chosen(self) -> dict[str, dict[str, Any]]:
-        return choose(self.run, self.experiment.tuned)
 
     def measure_original(self, *, sides_only: bool = False) -> Row:
         if not sides_only:
@@ -235,27 +231,3 @@ class ClassificationTrial(Trial):
 def trials(run: Replication, prefix: str) -> Iterator[ClassificationTrial]:
     """`ClassificationTrial.each`, under the name that the chapters use."""
     return ClassificationTrial.each(run, prefix)
-
-
-def choose(run: Replication, tuning: str) -> dict[str, dict[str, Any]]:
-    """The hyper-parameters that an experiment's search chooses: method -> name -> value.
-
-    Every value is tried on every seed and target of that experiment; the one with the smallest
-    mean gap to the retrained model wins, the earlier one of equals.
-    """
-    if tuning not in run.shared:
-        search = run.experiment(tuning).search
-        gaps: dict[str, dict[tuple, float]] = {label: {} for label in search}
-        for seed in run.seeds_of(tuning):
-            for target in run.targets(tuning):
-                trial = ClassificationTrial(run, tuning, seed, target)
-                for label, grid in search.items():
-                    for values in itertools.product(*grid.values()):
-                        row = trial.measure_method(label, **dict(zip(grid, values, strict=True)))
-                        gap = row.metrics["gap"].value
-                        gaps[label][values] = gaps[label].get(values, 0.0) + gap
-        run.shared[tuning] = {
-            label: dict(zip(search[label], min(sums, key=sums.get), strict=True))
-            for label, sums in gaps.items()
-        }
-    return run.shared[tuning]
