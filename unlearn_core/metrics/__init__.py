@@ -3,11 +3,13 @@
 from .attacks import relearned_drawing, search_embedding
 from .catalogue import METRICS, VERSION, Estimate, Metric, mean, share
 from .classification import (
+    SideOutputs,
     accuracies_on_test,
     accuracy,
     changed_weights,
     evaluate_classifier,
     gap_to_retrained,
+    outputs_of,
 )
 from .continual import (
     Scores,
@@ -89,6 +91,8 @@ from .tofu import (
 from .zrf import jensen_shannon, zrf, zrf_as_published
 
 __all__ = [
+    "SideOutputs",
+    "outputs_of",
     "vanilla_rouge",
     "truth",
     "score_answers",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +17,12 @@ from .shadow import ShadowAttack
 from .zrf import zrf
 
 __all__ = [
+    "SideOutputs",
     "accuracy",
     "changed_weights",
     "evaluate_classifier",
     "gap_to_retrained",
+    "outputs_of",
     "accuracies_on_test",
 ]
 
@@ -39,21 +43,36 @@ def changed_weights(before: nn.Module, after: nn.Module) -> Estimate:
     return Estimate(100 * changed / total, total)
 
 
+class SideOutputs(NamedTuple):
+    """A classifier's outputs on the three parts of a split."""
+
+    retain: Outputs
+    forget: Outputs
+    test: Outputs
+
+
+def outputs_of(model: nn.Module, split: ForgetSplit) -> SideOutputs:
+    """One forward pass over each part of a split."""
+    return SideOutputs(*(predict(model, d) for d in (split.retain, split.forget, split.test)))
+
+
 def evaluate_classifier(
     model: nn.Module,
     split: ForgetSplit,
     *,
     random_model: nn.Module | None = None,
     shadow: ShadowAttack | None = None,
+    outputs: SideOutputs | None = None,
 ) -> dict[str, Estimate]:
     """The quality metrics of a classifier on a split, from one forward pass over each part.
 
     Which membership attack is measured depends on what is given: with ``random_model``, freshly
     initialised, the entropy attack and ZRF, which compares with that model (the SSD paper's
     metrics); with ``shadow``, a fitted attack, that one (IAU's); else the confidence attack
-    (SalUn's). The latter two come with the mean loss on the forget set.
+    (SalUn's). The latter two come with the mean loss on the forget set. ``outputs`` are those of
+    `outputs_of`, where they are at hand.
     """
-    retain, forget, test = (predict(model, d) for d in (split.retain, split.forget, split.test))
+    retain, forget, test = outputs or outputs_of(model, split)
     out = {
         "retain_accuracy": accuracy(retain.logits, retain.labels),
         "forget_accuracy": accuracy(forget.logits, forget.labels),
@@ -89,9 +108,14 @@ def gap_to_retrained(values: Mapping[str, Estimate], retrained: Mapping[str, Est
     """Mean absolute difference to the retrained model, in points, over four metrics.
 
     These are the retain, forget and test accuracies and the membership attack that was measured.
+    The standard error takes the eight values for independent: they share their images, so it is
+    rather too large.
     """
     attacks = ("entropy_mia", "confidence_mia", "shadow_mia")
     attack = next((n for n in attacks if n in retrained), attacks[0])
     names = ("retain_accuracy", "forget_accuracy", "test_accuracy", attack)
     gaps = [abs(values[n].value - retrained[n].value) for n in names]
-    return Estimate(sum(gaps) / len(gaps))
+    errors = [side[n].stderr for n in names for side in (values, retrained)]
+    known = all(e is not None for e in errors)
+    stderr = math.sqrt(sum(e**2 for e in errors)) / len(names) if known else None
+    return Estimate(sum(gaps) / len(gaps), stderr=stderr)

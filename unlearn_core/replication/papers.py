@@ -180,6 +180,9 @@ class Experiment(Model):
         {}, description="method -> hyper-parameter -> values to choose from"
     )
     choose: Choice = Choice()
+    measure: tuple[str | dict[str, Any], ...] = Field(
+        (), description="the rows, where they are more than the original and the methods"
+    )
     tuned: str | None = Field(None, description="the experiment whose search chooses")
     judged_on: Literal["test", "validation"] = "test"
     templates: Literal["idk", "copyright"] | None = Field(
@@ -242,7 +245,7 @@ class Profile(Model):
 
     @model_validator(mode="after")
     def _originals_are_the_same(self) -> Profile:
-        own = {"title", "methods", "seeds", "originals_of"}
+        own = {"title", "methods", "seeds", "originals_of", "measure"}
         for name, experiment in self.experiments.items():
             if experiment.originals_of is None:
                 continue

@@ -22,6 +22,7 @@ from ...methods.baselines.retrain import retrain_seed
 from ...metrics import VERSION, Cost, Estimate, changed_weights, measure
 from ...models import Checkpoint, Recipe, TrainConfig, default_device
 from ...registry import ConfigError, build, describe, did_you_mean
+from ...seeding import derive_seed
 from ..cache import digest
 from ..records import ORIGINAL, Row, Value, now
 from ..run import Replication
@@ -274,6 +275,26 @@ class Trial:
         if label == oracle:
             self.check_oracle(row)
         return row
+
+    def measure_null(self, again: int = 1) -> Row:
+        """Another retrained model beside the oracle: how far chance alone takes one from the other.
+
+        ``again`` numbers such models; each has a seed of its own.
+        """
+        oracle = self.experiment.oracle
+        if oracle is None:
+            raise ConfigError(f"{self.name}: without an oracle there is nothing to compare with")
+        retrained = self.measure_method(oracle)
+        seed = derive_seed(retrain_seed(self.model_seed), "again", again)
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            model, meta = self.fit(self.split.retain, seed)
+            metrics, detail = self.evaluate(model)
+            return metrics, detail | {"model": meta}
+
+        spec = {"method": describe(self.methods[oracle]), "again": again}
+        row = self.row(f"{oracle}, again", spec, compute, again=again)
+        return self.with_comparison(row, retrained)
 
     def with_comparison(self, row: Row, retrained: Row) -> Row:
         """The row with what compares it with the retrained model, in the place of the one without."""

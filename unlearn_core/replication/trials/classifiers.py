@@ -21,12 +21,14 @@ from ...metrics import (
     evaluate_classifier,
     gap_to_retrained,
     mean,
+    outputs_of,
     relearned_accuracy,
 )
 from ...models import MODELS, Recipe, predict
 from ...registry import ConfigError, build, describe
 from ...seeding import derive_seed
 from ..cache import digest
+from ..outcomes import OUTCOMES, pack
 from ..records import Row
 from ..run import Replication
 from .base import ORIGINAL, Trial, train_config
@@ -108,16 +110,16 @@ class ClassificationTrial(Trial):
         return own
 
     def evaluate(self, model: nn.Module) -> tuple[dict[str, Estimate], dict[str, Any]]:
-        e = self.experiment
-        if e.attack == "entropy":
-            out = evaluate_classifier(model, self.split, random_model=self.random_model)
-        else:
-            shadow = self.shadow if e.attack == "shadow" else None
-            out = evaluate_classifier(model, self.split, shadow=shadow)
+        e, outputs = self.experiment, outputs_of(model, self.split)
+        given: dict[str, Any] = {"random_model": self.random_model} if e.attack == "entropy" else {}
+        if e.attack == "shadow":
+            given = {"shadow": self.shadow}
+        out = evaluate_classifier(model, self.split, outputs=outputs, **given)
         if e.relearn is not None:
             probe = relearned_accuracy(model, self.split, self.seed, **e.relearn)
             out["relearned_accuracy"] = probe
-        return out, {}
+        right = {k: (o.logits.argmax(1) == o.labels) for k, o in outputs._asdict().items()}
+        return out, {OUTCOMES: {k: pack(v.cpu().numpy()) for k, v in right.items()}}
 
     def compare(self, row: Row, retrained: Row) -> dict[str, Estimate]:
         return {"gap": gap_to_retrained(row.metrics, retrained.metrics)}

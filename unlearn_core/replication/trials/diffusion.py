@@ -60,6 +60,7 @@ from ...models import DIFFUSION_MODELS, MODELS, Diffusion, Recipe, TextCondition
 from ...registry import build, describe
 from ...seeding import derive_seed, generator
 from ..cache import digest
+from ..papers import Experiment
 from ..records import Row
 from ..run import Replication
 from .base import ORIGINAL, Trial, train_config
@@ -74,6 +75,7 @@ __all__ = [
     "PretrainedPromptSetTrial",
     "Prompt",
     "PromptSetTrial",
+    "erasing_kind",
     "erasing_trials",
 ]
 
@@ -792,23 +794,26 @@ class LabelledErasingTrial(PretrainedErasingTrial):
         return [p for p in super().prompts if p.group in ("erased", "kept")]
 
 
+def erasing_kind(e: Experiment) -> type[ErasingTrial]:
+    """The trial that an experiment goes through."""
+    if e.model["use"] == "class_to_image":
+        return ClassErasingTrial
+    if e.select:
+        return PromptSetTrial if e.train else PretrainedPromptSetTrial
+    if e.data["use"] == "imagenette":
+        return LabelledErasingTrial
+    if "group" in e.forget:
+        return NamesTrial
+    if e.train:
+        return ErasingTrial
+    asked = {"prompts": ExplicitTrial, "captions": CocoTrial}
+    return next((v for k, v in asked.items() if k in e.ask), PretrainedErasingTrial)
+
+
 def erasing_trials(run: Replication, prefix: str) -> Iterator[ErasingTrial]:
     """Every experiment whose name begins with ``prefix``, on each of its seeds and targets."""
     for name in run.experiments(prefix):
-        e = run.experiment(name)
-        kind = ErasingTrial
-        if e.model["use"] == "class_to_image":
-            kind = ClassErasingTrial
-        elif e.select:
-            kind = PromptSetTrial if e.train else PretrainedPromptSetTrial
-        elif e.data["use"] == "imagenette":
-            kind = LabelledErasingTrial
-        elif "group" in e.forget:
-            kind = NamesTrial
-        elif not e.train:
-            asked = {"prompts": ExplicitTrial, "captions": CocoTrial}
-            kind = next((v for k, v in asked.items() if k in e.ask), PretrainedErasingTrial)
-        yield from kind.each(run, name)
+        yield from erasing_kind(run.experiment(name)).each(run, name)
 
 
 def picture(images: Tensor) -> str:

@@ -48,11 +48,19 @@ from ...models import (
 from ...registry import build, describe
 from ...seeding import derive_seed
 from ..cache import digest
+from ..papers import Experiment
 from ..records import Row
 from ..run import Replication
 from .base import Trial, train_config
 
-__all__ = ["JUDGE", "BenchmarkTrial", "SafetyTrial", "safety_trials", "shown_positions"]
+__all__ = [
+    "JUDGE",
+    "BenchmarkTrial",
+    "SafetyTrial",
+    "safety_kind",
+    "safety_trials",
+    "shown_positions",
+]
 
 #: The method column's word for who judges.
 JUDGE = "Judge"
@@ -389,8 +397,12 @@ def shown_positions(asked: VisualSet) -> list[int]:
     return evenly_spaced(len(asked), SHOWN).tolist()
 
 
+def safety_kind(e: Experiment) -> type[SafetyTrial]:
+    """The trial that an experiment goes through."""
+    return SafetyTrial if e.data["use"] == "restricted_symbols" else BenchmarkTrial
+
+
 def safety_trials(run: Replication, prefix: str) -> Iterator[SafetyTrial]:
     """Every experiment whose name begins with ``prefix``, on each of its seeds and targets."""
     for name in run.experiments(prefix):
-        symbols = run.experiment(name).data["use"] == "restricted_symbols"
-        yield from (SafetyTrial if symbols else BenchmarkTrial).each(run, name)
+        yield from safety_kind(run.experiment(name)).each(run, name)

@@ -1,0 +1,147 @@
+"""What a run measures: rows declared in the YAML, listed before they are made, made in one line.
+
+An experiment's ``measure`` names what is measured, in order: the name of a ``measure_...`` method of
+the modality's trial, and of what::
+
+    measure:
+      - original
+      - methods                                        # every method of the experiment
+      - method: SalUn                                  # one of them, with other hyper-parameters:
+        keep: [0.1, 0.5]                               # lists are a grid
+        mask: [saliency, random]
+      - {relearning: [Original, SalUn], seeds: [0]}    # on some of the seeds only
+
+Without it an experiment with a search is made of its search, and any other one of its original and
+its methods. `plan` lists the rows and what each needs; `make` makes those of a section.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...data import BOOKS
+from ...models import DIFFUSION_MODELS, LANGUAGE_MODELS, MODELS, MULTIMODAL_MODELS
+from ...registry import ConfigError, did_you_mean
+from ..papers import Experiment
+from ..run import Replication
+from .base import Trial
+from .books import CompletionTrial
+from .classifiers import ClassificationTrial
+from .continual import ContinualTrial
+from .diffusion import erasing_kind
+from .language import AnsweringTrial
+from .safety import safety_kind
+from .search import choose
+
+__all__ = ["Planned", "kind_of", "make", "plan", "trials"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A row that is to be made (a search may go on with more, and some measures make several)."""
+
+    experiment: str
+    seed: int
+    target: Any
+    measure: str
+    label: str | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        what = [self.measure, *([self.label] if self.label else [])]
+        what += [f"{k} = {v}" for k, v in self.changes.items()]
+        return f"{self.experiment} / {self.target} / seed {self.seed}: {', '.join(what)}"
+
+
+def kind_of(experiment: Experiment) -> type[Trial]:
+    """The trial that an experiment goes through: what its model is decides.
+
+    Raises
+    ------
+    ConfigError
+        The model is unknown.
+    """
+    model = experiment.model.get("use")
+    if model in MODELS:
+        return ClassificationTrial
+    if model in LANGUAGE_MODELS:
+        return CompletionTrial if experiment.data.get("use") in BOOKS else AnsweringTrial
+    if model in DIFFUSION_MODELS:
+        return erasing_kind(experiment)
+    if model in MULTIMODAL_MODELS:
+        return ContinualTrial if "order" in experiment.forget else safety_kind(experiment)
+    known = [*MODELS, *LANGUAGE_MODELS, *DIFFUSION_MODELS, *MULTIMODAL_MODELS]
+    raise ConfigError(f"unknown model {model!r}; {did_you_mean(str(model), known)}")
+
+
+def trials(run: Replication, prefix: str = "") -> Iterator[Trial]:
+    """Every experiment whose name begins with ``prefix``, on each of its seeds and targets."""
+    for name in run.experiments(prefix):
+        yield from kind_of(run.experiment(name)).each(run, name)
+
+
+def plan(run: Replication, prefix: str = "") -> list[Planned]:
+    """The rows of every experiment whose name begins with ``prefix``, in the order of making."""
+    return [row for trial in trials(run, prefix) for row in _of(trial)]
+
+
+def make(run: Replication, *prefixes: str) -> None:
+    """Make the rows of these experiments, or take them from the cache; those of all where none is named."""
+    for prefix in prefixes or ("",):
+        for trial in trials(run, prefix):
+            for row in _of(trial):
+                if row.measure == "search":
+                    choose(type(trial), run, trial.name)
+                elif row.label is None:
+                    getattr(trial, f"measure_{row.measure}")(**row.changes)
+                else:
+                    getattr(trial, f"measure_{row.measure}")(row.label, **row.changes)
+
+
+def _of(trial: Trial) -> Iterator[Planned]:
+    """The rows of one trial."""
+    e = trial.experiment
+    entries = e.measure or (("search",) if e.search else ("original", "methods"))
+    for entry in entries:
+        whole = {entry: None} if isinstance(entry, str) else dict(entry)
+        if whole == {"methods": None}:
+            whole = {"method": list(e.methods)}
+        seeds = whole.pop("seeds", None)
+        if seeds is not None and trial.seed not in seeds:
+            continue
+        (measure, labels), *grid = whole.items()
+        if measure == "search":
+            yield from _search(trial)
+            continue
+        if not hasattr(trial, f"measure_{measure}"):
+            known = [m.removeprefix("measure_") for m in dir(trial) if m.startswith("measure_")]
+            raise ConfigError(
+                f"{trial.name}: nothing is called measure_{measure}; {did_you_mean(measure, known)}"
+            )
+        names = [k for k, _ in grid]
+        values = [v if isinstance(v, list) else [v] for _, v in grid]
+        for label in labels if isinstance(labels, list) else [labels]:
+            for at in itertools.product(*values):
+                changes = dict(zip(names, at, strict=True))
+                yield _planned(trial, measure, label, changes)
+
+
+def _planned(trial: Trial, measure: str, label: str | None, changes: dict[str, Any]) -> Planned:
+    e = trial.experiment
+    needs = [] if measure == "original" and not e.oracle else ["original"]
+    if e.oracle and label != e.oracle:
+        needs.append("retrained")
+    if e.tuned and label is not None:
+        needs.append(f"search {e.tuned}")
+    return Planned(trial.name, trial.seed, trial.target, measure, label, changes, tuple(needs))
+
+
+def _search(trial: Trial) -> Iterator[Planned]:
+    """What a search tries at first."""
+    for label, grid in trial.experiment.search.items():
+        for at in itertools.product(*grid.values()):
+            yield _planned(trial, "method", label, dict(zip(grid, at, strict=True)))
