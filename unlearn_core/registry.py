@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, get_type_hints
 
-__all__ = ["ADDED", "ConfigError", "build", "describe", "did_you_mean"]
+__all__ = ["ADDED", "ConfigError", "bind", "brief", "build", "describe", "did_you_mean"]
 
 #: Metadata of a field that came later: `describe` leaves it out while it has its default, so
 #: that what was described before keeps its identity, and its cached results.
 ADDED = {"added": True}
+
+#: Characters of a value that an error message repeats.
+LONGEST = 60
 
 
 class ConfigError(ValueError):
     """A configuration that names something that is not there, or lacks something that must be."""
 
 
-def did_you_mean(name: str, known: Mapping[str, Any] | list[str]) -> str:
+def brief(value: object) -> str:
+    """A value as it stands in error messages: not longer than a line."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The tail of an error message: the close names, or else all of them."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+    known = sorted(known)
+    close = difflib.get_close_matches(str(name)[:LONGEST], known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
 def build(
@@ -40,27 +51,96 @@ def build(
     Raises
     ------
     ConfigError
-        An unknown name, an unknown argument, or a missing one.
+        An unknown name; an unknown argument, a missing one or one of a wrong type; a value that
+        the class or function itself refuses.
     """
-    arguments = dict(spec)
-    name = arguments.pop("use", None)
-    if name is None:
-        raise ConfigError(f"{what}: the key 'use' is missing in {dict(spec)}")
-    if name not in table:
-        raise ConfigError(f"unknown {what} {name!r}; {did_you_mean(str(name), table)}")
-    target = table[name]
-    parameters = inspect.signature(target).parameters
-    for key in arguments:
-        if key not in parameters or key in given:
-            raise ConfigError(
-                f"{what} {name!r} has no argument {key!r}; {did_you_mean(key, list(parameters))}"
-            )
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
-    arguments |= {k: v for k, v in given.items() if k in parameters}
+    target, arguments = named(table, spec, what)
+    words = f"{what} {spec['use']!r}"
+    arguments = bind(target, arguments, words, **given)
     try:
         return target(**arguments)
+    except ConfigError:
+        raise  # of something inside, which it names
+    except ValueError as error:
+        raise ConfigError(f"{words}: {error}") from error
+
+
+def named(
+    table: Mapping[str, Callable[..., Any]], spec: Mapping[str, Any], what: str
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What ``spec["use"]`` names, and the rest of ``spec``.
+
+    Raises
+    ------
+    ConfigError
+        ``spec`` is no mapping, says no ``use``, or an unknown one.
+    """
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"{what}: must be a mapping with the key 'use', not {brief(spec)}")
+    if "use" not in spec:
+        raise ConfigError(f"{what}: the key 'use' is missing in {brief(dict(spec))}")
+    name = spec["use"]
+    if not isinstance(name, str):
+        raise ConfigError(f"{what}: 'use' must be a name, not {brief(name)}")
+    if name not in table:
+        raise ConfigError(f"unknown {what} {brief(name)}; {did_you_mean(name, table)}")
+    return table[name], {k: v for k, v in spec.items() if k != "use"}
+
+
+def bind(
+    target: Callable[..., Any], arguments: Mapping[str, Any], what: str, **given: Any
+) -> dict[str, Any]:
+    """The arguments of a call of ``target``, checked against its signature and its type hints.
+
+    It is not called. ``given`` are arguments that the caller has at hand, as for `build`.
+
+    Raises
+    ------
+    ConfigError
+        An unknown argument, a missing one, or one of another type than is declared.
+    """
+    signature = inspect.signature(target)
+    known = [k for k in signature.parameters if k not in given]
+    for key in arguments:
+        if key not in known:
+            raise ConfigError(f"{what} has no argument {brief(key)}; {did_you_mean(key, known)}")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
+    for key, value in values.items():
+        if error := _mistyped(target, key, value):
+            raise ConfigError(f"{what}: {key}: {error}, not {brief(arguments[key])}")
+    values |= {k: v for k, v in given.items() if k in signature.parameters}
+    try:
+        signature.bind(**values)
     except TypeError as error:
-        raise ConfigError(f"{what} {name!r}: {error}") from error
+        raise ConfigError(f"{what}: {error}") from error
+    return values
+
+
+def _mistyped(target: Callable[..., Any], argument: str, value: Any) -> str | None:
+    """What is wrong with the type of an argument's value, in pydantic's words."""
+    from pydantic import ValidationError
+
+    adapter = _adapter(target, argument)
+    if adapter is None:
+        return None
+    try:
+        adapter.validate_python((value,))
+    except ValidationError as error:
+        return error.errors()[0]["msg"]
+    return None
+
+
+@functools.cache
+def _adapter(target: Callable[..., Any], argument: str) -> Any:
+    """Pydantic's validator of one argument; None where it has no type hint."""
+    from pydantic import ConfigDict, TypeAdapter
+
+    hints = get_type_hints(target)
+    if argument not in hints:
+        return None
+    # Inside a tuple: of a dataclass's own validator the settings could not be changed.
+    strictly = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+    return TypeAdapter(tuple[hints[argument]], config=strictly)  # type: ignore[misc]
 
 
 def describe(value: Any) -> Any:

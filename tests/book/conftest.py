@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup
 
-from unlearn_core.replication.papers import load_paper
+from unlearn_core.replication.papers import PROFILES, load_paper
 from unlearn_core.replication.records import Record, Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +50,7 @@ def editions_of(slug: str) -> list[Edition]:
     """
     found: list[Edition] = []
     for whose, folder in (("published", ROOT / "book" / "published"), ("own", ROOT / "build")):
-        for profile in ("paper", "laptop", "ci"):
+        for profile in PROFILES[::-1]:
             notebook = folder / profile / f"{slug}.ipynb"
             if notebook.exists() and notebook.with_suffix(".json").exists():
                 page = f"runs/{slug}_{profile}_{whose}.html" if found else f"papers/{slug}.html"

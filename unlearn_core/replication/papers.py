@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..methods import CONTINUAL, METHODS
-from ..methods.worst_case import SELECTORS
-from ..methods.worst_prompts import PROMPT_SELECTORS
-from ..models import TrainConfig
-from ..registry import ConfigError, did_you_mean
+from ..registry import ConfigError, brief, did_you_mean
+from .strict_yaml import read_yaml
 
 __all__ = [
+    "PROFILES",
     "Claim",
     "Deviation",
     "Experiment",
@@ -32,8 +31,48 @@ __all__ = [
 ]
 
 
+ProfileName = Literal["ci", "laptop", "workstation", "paper"]
+
+#: The profiles, smallest to largest.
+PROFILES: tuple[ProfileName, ...] = get_args(ProfileName)
+
+
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _once(values: Any) -> Any:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ValueError(f"{brief(value)} comes twice")
+    return values
+
+
+def _scalars(values: list[Any]) -> list[Any]:
+    for value in values:
+        if not isinstance(value, bool | int | float | str):
+            raise ValueError(f"{brief(value)} is neither text nor a number")
+    return values
+
+
+def _request(wanted: Any) -> Any:
+    values = wanted if isinstance(wanted, list) else [wanted]
+    if not values:
+        raise ValueError("names nothing")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError(f"{brief(value)} is neither text nor a number")
+    return wanted
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seeds = Annotated[tuple[Seed, ...], AfterValidator(_once)]
+
+#: Values of a sweep or a search.
+Values = Annotated[list[Any], Field(min_length=1), AfterValidator(_scalars), AfterValidator(_once)]
+
+#: What is to be forgotten, one thing after the other: names, or numbers of things.
+Requests = Annotated[Any, AfterValidator(_request)]
 
 
 class Code(Model):
@@ -66,7 +105,7 @@ class Target(Model):
     method: str
     metric: str
     value: float
-    spread: float | None = None
+    spread: float | None = Field(None, ge=0)
     kind: Literal["read", "read second-hand", "independent"]
     source: str
 
@@ -153,13 +192,13 @@ class Experiment(Model):
     data: dict[str, Any]
     model: dict[str, Any]
     train: dict[str, Any] = Field({}, description="nothing of a model that was trained elsewhere")
-    forget: dict[str, Any]
+    forget: dict[str, Requests] = Field(min_length=1, max_length=1)
     methods: dict[str, dict[str, Any]] = {}
     oracle: str | None = None
-    grid: dict[str, list[Any]] = {}
+    grid: dict[str, Values] = Field({}, description="values that the notebook loops over")
     requires: Requirement | None = None
-    seeds: tuple[int, ...] = Field((), description="instead of the profile's")
-    original_seed: int | None = Field(
+    seeds: Seeds = Field((), description="instead of the profile's")
+    original_seed: Seed | None = Field(
         None, description="all seeds share the original and the retrained model of this one"
     )
     originals_of: str | None = Field(
@@ -176,7 +215,7 @@ class Experiment(Model):
     select: dict[str, dict[str, Any]] = Field(
         {}, description="how the forget sets that 'chosen' names are chosen"
     )
-    search: dict[str, dict[str, list[Any]]] = Field(
+    search: dict[str, dict[str, Values]] = Field(
         {}, description="method -> hyper-parameter -> values to choose from"
     )
     choose: Choice = Choice()
@@ -212,22 +251,24 @@ class Experiment(Model):
         unknown = set(self.search) - set(self.methods)
         if unknown:
             raise ValueError(f"a search for unknown methods {sorted(unknown)}")
-        chosen = self.forget.get("chosen", [])
-        if set(chosen) - set(self.select):
-            raise ValueError(f"forget chooses {chosen}, select knows {sorted(self.select)}")
+        if "chosen" in self.forget:
+            chosen = self.forget["chosen"]
+            chosen = chosen if isinstance(chosen, list) else [chosen]
+            if set(chosen) - set(self.select):
+                raise ValueError(f"forget chooses {chosen}, select knows {sorted(self.select)}")
         return self
 
 
 class Rehearsal(Model):
     """What a rehearsal of a profile shrinks, beside ending every training after two steps."""
 
-    seeds: tuple[int, ...] = ()
-    targets: int | None = Field(None, description="how many of the things that a list names")
+    seeds: Seeds = ()
+    targets: int | None = Field(None, ge=1, description="how many of the things that a list names")
     train: dict[str, Any] = Field({}, description="merged into every experiment's training")
     data: dict[str, dict[str, Any]] = Field({}, description='by what "use" names')
     models: dict[str, dict[str, Any]] = Field({}, description='by what "use" names')
     methods: dict[str, dict[str, Any]] = Field({}, description='by what "use" names')
-    grid: dict[str, list[Any]] = {}
+    grid: dict[str, Values] = {}
     ask: dict[str, Any] = {}
 
 
@@ -236,10 +277,10 @@ class Profile(Model):
 
     purpose: str
     shrunk: str
-    minutes: float
-    memory_gb: float
+    minutes: float = Field(gt=0)
+    memory_gb: float = Field(gt=0)
     hardware: str
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: Seeds = Field(min_length=1)
     experiments: dict[str, Experiment] = Field(min_length=1)
     rehearsal: Rehearsal = Rehearsal()
 
@@ -285,7 +326,7 @@ class Notes(Model):
 
 class PaperFile(Model):
     paper: Paper
-    profiles: dict[Literal["ci", "laptop", "paper"], Profile]
+    profiles: dict[ProfileName, Profile] = Field(min_length=1)
     claims: dict[str, Claim]
     preconditions: dict[str, str] = Field({}, description="name -> what is presupposed, in words")
     targets: tuple[Target, ...] = ()
@@ -333,13 +374,38 @@ def known_papers() -> list[str]:
 def paper_sources(slug: str) -> list[Path]:
     """The notebook, its YAML and the shared experiments that it includes."""
     folder = project_root() / "notebooks"
-    plain = yaml.safe_load((folder / f"{slug}.yaml").read_text())
-    shared = {name: None for p in plain["profiles"].values() for name in p.get("include", {})}
+    name = f"notebooks/{slug}.yaml"
+    profiles = _mapping(read_yaml(folder / f"{slug}.yaml", name).get("profiles"), name, "profiles")
+    shared = {
+        file: None
+        for profile, plain in profiles.items()
+        for file in _includes(plain, name, f"profiles.{profile}")
+    }
     own = [folder / f"{slug}.{suffix}" for suffix in ("ipynb", "yaml")]
-    return own + [folder / "shared" / f"{name}.yaml" for name in shared]
+    return own + [folder / "shared" / f"{file}.yaml" for file in shared]
 
 
-def _experiments(profile: str, plain: dict[str, Any]) -> dict[str, Any]:
+def _mapping(value: Any, file: str, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{file}: {place}: must be a mapping of names, not {brief(value)}")
+    return value
+
+
+def _includes(profile: Any, file: str, place: str) -> dict[str, list[str]]:
+    """Shared file -> the experiments that a profile includes from it."""
+    found = _mapping(profile, file, place).get("include", {})
+    place = f"{place}.include"
+    for shared, names in _mapping(found, file, place).items():
+        if not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+            raise ConfigError(
+                f"{file}: {place}.{shared}: must be a list of experiments, not {brief(names)}"
+            )
+    return found
+
+
+def _experiments(
+    profile: str, plain: dict[str, Any], file: str, read: Callable[[Path, str], dict[str, Any]]
+) -> dict[str, Any]:
     """A profile's experiments: those it includes from ``notebooks/shared``, then its own.
 
     An experiment that is ``like`` an earlier one, or one in a file that is included from, takes
@@ -347,43 +413,86 @@ def _experiments(profile: str, plain: dict[str, Any]) -> dict[str, Any]:
     """
     known: dict[str, Any] = {}
     models: dict[str, Any] = {}
-    for file, names in plain.pop("include", {}).items():
-        path = project_root() / "notebooks" / "shared" / f"{file}.yaml"
-        if not path.exists():
-            raise ConfigError(f"{profile} includes {file!r}, but there is no {path.name}")
-        shared = yaml.safe_load(path.read_text()).get(profile, {})
+    place = f"profiles.{profile}"
+    folder = project_root() / "notebooks" / "shared"
+    for shared, names in _includes(plain, file, place).items():
+        files = {f.stem: f for f in folder.glob("*.yaml")}
+        if shared not in files:
+            raise ConfigError(
+                f"{file}: {place}.include: there is no shared/{shared}.yaml; "
+                f"{did_you_mean(shared, files)}"
+            )
+        source = f"notebooks/shared/{shared}.yaml"
+        every = read(files[shared], source)
+        if unknown := [name for name in every if name not in PROFILES]:
+            raise ConfigError(
+                f"{source}: unknown profile {brief(unknown[0])}; {did_you_mean(unknown[0], PROFILES)}"
+            )
+        found = _mapping(every.get(profile, {}), source, profile)
         for name in names:
-            if name not in shared:
-                raise ConfigError(f"shared/{path.name}, {profile}: {did_you_mean(name, shared)}")
-            known[name] = shared[name]
-        models |= shared
-    for name, own in plain.get("experiments", {}).items():
-        like = own.pop("like", None)
-        if like is not None and like not in models:
-            raise ConfigError(f"{name} is like {like!r}; {did_you_mean(like, models)}")
-        known[name] = models[name] = {**models.get(like, {}), **own}
+            if name not in found:
+                raise ConfigError(
+                    f"{file}: {place}.include: {source} has no {profile} experiment {brief(name)}; "
+                    f"{did_you_mean(name, found)}"
+                )
+            known[name] = _mapping(found[name], source, f"{profile}.{name}")
+        models |= found
+    own = _mapping(plain.get("experiments", {}), file, f"{place}.experiments")
+    for name, says in own.items():
+        here = f"{place}.experiments.{name}"
+        says = dict(_mapping(says, file, here))
+        if "like" in says:
+            like = says.pop("like")
+            if not isinstance(like, str) or like not in models:
+                raise ConfigError(
+                    f"{file}: {here} is like {brief(like)}, which is no experiment before it; "
+                    f"{did_you_mean(like, models)}"
+                )
+            says = {**_mapping(models[like], file, f"{here}, like {like}"), **says}
+        known[name] = models[name] = says
     return known
 
 
 def load_paper(slug: str) -> PaperFile:
     """Read and validate ``notebooks/<slug>.yaml``.
 
+    What its experiments name (data, models, methods and their arguments) is not looked up: that is
+    what `trials.check` does.
+
     Raises
     ------
     ConfigError
-        An unknown paper, an unknown key, a value of the wrong type.
+        An unknown paper; a file that is no such YAML; an unknown key, a value of the wrong type. It
+        names the file, and the place in it.
     """
     if slug not in known_papers():
-        raise ConfigError(f"unknown paper {slug!r}; {did_you_mean(slug, known_papers())}")
-    file = project_root() / "notebooks" / f"{slug}.yaml"
+        raise ConfigError(f"unknown paper {brief(slug)}; {did_you_mean(slug, known_papers())}")
+    name = f"notebooks/{slug}.yaml"
+    plain = read_yaml(project_root() / "notebooks" / f"{slug}.yaml", name)
+    read = functools.cache(read_yaml)  # several profiles include the same files
+    if "profiles" in plain:
+        profiles = _mapping(plain["profiles"], name, "profiles")
+        plain["profiles"] = {
+            profile: {
+                k: v
+                for k, v in _mapping(says, name, f"profiles.{profile}").items()
+                if k != "include"
+            }
+            | {"experiments": _experiments(profile, says, name, read)}
+            for profile, says in profiles.items()
+        }
     try:
-        plain = yaml.safe_load(file.read_text())
-        for name, profile in plain["profiles"].items():
-            profile["experiments"] = _experiments(name, profile)
-        return PaperFile.model_validate(plain)
+        # JSON, as only there "strict" takes a list for a tuple, and neither "5" nor true for a number.
+        return PaperFile.model_validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"notebooks/{file.name}: " + "; ".join(lines)) from error
+        raise ConfigError(f"{name}: {_words(error)}") from error
+
+
+def _words(error: ValidationError) -> str:
+    """What pydantic found wrong, place by place; the first few."""
+    lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+    return "; ".join(lines[:5]) + more
 
 
 #: Optimizer steps of a training in a rehearsal: the second one meets the first one's state.
@@ -392,6 +501,12 @@ REHEARSAL_STEPS = 2
 
 def _few_steps(value: Any) -> Any:
     """Every training configuration, the default one of a method too, ends after two steps."""
+    # Imported here: whoever only lists papers needs no PyTorch.
+    from ..methods import CONTINUAL, METHODS
+    from ..methods.worst_case import SELECTORS
+    from ..methods.worst_prompts import PROMPT_SELECTORS
+    from ..models import TrainConfig
+
     if isinstance(value, TrainConfig):
         value = dataclasses.asdict(value)
     if not isinstance(value, dict):

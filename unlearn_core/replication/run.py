@@ -55,7 +55,7 @@ class Replication:
     Parameters
     ----------
     paper : slug of the notebook and its YAML
-    profile : "ci", "laptop" or "paper"
+    profile : one of `PROFILES`
     out : folder for the record, relative to the project's root
 
     Environment

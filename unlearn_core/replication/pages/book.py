@@ -26,7 +26,7 @@ import yaml
 
 from ...metrics import METRICS
 from ...registry import ConfigError
-from ..papers import PaperFile, known_papers, load_paper, paper_sources, project_root
+from ..papers import PROFILES, PaperFile, known_papers, load_paper, paper_sources, project_root
 from ..records import Record
 from ..run import source_hash
 from . import tables
@@ -36,9 +36,6 @@ __all__ = ["Chapter", "assemble", "build_book"]
 
 #: The pages on which all methods of a modality meet.
 GROUNDS = ("common_ground", "language_ground", "erasure_ground")
-
-#: Smallest to largest; a chapter shows the largest that was published.
-PROFILES = ("ci", "laptop", "paper")
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Edition:
 
 @dataclass(frozen=True)
 class Chapter:
-    """A paper, the edition that its chapter shows, and the others."""
+    """A paper, the edition that its chapter shows (of the largest published profile), and the others."""
 
     slug: str
     file: PaperFile
