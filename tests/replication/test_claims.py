@@ -120,6 +120,20 @@ class TestJudge:
         assert found.reason == (
             "what it presupposes is not so: the network memorises (seed 3: train 93 %)"
         )
+        assert [(p.seed, p.holds, p.found) for p in found.presupposes] == [
+            (0, True, "train 90 %"),
+            (3, False, "train 93 %"),
+        ]
+
+    def test_what_it_presupposes_is_kept_where_it_is_so(self) -> None:
+        """Fails where a reader is told of a precondition only when it is broken."""
+        needs = {"the network memorises": lambda rows, seed: Check(True, f"train {99 + seed} %")}
+        found, _ = judge("C1", margins(1.0, 2.0), EMPTY, (0, 1), preconditions=needs)
+        assert found.verdict == "holds"
+        assert {(p.name, p.found) for p in found.presupposes} == {
+            ("the network memorises", "train 99 %"),
+            ("the network memorises", "train 100 %"),
+        }
 
     def test_a_setting_at_an_edge_is_not_tested(self, make_row: MakeRow) -> None:
         rows = Rows([make_row(zrf=2.0)])

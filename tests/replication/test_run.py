@@ -355,6 +355,24 @@ class TestClaims:
         assert run.verdicts["C1"].verdict == "not tested"
         assert run.verdicts["C1"].margins == {}
 
+    def test_our_number_stands_with_the_verdict_and_is_no_part_of_the_rule(
+        self, run: Replication, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        """Fails where words about a number make a rule another one, or where they are asked of rows
+        that a smaller size does not have."""
+        with pytest.raises(ConfigError, match="no claim 'C1' was judged yet"):
+            run.ours("C1")
+        run.claim("C1")(always(1.0))
+        before = run.verdicts["C1"]
+        run.ours("C1")(lambda rows: "7.5 points")
+        assert run.verdicts["C1"] == before.model_copy(update={"ours": "7.5 points"})
+        tiny["claims"]["C1"]["judged_at"] = []
+        project.paper("tiny", tiny)
+        run = replication()
+        run.claim("C1")(always(1.0))
+        run.ours("C1")(lambda rows: str(rows.value("full_class", "SSD", "zrf", 0)))
+        assert run.verdicts["C1"].ours == ""
+
     def test_unknown_claim(self, run: Replication) -> None:
         with pytest.raises(ConfigError, match="unknown claim 'C2'; known: C1"):
             run.claim("C2")

@@ -25,7 +25,7 @@ import numpy as np
 from scipy import stats
 from uncertainties import UFloat, nominal_value, std_dev
 
-from .records import Margin, Rows, Verdict, with_error
+from .records import Margin, Presupposed, Rows, Verdict, with_error
 
 __all__ = [
     "Check",
@@ -180,15 +180,20 @@ def judge(
     if not seeds:
         return untested("not judged at this size"), set()
     with rows.reading() as read:
-        for name, holds in (preconditions or {}).items():
-            for seed in seeds:
-                check = holds(rows, seed)
-                if not check.holds:
-                    found = f"{name} (seed {seed}: {check.found})"
-                    return untested(f"what it presupposes is not so: {found}", rows=len(read)), read
+        checks = tuple(
+            Presupposed(name=name, seed=seed, holds=check.holds, found=check.found)
+            for name, holds in (preconditions or {}).items()
+            for seed in seeds
+            for check in (holds(rows, seed),)
+        )
+        if wrong := [c for c in checks if not c.holds]:
+            found = f"{wrong[0].name} (seed {wrong[0].seed}: {wrong[0].found})"
+            reason = f"what it presupposes is not so: {found}"
+            return untested(reason, presupposes=checks, rows=len(read)), read
         margins = {seed: _margin(key, seed, rule(rows, seed)) for seed in seeds}
     word, mean, stderr = verdict_of(margins)
     known = {"margins": margins, "mean": mean, "stderr": stderr, "rows": len(read)}
+    known["presupposes"] = checks
     if reason := unsettled(read):
         return untested(reason, **known), read
     if word == "not tested":

@@ -29,6 +29,7 @@ __all__ = [
     "Invariant",
     "Margin",
     "MissingRowError",
+    "Presupposed",
     "Provenance",
     "Record",
     "Row",
@@ -105,8 +106,20 @@ class Margin(Model):
     stderr: float | None = None
 
 
+class Presupposed(Model):
+    """What a claim presupposes, whether it is so on one seed, and what was found, in words."""
+
+    name: str
+    seed: int
+    holds: bool
+    found: str
+
+
 class Verdict(Model):
-    """What a claim's rule says of the rows; `unlearn_core.replication.claims` has the arithmetic."""
+    """What a claim's rule says of the rows; `unlearn_core.replication.claims` has the arithmetic.
+
+    ``ours`` is our number in words, as the claim's ``paper_value`` is the paper's.
+    """
 
     claim: str
     verdict: Literal["holds", "tie", "fails", "holds in part", "not tested"]
@@ -114,6 +127,8 @@ class Verdict(Model):
     mean: float | None = None
     stderr: float | None = None
     reason: str = ""
+    presupposes: tuple[Presupposed, ...] = ()
+    ours: str = ""
     rule: str = ""
     rows: int = 0
     age: Literal["older", "younger", "unknown"] = "unknown"

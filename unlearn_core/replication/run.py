@@ -300,6 +300,22 @@ class Replication:
 
         return judged
 
+    def ours(self, key: str) -> Callable[[Callable[[Rows], str]], Callable[[Rows], str]]:
+        """Decorator: our number for the claim ``key``, in words, as its ``paper_value`` is the paper's.
+
+        It stands after the claim's rule and is no part of it; it is asked where the claim is judged.
+        """
+        if key not in self.verdicts:
+            raise ConfigError(f"no claim {key!r} was judged yet")
+
+        def said(number: Callable[[Rows], str]) -> Callable[[Rows], str]:
+            if self.profile_name in self.file.claims[key].judged_at:
+                found = {"ours": number(self.rows)}
+                self.verdicts[key] = self.verdicts[key].model_copy(update=found)
+            return number
+
+        return said
+
     @property
     def _notebook(self) -> str:
         return f"notebooks/{self.slug}.ipynb"
