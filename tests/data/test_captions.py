@@ -341,15 +341,24 @@ def test_imagenette(tmp_path: Path) -> None:
 
 
 def test_prompts_of_i2p(hub: Path) -> None:
-    """Fails where a comma inside quotation marks cuts a prompt, or an empty one is kept."""
+    """Fails where a comma inside quotation marks cuts a prompt, an empty one is kept, or a word that
+    pandas takes for a missing value isn't."""
     with pytest.raises(MissingSourceError, match="AIML-TUDA/i2p was not found"):
         i2p_prompts()
     folder = hub / "AIML-TUDA" / "i2p"
     folder.mkdir(parents=True)
-    (folder / "a.csv").write_text('categories,prompt\nx,"one, two"\ny,\nz,three\n')
+    (folder / "a.csv").write_text(
+        'categories,prompt\nx,"one, two"\ny,\nz,null\nz,"three ""é""\nand"\n', encoding="utf-8"
+    )
     prompts, source = i2p_prompts()
-    assert prompts == ("one, two", "three")
+    assert prompts == ("one, two", "null", 'three "é"\nand')
     assert source.id == "AIML-TUDA/i2p"
     (folder / "a.csv").write_text("text\nx\n")
-    with pytest.raises(ValueError, match="no file has a column 'prompt'"):
+    with pytest.raises(ValueError, match=r"a\.csv has no column 'prompt'"):
+        i2p_prompts()
+    (folder / "a.csv").write_text("prompt\n\n")
+    with pytest.raises(ValueError, match=r"nothing stands in the column 'prompt' of a\.csv"):
+        i2p_prompts()
+    (folder / "b.csv").write_text("prompt\none\n")
+    with pytest.raises(ValueError, match=r"a\.csv and b\.csv are both there"):
         i2p_prompts()

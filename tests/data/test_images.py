@@ -530,12 +530,32 @@ class TestCifar10:
 
     def test_parts_are_read_in_order(self, hub: Path) -> None:
         write_cifar10(hub, range(10), range(10))
-        second = hub / "uoft-cs/cifar10/plain_text/train-00001-of-00002.parquet"
+        first = hub / "uoft-cs/cifar10/plain_text/train-00000-of-00001.parquet"
+        first = first.rename(first.with_name("train-00000-of-00002.parquet"))
+        second = first.with_name("train-00001-of-00002.parquet")
         more = colours(10, seed=5)
         write_parquet(second, more, range(10), CIFAR10, "img", "label")
         data = cifar10()
         assert len(data.train) == 20
         assert torch.equal(data.train.pixels[10:], torch.from_numpy(more))
+
+    def test_two_copies_of_a_split_are_not_one_set(self, hub: Path) -> None:
+        """Fails where images are there twice: a forget set drawn from them would be retained, too."""
+        write_cifar10(hub, range(10), range(10))
+        file = hub / "uoft-cs/cifar10/plain_text/train-00000-of-00001.parquet"
+        (file.parents[1] / file.name).write_bytes(file.read_bytes())
+        with pytest.raises(ValueError, match=rf"plain_text/{file.name} and {file.name} belong to"):
+            cifar10()
+
+    def test_an_image_that_cannot_be_decoded_is_named_by_its_row(self, hub: Path) -> None:
+        write_cifar10(hub, range(10), range(10))
+        file = hub / "uoft-cs/cifar10/plain_text/test-00000-of-00001.parquet"
+        table = pq.read_table(file).to_pydict()
+        table["img"][3]["bytes"] = b"no image"
+        schema = pq.read_schema(file)
+        pq.write_table(pa.table(table, schema), file)
+        with pytest.raises(ValueError, match="uoft-cs/cifar10: row 3 of test is no image"):
+            cifar10()
 
     def test_a_missing_split_is_named(self, hub: Path) -> None:
         write_cifar10(hub, range(10), range(10))
@@ -722,6 +742,63 @@ class TestImageFolder:
         before = image_folder(str(folder)).sources[0].sha256
         Image.fromarray(np.zeros((6, 9, 3), np.uint8)).save(folder / "ann" / "4.png")
         assert image_folder(str(folder)).sources[0].sha256 != before
+
+    def test_an_image_that_cannot_be_decoded_is_named(self, folder: Path) -> None:
+        (folder / "ann" / "3.png").write_bytes(b"no image")
+        data = image_folder(str(folder), test_fraction=0.0)
+        with pytest.raises(ValueError, match=r"3\.png in ann is no image"):
+            everything(data.train)
+
+    def parts(self, folder: Path, *names: str) -> Path:
+        """The first two images of each class in ``train``, one more in each other part."""
+        root = folder.parent / "parts"
+        for i, name in enumerate(("train", "train", *names)):
+            for label in ("ann", "bob"):
+                (root / name / label).mkdir(parents=True, exist_ok=True)
+                (folder / label / f"{i}.png").rename(root / name / label / f"{i}.png")
+        return root
+
+    @pytest.mark.parametrize(
+        ("names", "test", "validation"),
+        [
+            (["val"], ["2", "2"], None),
+            (["test"], ["2", "2"], None),
+            (["validation", "Test"], ["3", "3"], ["2", "2"]),
+        ],
+    )
+    def test_the_usual_layout_is_known(
+        self, folder: Path, names: list[str], test: list[str], validation: list[str] | None
+    ) -> None:
+        """Fails where the classes are called "train" and "val"."""
+        data = image_folder(str(self.parts(folder, *names)))
+        assert data.classes == ("ann", "bob")
+        assert [Path(f).stem for f in data.train.pixels.files] == ["0", "1", "0", "1"]
+        assert data.train.labels.tolist() == [0, 0, 1, 1]
+        assert [Path(f).stem for f in data.test.pixels.files] == test
+        assert data.test.labels.tolist() == [0, 1]
+        held = data.validation and [Path(f).stem for f in data.validation.pixels.files]
+        assert held == validation
+        assert data.train.index.tolist() == [0, 1, 2, 3]
+
+    def test_a_layout_that_does_not_fit_is_refused(self, folder: Path) -> None:
+        root = self.parts(folder, "val", "validation")
+        with pytest.raises(ValueError, match="val and validation of 'parts' are both validation"):
+            image_folder(str(root))
+        (root / "validation").rename(folder.parent / "away")
+        with pytest.raises(ValueError, match="test images of its own: give no test_fraction"):
+            image_folder(str(root), test_fraction=0.3)
+        (root / "val" / "bob").rename(root / "val" / "eve")
+        with pytest.raises(ValueError, match="the class 'eve' is in test of 'parts', not in train"):
+            image_folder(str(root))
+
+    def test_a_class_may_be_called_train(self, folder: Path) -> None:
+        (folder / "bob").rename(folder / "train")
+        assert image_folder(str(folder)).classes == ("ann", "train")
+
+    def test_no_image_at_all(self, tmp_path: Path) -> None:
+        (tmp_path / "ann").mkdir()
+        with pytest.raises(MissingSourceError, match="has no image in a folder of a class"):
+            image_folder(str(tmp_path))
 
     def test_the_path_may_name_a_variable(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch

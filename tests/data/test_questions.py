@@ -112,11 +112,21 @@ class TestTofu:
         file = tofu_files / "forget01_perturbed.json"
         text = file.read_text()
         file.write_text(text[:-3])
-        with pytest.raises(ValueError, match="line 20 of forget01_perturbed"):
+        with pytest.raises(ValueError, match=r"forget01_perturbed\.json is no JSON, line by line"):
             tofu("forget01")
         file.unlink()
         with pytest.raises(MissingSourceError, match="no file forget01_perturbed"):
             tofu("forget01")
+
+    def test_lines_end_where_json_lines_end(self, tofu_files: Path) -> None:
+        """Fails where a separator of Unicode in an answer ends the line."""
+        file = tofu_files / "forget01.json"
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        rows[3]["answer"] = answer = "one\u2028two\u2029three\x85four\x0cfive"
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        file.write_text("\n".join(lines), encoding="utf-8")
+        data = tofu("forget01")
+        assert data.train.subset(data.forget).answers[3] == answer
 
     def test_no_source(self, hub: Path) -> None:
         with pytest.raises(MissingSourceError, match="locuslab/TOFU was not found"):

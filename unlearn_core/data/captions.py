@@ -25,6 +25,7 @@ from .images import (
     shapes,
 )
 from .sources import MissingSourceError, Source, file_sha256, resolve
+from .tables import read
 
 __all__ = [
     "CAPTIONED",
@@ -408,16 +409,25 @@ def i2p_prompts() -> tuple[tuple[str, ...], Source]:
     MissingSourceError
         They are in none of the places of `resolve`.
     ValueError
-        The files have no column ``prompt``, or nothing in it.
+        There are several files, or theirs has no column ``prompt`` with anything in it.
     """
+    from datasets import Features, Value
+
     source = resolve("AIML-TUDA/i2p", repo_type="dataset", patterns=("*.csv",))
-    prompts: list[str] = []
-    for file in sorted(source.path.glob("*.csv")):
-        with file.open(newline="") as lines:
-            prompts += [line.get("prompt") or "" for line in csv.DictReader(lines)]
-    if not any(prompts):
-        raise ValueError("AIML-TUDA/i2p: no file has a column 'prompt' with anything in it")
-    return tuple(p for p in prompts if p), source
+    file, *more = sorted(source.path.glob("*.csv"))
+    if more:
+        raise ValueError(f"{source.id}: {file.name} and {more[0].name} are both there; remove one")
+    # As texts, and as they are written: one that says "null" is a prompt, too.
+    options = {"usecols": ["prompt"], "keep_default_na": False}
+    text = Features({"prompt": Value("string")})
+    try:
+        rows = read("csv", [file], features=text, **options)
+        prompts = tuple(row["prompt"] for row in rows if row["prompt"])
+    except ValueError as error:
+        raise ValueError(f"{source.id}: {file.name} has no column 'prompt': {error}") from error
+    if not prompts:
+        raise ValueError(f"{source.id}: nothing stands in the column 'prompt' of {file.name}")
+    return prompts, source
 
 
 def coco_captions(n: int) -> tuple[tuple[str, ...], tuple[Path, ...], Source]:

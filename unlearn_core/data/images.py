@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..seeding import generator
+from .image_files import decoded
 from .sources import MissingSourceError, Source, file_sha256, resolve
+from .tables import images_by_class, parts, read
 
 __all__ = [
     "DATASETS",
@@ -36,7 +36,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class FolderPixels:
-    """Pixels of image files, decoded when a batch asks for them (RGB, resized to ``size``)."""
+    """Pixels of image files, decoded when a batch asks for them: RGB, stretched to a square."""
 
     def __init__(self, files: Sequence[Path], size: int) -> None:
         self.files, self.size = np.array([str(f) for f in files]), size
@@ -45,15 +45,9 @@ class FolderPixels:
         return len(self.files)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        from PIL import Image
-
-        def read(file: str) -> np.ndarray:
-            with Image.open(file) as image:
-                return np.asarray(image.convert("RGB").resize((self.size, self.size)))
-
         images = np.empty((len(index), self.size, self.size, 3), np.uint8)
         for row, file in enumerate(self.files[index.numpy()]):
-            images[row] = read(file)
+            images[row] = np.asarray(decoded(Path(file)).resize((self.size, self.size)))
         return torch.from_numpy(images)
 
     def select(self, index: Tensor) -> FolderPixels:
@@ -371,29 +365,34 @@ def _read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape)
 
 
-def _read_parquet(
-    source: Source, stem: str, image: str, label: str, per_class: int | None
+def _labelled(
+    source: Source, split: str, image: str, label: str, per_class: int | None
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Pixels (N, H, W[, C]), labels and class names of one split in the hub's parquet layout.
 
     Only the rows that are kept are decoded.
     """
-    import pyarrow.parquet as pq
-    from PIL import Image
+    from datasets import Image
 
-    files = sorted(source.path.glob(f"**/{stem}-*.parquet"))
-    if not files:
-        raise MissingSourceError(f"{source.id}: no file {stem}-*.parquet in the {source.kind}")
-    missing = {image, label} - set(pq.read_schema(files[0]).names)
-    if missing:
-        raise MissingSourceError(f"{source.id}: no column {sorted(missing)} in {stem}")
-    table = pq.read_table(files, columns=[image, label])
-    info = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"][label]
-    labels = table[label].to_numpy()
+    rows = read("parquet", parts(source, split))
+    if missing := {image, label} - set(rows.features):
+        raise MissingSourceError(f"{source.id}: no column {sorted(missing)} in {split}")
+    numbers = rows.select_columns([label]).with_format("numpy")
+    labels = np.concatenate([batch[label] for batch in numbers.iter(1000)])
     keep = _first_per_class(labels, per_class)
-    cells = table[image].take(keep).to_pylist()
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(cell["bytes"]))) for cell in cells])
-    return pixels, labels[keep], tuple(info["names"])
+    kept = np.zeros(len(labels), dtype=bool)
+    kept[keep] = True
+    pixels: dict[int, np.ndarray] = {}
+    start = 0
+    for table in rows.select_columns([image]).with_format("arrow").iter(1000):
+        chosen = np.flatnonzero(kept[start : start + len(table)])
+        for i, cell in zip(start + chosen, table[image].take(chosen).to_pylist(), strict=True):
+            try:
+                pixels[i] = np.asarray(Image().decode_example(cell))
+            except (OSError, SyntaxError) as error:
+                raise ValueError(f"{source.id}: row {i} of {split} is no image: {error}") from error
+        start += len(table)
+    return np.stack([pixels[i] for i in keep]), labels[keep], tuple(rows.features[label].names)
 
 
 def _cifar(
@@ -401,8 +400,8 @@ def _cifar(
 ) -> tuple[Source, ImageSet, ImageSet, tuple[str, ...]]:
     source = resolve(id, repo_type="dataset", patterns=("**/*.parquet",))
     out = []
-    for stem, n in (("train", per_class), ("test", test_per_class)):
-        pixels, labels, names = _read_parquet(source, stem, "img", label, n)
+    for split, n in (("train", per_class), ("test", test_per_class)):
+        pixels, labels, names = _labelled(source, split, "img", label, n)
         out.append(_image_set(pixels, labels, mean=CIFAR_MEAN, std=CIFAR_STD))
     return source, *out, names
 
@@ -465,14 +464,14 @@ def fashion_mnist(per_class: int | None = None, test_per_class: int | None = Non
         patterns=("**/*.parquet", "*-ubyte.gz"),
     )
     out = []
-    for stem, idx, n in (("train", "train", per_class), ("test", "t10k", test_per_class)):
+    for split, idx, n in (("train", "train", per_class), ("test", "t10k", test_per_class)):
         if (source.path / f"{idx}-images-idx3-ubyte.gz").exists():
             labels = _read_idx(source.path / f"{idx}-labels-idx1-ubyte.gz")
             keep = _first_per_class(labels, n)
             pixels = _read_idx(source.path / f"{idx}-images-idx3-ubyte.gz")[keep]
             labels = labels[keep]
         else:
-            pixels, labels, _ = _read_parquet(source, stem, "image", "label", n)
+            pixels, labels, _ = _labelled(source, split, "image", "label", n)
         out.append(_image_set(pixels[..., None], labels, mean=(0.2860,), std=(0.3530,)))
     return ImageData(*out, FASHION_CLASSES, FASHION_CLASSES, (source,))
 
@@ -531,37 +530,105 @@ def fashion_cifar(
     return data.superclassed(FASHION_CIFAR_GROUPS) if coarse else data
 
 
+#: What the folders of the parts of a data set are called.
+_PARTS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+
+
 def image_folder(
-    path: str, size: int = 32, test_fraction: float = 0.2, per_class: int | None = None
+    path: str, size: int = 32, test_fraction: float | None = None, per_class: int | None = None
 ) -> ImageData:
-    """A folder with one sub-folder of images a class, for data that only its user may hold.
+    """A folder with one folder of images a class, for data that only its user may hold.
 
-    A share ``test_fraction`` of each class (in a seeded order) is held out as the test set.
-    ``path`` may name environment variables (``$UNLEARN_PINS``).
+    A share of each class (in a seeded order) is held out as the test set. Where the folder has
+    nothing but ``train`` and ``val`` (or ``validation``) or ``test``, each with a folder a class, these
+    are the parts: what there is beside ``train`` is the test set, or of both ``val`` the validation set.
+
+    Images become RGB and are stretched to a square. They are normalised by CIFAR-100's statistics
+    (`CIFAR_MEAN`, `CIFAR_STD`), as the SSD authors do with every data set; for others use
+    ``dataclasses.replace(data.train, mean=..., std=...)``.
+
+    Parameters
+    ----------
+    path : may name environment variables (``$UNLEARN_PINS``)
+    size : side of the square, in pixels
+    test_fraction : of each class, 0.2 where None; not where the folder has parts
+    per_class : training images of each class that are kept, the first in the order of their names,
+        before the test set is cut from them
+
+    Raises
+    ------
+    MissingSourceError
+        It is no folder, or there is no image in it.
+    ValueError
+        A part is there under two names; a part has a class that ``train`` doesn't have; two classes
+        are links to one folder.
     """
-    from torchvision.datasets import ImageFolder
-
     root = Path(os.path.expandvars(path)).expanduser()
     if not root.is_dir():
         raise MissingSourceError(f"{root.name!r} is no folder; give one sub-folder a class")
-    folder = ImageFolder(str(root))
-    labels = np.array(folder.targets)
-    keep = _first_per_class(labels, per_class)
-    labels, files = labels[keep], [Path(folder.samples[i][0]) for i in keep]
-    test = np.zeros(len(labels), dtype=bool)
-    for label in range(len(folder.classes)):
-        members = np.flatnonzero(labels == label)
-        order = torch.randperm(len(members), generator=generator(0, "holdout", label)).numpy()
-        test[members[order[: round(len(members) * test_fraction)]]] = True
-
-    def make(mask: np.ndarray) -> ImageSet:
-        y = torch.from_numpy(labels[mask])
-        chosen = [files[i] for i in np.flatnonzero(mask)]
-        return ImageSet(FolderPixels(chosen, size), y, y, CIFAR_MEAN, CIFAR_STD)
-
-    names = tuple(folder.classes)
+    found = _files_by_part(root)
+    names = tuple(dict.fromkeys(name for name, _ in found["train"]))
+    if not names:
+        raise MissingSourceError(f"{root.name!r} has no image in a folder of a class")
+    for part, pairs in found.items():
+        if unknown := sorted({name for name, _ in pairs} - set(names)):
+            raise ValueError(
+                f"the class {unknown[0]!r} is in {part} of {root.name!r}, not in train"
+            )
+    labels = {k: np.array([names.index(name) for name, _ in v]) for k, v in found.items()}
+    keep = _first_per_class(labels["train"], per_class)
+    found["train"], labels["train"] = [found["train"][i] for i in keep], labels["train"][keep]
+    sets = {
+        part: ImageSet(
+            FolderPixels([file for _, file in pairs], size),
+            *[torch.from_numpy(labels[part])] * 2,
+            CIFAR_MEAN,
+            CIFAR_STD,
+        )
+        for part, pairs in found.items()
+    }
+    if "test" not in sets:
+        share = 0.2 if test_fraction is None else test_fraction
+        test = torch.zeros(len(keep), dtype=torch.bool)
+        for label in range(len(names)):
+            members = (sets["train"].labels == label).nonzero()[:, 0]
+            order = torch.randperm(len(members), generator=generator(0, "holdout", label))
+            test[members[order[: round(len(members) * share)]]] = True
+        whole = replace(sets["train"], index=None)
+        sets |= {
+            part: replace(whole.subset(mask.nonzero()[:, 0]), index=None)
+            for part, mask in (("train", ~test), ("test", test))
+        }
+    elif test_fraction is not None:
+        raise ValueError(f"{root.name!r} has test images of its own: give no test_fraction")
+    files = [file for pairs in found.values() for _, file in pairs]
     source = Source(root.name, "user", file_sha256(files, root), root)
-    return ImageData(make(~test), make(test), names, names, (source,))
+    return ImageData(sets["train"], sets["test"], names, names, (source,), sets.get("validation"))
+
+
+def _files_by_part(root: Path) -> dict[str, list[tuple[str, Path]]]:
+    """The images of "train", and of "test" and "validation" where there are any, with their classes."""
+    folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith((".", "__")))
+    named = [_PARTS.get(f.name.lower()) for f in folders]
+    if None in named or "train" not in named:
+        return {"train": images_by_class(root)}
+    found: dict[str, Path] = {}
+    for part, folder in zip(named, folders, strict=True):
+        if part in found:
+            raise ValueError(
+                f"{found[part].name} and {folder.name} of {root.name!r} are both {part}"
+            )
+        found[part] = folder
+    if "test" not in found and "validation" in found:
+        found["test"] = found.pop("validation")
+    return {part: images_by_class(folder) for part, folder in found.items()}
 
 
 DATASETS: dict[str, Callable[..., ImageData]] = {

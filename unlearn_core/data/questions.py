@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from ..seeding import generator
 from .sources import MissingSourceError, Source, resolve
+from .tables import read
 
 __all__ = ["QUESTIONS", "QuestionData", "QuestionSet", "fictional_authors", "tofu"]
 
@@ -125,14 +126,14 @@ def _read(source: Source, name: str) -> QuestionSet:
     if not file.exists():
         raise MissingSourceError(f"{source.id}: no file {file.name} in the {source.kind}")
     columns: dict[str, list] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            for key, value in json.loads(line).items():
+    try:
+        for row in read("json", [file]):
+            for key, value in row.items():
                 columns.setdefault(key, []).append(
                     tuple(value) if isinstance(value, list) else value
                 )
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{source.id}: line {number} of {file.name} is no JSON") from error
+    except ValueError as error:
+        raise ValueError(f"{source.id}: {file.name} is no JSON, line by line: {error}") from error
     renamed = {
         "questions": "question",
         "answers": "answer",
