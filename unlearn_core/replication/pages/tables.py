@@ -20,6 +20,7 @@ __all__ = [
     "results_table",
     "seed_cell",
     "signed",
+    "spread",
     "table",
     "targets_table",
     "verdict_badge",
@@ -47,6 +48,13 @@ def number(value: float) -> str:
     if abs(value) >= 1:
         return f"{value:.1f}"
     return f"{value:.3g}"
+
+
+def spread(values: Iterable[float]) -> str:
+    """The mean of a few seeds and, where they differ in what is shown, from where to where: "89.1 (88 to 90)"."""
+    found = list(values)
+    mean, low, high = (number(v) for v in (sum(found) / len(found), min(found), max(found)))
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def signed(value: float, stderr: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,10 +10,20 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ...data import Classification, ForgetSplit, ImageSet, Source, forget_indices, make_split
+from ...data import (
+    Classification,
+    ForgetSplit,
+    ImageSet,
+    Source,
+    batches,
+    forget_indices,
+    make_split,
+)
+from ...methods import SSD
 from ...methods.iau import GradientRestriction
+from ...methods.ssd import dampen, importances
 from ...methods.worst_case import SELECTORS, example_losses
 from ...metrics import (
     Estimate,
@@ -53,6 +64,7 @@ class ClassificationTrial(Trial):
         spec = build(MODELS, self.experiment.model, "model", classes=classes)
         task = build(TASKS, self.experiment.task, "task", classes=classes)
         self.recipe = Recipe(spec, task, train_config(self.experiment.train))
+        self._pairs: dict[str, Any] = {}  # importances by how they are estimated
 
     @cached_property
     def split(self) -> ForgetSplit:
@@ -129,6 +141,64 @@ class ClassificationTrial(Trial):
             return super().measure_original()
         spec = {"method": None, "sides_only": True}
         return self.row(ORIGINAL, spec, lambda: (self.sides(self.original), {}))
+
+    def measure_known_importances(self, label: str) -> Row:
+        """SSD with the training set's importances of before the request, on test data alone.
+
+        They are computed once for all requests to the same original, over the images in class order.
+        """
+        ssd: SSD = self.methods[label]
+        key = digest([self.identity, self.fingerprints[0], self.model_seed, ssd.batch_size])
+
+        def known() -> dict[str, Tensor]:
+            if key not in self.run.shared:
+                train = self.data.train
+                by_class = train.subset(train.subclasses.argsort(stable=True))
+                loader = batches(by_class, ssd.batch_size)
+                self.run.shared[key] = importances(self.original, loader, self.split.task.loss)
+            return self.run.shared[key]
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            imp_D = known()
+            model = copy.deepcopy(self.original)
+            with self.costs() as cost:
+                imp_f = ssd.importance_of(model, self.split.forget, self.split, self.seed)
+                dampen(model, imp_f, imp_D, ssd.alpha, ssd.lam)
+            return self.sides(model) | cost.metrics(self.original, model), {}
+
+        once = "of the training set: once, in class order"
+        spec = {"method": describe(ssd), "importances": once}
+        return self.row(f"{label}, known importances", spec, compute)
+
+    def measure_dampening(
+        self, label: str, *, alpha: float | None = None, lam: float | None = None, fisher: str = ""
+    ) -> Row:
+        """How many weights SSD selects, and what that does to both sides of the test set.
+
+        What is not given is the method's own. The importances are computed once for all values.
+        """
+        base: SSD = self.methods[label]
+        ssd = replace(
+            base,
+            alpha=base.alpha if alpha is None else alpha,
+            lam=base.lam if lam is None else lam,
+            fisher=fisher or base.fisher,
+        )
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            if ssd.fisher not in self._pairs:
+                self._pairs[ssd.fisher] = ssd.importance_pair(self.original, self.split, self.seed)
+            model = copy.deepcopy(self.original)
+            masks = dampen(model, *self._pairs[ssd.fisher], ssd.alpha, ssd.lam)
+            count = sum(int(m.sum()) for m in masks.values())
+            total = sum(m.numel() for m in masks.values())
+            share = {"selected_weights": Estimate(100 * count / total, total)}
+            tensors = {n: [int(m.sum()), m.numel()] for n, m in masks.items()}
+            kept = {"selected": tensors if ssd.alpha == base.alpha else {}}
+            return self.sides(model) | share, kept
+
+        at = {"fisher": ssd.fisher, "alpha": ssd.alpha, "lam": ssd.lam}
+        return self.row(label, {"method": describe(ssd)}, compute, **at)
 
     def select(self, name: str) -> Row:
         """What a rule of the experiment's ``select`` chooses, by the original model.

@@ -8,7 +8,7 @@ the modality's trial, and of what::
       - methods                                        # every method of the experiment
       - method: SalUn                                  # one of them, with other hyper-parameters:
         keep: [0.1, 0.5]                               # lists are a grid
-        mask: [saliency, random]
+        mask: grid                                   # or the one of that name in ``grid``
       - {relearning: [Original, SalUn], seeds: [0]}    # on some of the seeds only
 
 Without it an experiment with a search is made of its search, and any other one of its original and
@@ -123,7 +123,8 @@ def _of(trial: Trial) -> Iterator[Planned]:
                 f"{trial.name}: nothing is called measure_{measure}; {did_you_mean(measure, known)}"
             )
         names = [k for k, _ in grid]
-        values = [v if isinstance(v, list) else [v] for _, v in grid]
+        values = [e.grid[k] if v == "grid" else v for k, v in grid]
+        values = [v if isinstance(v, list) else [v] for v in values]
         for label in labels if isinstance(labels, list) else [labels]:
             for at in itertools.product(*values):
                 changes = dict(zip(names, at, strict=True))
