@@ -110,6 +110,7 @@ class RulesRun:
     ) -> None:
         self.known, self.seeds, self.rows = experiments, seeds, rows
         self.shared: dict[str, Any] = {}
+        self.preconditions: dict[str, Callable[..., Any]] = {}
         self.rules: dict[str, Callable[..., float]] = {}
         #: claim -> the seeds that it is asked for
         self.asked: dict[str, tuple[int, ...]] = {}
@@ -125,6 +126,13 @@ class RulesRun:
 
     def ours(self, key: str) -> Callable[..., Any]:
         return lambda number: number
+
+    def precondition(self, key: str) -> Callable[..., Any]:
+        def keep(rule: Callable[..., Any]) -> Callable[..., Any]:
+            self.preconditions[key] = rule
+            return rule
+
+        return keep
 
     def experiment(self, name: str) -> Any:
         return self.known[name]

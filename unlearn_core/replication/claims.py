@@ -35,9 +35,11 @@ __all__ = [
     "distance",
     "exact",
     "judge",
+    "largest",
     "mean_of",
     "paired",
     "rule_parts",
+    "smallest",
     "verdict_of",
 ]
 
@@ -68,6 +70,16 @@ def distance(a: UFloat, b: UFloat) -> UFloat:
     """The absolute difference, errors carried along: how far a value is from the retrained one's."""
     apart = a - b
     return apart if apart.nominal_value >= 0 else -apart
+
+
+def largest(values: Iterable[UFloat]) -> UFloat:
+    """The one with the largest value: the best of several rivals, with its own error."""
+    return max(values, key=nominal_value)
+
+
+def smallest(values: Iterable[UFloat]) -> UFloat:
+    """The one with the smallest value, with its own error."""
+    return min(values, key=nominal_value)
 
 
 def mean_of(margins: Iterable[UFloat]) -> UFloat:
@@ -143,8 +155,6 @@ def verdict_of(margins: Mapping[int, Margin]) -> tuple[str, float, float | None]
         return "holds in part", mean, stderr
     if abs(mean) > 2 * stderr:
         return ("holds" if mean > 0 else "fails"), mean, stderr
-    if stderr == 0:  # exactly as claimed
-        return "holds", mean, stderr
     return "tie", mean, stderr
 
 
