@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from unlearn_core.methods import METHODS
+from unlearn_core.replication.claims import judge
 from unlearn_core.replication.papers import load_paper
 from unlearn_core.replication.publish import LIMIT, check_publishable
 from unlearn_core.replication.records import Record, Row, Rows
-from unlearn_core.replication.trials import classifiers as classification
-from unlearn_core.replication.trials.classifiers import choose
+from unlearn_core.replication.trials.search import choose
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "book" / "published"
@@ -94,7 +94,9 @@ class RecordedTrial:
     @property
     def methods(self) -> dict[str, Any]:
         tuned, out = self.experiment.tuned, {}
-        chosen = choose(self.run, tuned) if tuned else {}
+        chosen = (
+            choose(functools.partial(RecordedTrial, self.record), self.run, tuned) if tuned else {}
+        )
         for label, spec in self.experiment.methods.items():
             known = {f.name: f.default for f in dataclasses.fields(METHODS[spec["use"]])}
             out[label] = SimpleNamespace(**known | spec | chosen.get(label, {}))
@@ -124,14 +126,9 @@ class RecordedTrial:
         return SimpleNamespace(forget=range(self.sizes[0]))
 
 
-def test_the_verdicts_are_what_the_rules_give(
-    record: Record, rules_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_verdicts_are_what_the_rules_give(record: Record, rules_of: Callable[..., Any]) -> None:
     """Fails where a rule or a limit was changed after publishing, or a record by hand."""
     trial = functools.partial(RecordedTrial, record)
-    monkeypatch.setattr(
-        classification, "ClassificationTrial", trial
-    )  # of which `choose` makes some
     paper, rows = load_paper(record.paper), Rows(record.rows)
     skipped = {skip.experiment for skip in record.skips}
     known = paper.profile(record.profile).experiments
@@ -139,10 +136,18 @@ def test_the_verdicts_are_what_the_rules_give(
     run = rules_of(record.paper, ran, record.seeds, trial, rows)
     assert [v.claim for v in record.verdicts] == list(paper.claims) == list(run.rules)
     for verdict in record.verdicts:
-        judged = record.profile in paper.claims[verdict.claim].judged_at
-        rule = run.rules[verdict.claim]
-        margins = {seed: rule(rows, seed) for seed in run.asked[verdict.claim] if judged}
-        assert verdict.margins == pytest.approx(margins, abs=1e-9), verdict.claim
-        held = sum(margin >= 0 for margin in margins.values())
-        word = {0: "fails", len(margins): "holds"}.get(held, "holds in part")
-        assert verdict.verdict == (word if judged else "not tested at this scale"), verdict.claim
+        claim = paper.claims[verdict.claim]
+        judged = record.profile in claim.judged_at
+        found, _ = judge(
+            verdict.claim,
+            run.rules[verdict.claim],
+            rows,
+            run.asked[verdict.claim] if judged else (),
+            preconditions={paper.preconditions[n]: run.preconditions[n] for n in claim.needs},
+        )
+        assert list(found.margins) == list(verdict.margins), verdict.claim
+        for seed, margin in found.margins.items():
+            assert verdict.margins[seed].value == pytest.approx(margin.value, abs=1e-9)
+            assert verdict.margins[seed].stderr == pytest.approx(margin.stderr, abs=1e-9)
+        at_an_edge = "at an edge of its grid" in verdict.reason
+        assert at_an_edge or verdict.verdict == found.verdict, verdict.claim
