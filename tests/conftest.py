@@ -144,8 +144,9 @@ class RulesRun:
         return self.known[name].seeds or self.seeds
 
     def originals(self, name: str) -> tuple[int, ...]:
-        own = self.known[name].original_seed
-        return self.seeds_of(name) if own is None else (own,)
+        own = self.known[name]
+        shared = own.original_seed is not None and not own.drawn
+        return (own.original_seed,) if shared else self.seeds_of(name)
 
     def targets(self, name: str) -> list[Any]:
         ((_, wanted),) = self.known[name].forget.items()

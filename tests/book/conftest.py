@@ -178,7 +178,8 @@ def missing_rows() -> Callable[[Record], list[str]]:
                         method == experiment.oracle
                     ):  # it may be another experiment's, or one for all
                         where = experiment.originals_of or name
-                        own = seed if experiment.original_seed is None else experiment.original_seed
+                        if experiment.original_seed is not None and not experiment.drawn:
+                            own = experiment.original_seed
                     found = {
                         " ".join(r.detail["order"])
                         if kind == "order"

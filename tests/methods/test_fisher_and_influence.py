@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from unlearn_core.data import Classification, ForgetSplit
+from unlearn_core.data import Classification, ForgetSplit, batches
 from unlearn_core.methods import FisherForgetting, InfluenceCG, check_method
+from unlearn_core.methods.baselines.fisher_forgetting import expected_fisher
 from unlearn_core.methods.baselines.influence_cg import conjugate_gradients, hessian_product
 from unlearn_core.models import TrainingError
+from unlearn_core.registry import describe
 
 
 def flat(model: nn.Module) -> Tensor:
@@ -61,10 +64,43 @@ class TestFisherForgetting:
         assert unlearned.unused.std().item() == pytest.approx(2, rel=0.05)
         assert torch.equal(unlearned.head.bias, model.head.bias)
 
+    def test_the_fisher_of_expected_labels(self, model: nn.Module, tiny_split: ForgetSplit) -> None:
+        """Golatkar's code: every image and class apart, weighted by its probability. Fails with the
+        true labels, with equal weights, or with a mean over the classes."""
+        data = tiny_split.retain
+        expected = torch.zeros(len(flat(model)))
+        for i in range(len(data)):
+            x, _ = data.__getitems__([i])
+            for label, p in enumerate(model(x)[0].softmax(dim=0).tolist()):
+                loss = nn.functional.cross_entropy(model(x), torch.tensor([label]))
+                gradients = torch.autograd.grad(loss, list(model.parameters()))
+                expected += p * torch.cat([g.flatten() for g in gradients]).square()
+        expected /= len(data)
+        loader = batches(data, 7)
+        found = expected_fisher(model, loader, tiny_split.task.loss, tiny_split.task.classes)
+        torch.testing.assert_close(torch.cat([f.flatten() for f in found.values()]), expected)
+
+    def test_expected_labels_are_what_it_says(
+        self, model: nn.Module, tiny_split: ForgetSplit
+    ) -> None:
+        """Fails where the option is not read: noise has another size, and labels do not matter."""
+        given, expected = (FisherForgetting(labels=k) for k in ("given", "expected"))
+        assert not torch.equal(flat(given(model, tiny_split)), flat(expected(model, tiny_split)))
+        assert describe(given) == describe(FisherForgetting())
+        assert describe(expected)["labels"] == "expected"
+        wrong = tiny_split.retain.with_labels((tiny_split.retain.labels + 1) % 10)
+        other = replace(tiny_split, retain=wrong)
+        assert torch.equal(flat(expected(model, tiny_split)), flat(expected(model, other)))
+        check_method(expected)
+
     @pytest.mark.parametrize("bad", [{"noise": 0.0}, {"floor": 0.0}, {"noise": float("nan")}])
     def test_hyperparameters_that_make_no_sense(self, bad: dict) -> None:
         with pytest.raises(ValueError, match="noise and floor must be positive"):
             FisherForgetting(**bad)
+
+    def test_unknown_labels_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="unknown labels 'true'; known: given, expected"):
+            FisherForgetting(labels="true")
 
 
 def as_double(split: ForgetSplit) -> ForgetSplit:

@@ -374,7 +374,7 @@ class TestSalUn:
 
     def test_the_defaults_are_the_authors(self) -> None:
         train = TrainConfig(10, 0.013, batch_size=256, momentum=0.9, weight_decay=5e-4)
-        assert SalUn() == SalUn(train, "forget_first", False, 0.5, "exact", "saliency")
+        assert SalUn() == SalUn(train, "mixed", False, 0.5, "exact", "saliency")
 
     @pytest.mark.parametrize("keep", [0.2, 0.7])
     @pytest.mark.parametrize("mask", ["saliency", "random"])

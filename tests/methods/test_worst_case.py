@@ -21,6 +21,7 @@ from unlearn_core.methods.worst_case import (
     class_losses,
     example_losses,
     lower_level,
+    outer_loop,
     project_capped_simplex,
     upper_step,
 )
@@ -31,6 +32,7 @@ from unlearn_core.models import (
     TrainingError,
     shuffled_epochs,
 )
+from unlearn_core.registry import describe
 from unlearn_core.seeding import derive_seed, generator
 
 Golden = Callable[[str], dict[str, Tensor]]
@@ -472,6 +474,24 @@ class TestSelection:
         assert small == 0
         assert large > 0.5  # no faint image is in between
 
+    def test_it_ends_when_its_choice_has_settled(self) -> None:
+        """Fails where it ends with weights that are not binary, or with a set that still changes."""
+        fixed = torch.arange(20).double()
+        moving = [fixed.roll(5 * k) for k in range(6)]
+        options = {"gamma": 0.0, "direction": "worst", "name": "t", "iterations": 6}
+
+        def iterations(losses: list[Tensor], **more: float) -> int:
+            found = iter(losses)
+            return len(outer_loop(lambda *_: next(found), 20, 5, 0, **options | more).log)
+
+        assert iterations([fixed] * 6, alpha=100.0) == 6
+        assert iterations([fixed] * 6, alpha=100.0, settled=0.9) == 2
+        assert iterations(moving, alpha=100.0, settled=0.9) == 6
+        # Half of these weights lie between 0 and 1, though the set is the same each time.
+        assert iterations([fixed] * 6, alpha=1e-3, settled=0.9) == 6
+        last = outer_loop(lambda *_: fixed, 20, 5, 0, alpha=100.0, settled=0.9, **options).log[-1]
+        assert (last["binary_share"], last["overlap_previous"]) == (1, 1)
+
     def test_what_a_selection_holds(self, original: nn.Module, planted: ImageSet) -> None:
         found = run(original, planted)
         assert found.index.dtype == torch.int64
@@ -626,6 +646,7 @@ class TestErrors:
             ({"alpha": 0.0}, "alpha must be positive"),
             ({"alpha": math.nan}, "alpha must be positive"),
             ({"gamma": -1.0}, "gamma not negative"),
+            ({"settled": 0.0}, r"settled must lie in \(0, 1\], not 0.0"),
             ({"initial": "zero"}, "unknown initial 'zero'; known: uniform, random"),
             ({"lower": "scrub"}, "unknown lower 'scrub'; known: fine_tune, retrain"),
             ({"direction": "up"}, "unknown direction 'up'; known: worst, easiest"),
@@ -669,3 +690,5 @@ def test_the_defaults() -> None:
     assert search.train == TrainConfig(epochs=10, lr=1e-3, batch_size=256)
     assert (search.alpha, search.initial) == (100.0, "uniform")
     assert (search.lower, search.direction, search.by) == ("fine_tune", "worst", "example")
+    assert search.settled is None
+    assert "settled" not in describe(search)

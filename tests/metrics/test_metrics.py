@@ -34,6 +34,8 @@ from unlearn_core.metrics import (
     jensen_shannon,
     mean,
     measure,
+    membership_calls,
+    outputs_of,
     share,
     zrf,
     zrf_as_published,
@@ -330,7 +332,8 @@ class TestEvaluateClassifier:
     def test_with_a_shadow_attack_that_one_is_measured(
         self, trained: nn.Module, tiny_split: ForgetSplit
     ) -> None:
-        """Fails if it is asked about another part than the forget set."""
+        """Fails if it is asked about another part than the forget set, or nobody asks how often it
+        is wrong about the others."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             attack = ShadowAttack(attack_network(10))
@@ -340,12 +343,45 @@ class TestEvaluateClassifier:
             attack.network[9].bias -= attack.network(features).median() + 1e-6
         found = evaluate_classifier(trained, tiny_split, shadow=attack)
         accuracies = {f"{side}_accuracy" for side in self.SIDES}
-        assert found.keys() == accuracies | {"shadow_mia", "forget_loss"}
+        rates = {"shadow_mia", "shadow_true_positives", "shadow_false_positives"}
+        assert found.keys() == accuracies | rates | {"forget_loss"}
+        for name, part in (("true", tiny_split.retain), ("false", tiny_split.test)):
+            out = predict(trained, part)
+            rate = attack.member_rate(out.logits, out.labels)
+            assert found[f"shadow_{name}_positives"] == rate
         assert found["shadow_mia"] == attack.member_rate(forget.logits, forget.labels)
         assert (found["shadow_mia"].value, found["shadow_mia"].n) == (50, 8)
         plain = evaluate_classifier(trained, tiny_split)
         for name in (*accuracies, "forget_loss"):
             assert found[name] == plain[name]
+
+    def test_which_images_the_attack_calls(
+        self, trained: nn.Module, tiny_split: ForgetSplit
+    ) -> None:
+        """Fails if an image's call is another's, means the opposite of what is counted, or calls that
+        are given are not used."""
+        outputs = outputs_of(trained, tiny_split)
+        for attack, options in (("confidence", {}), ("entropy", {"random_model": trained})):
+            calls = membership_calls(outputs, attack)
+            found = evaluate_classifier(trained, tiny_split, **options)
+            assert share(calls) == found[f"{attack}_mia"]
+            again = evaluate_classifier(
+                trained, tiny_split, outputs=outputs, calls=calls, **options
+            )
+            assert again == found
+            other = evaluate_classifier(trained, tiny_split, calls=~calls, **options)
+            assert other[f"{attack}_mia"].value == 100 - found[f"{attack}_mia"].value
+
+    def test_some_of_the_retain_set(self, trained: nn.Module, tiny_split: ForgetSplit) -> None:
+        """Fails if the first images are taken, which are of one class, or another part is cut."""
+        outputs = outputs_of(trained, tiny_split, 36)
+        some = predict(trained, tiny_split.retain.subset(torch.arange(0, 72, 2)))
+        torch.testing.assert_close(outputs.retain.logits, some.logits)
+        assert [len(part.labels) for part in outputs] == [36, 8, 40]
+        found = evaluate_classifier(trained, tiny_split, outputs=outputs)
+        assert found["retain_accuracy"] == accuracy(some.logits, some.labels)
+        whole = outputs_of(trained, tiny_split, 100)
+        assert torch.equal(whole.retain.labels, tiny_split.retain.labels)
 
     def test_the_sides_of_a_test_set_in_another_order(
         self, trained: nn.Module, tiny_data: ImageData, recipe: Recipe

@@ -26,10 +26,12 @@ Authors' code: github.com/OPTML-Group/Unlearn-Saliency, ``Classification/`` (``g
 Where the code and the text differ, this follows the code: there is no weight between the two
 terms; the mask's gradient is a sum over batches, in which a short last batch weighs as much as a
 full one; a random label may be the true one (``wrong=True`` gives the formula's); BatchNorm's
-running statistics are not masked. Until February 2026 that code masked only the gradients, so
-that weight decay went on moving the masked-out weights, and the published tables are older than
-that: ``freeze="gradient"`` is that version. One deviation: a parameter without a gradient, on
-which the authors' mask fails, has saliency 0.
+running statistics are not masked. That code changed after the tables were published, in two
+ways. Until February 2026 it masked only the gradients, so that weight decay went on moving the
+masked-out weights: ``freeze="gradient"`` is that version. And until January 2024 it shuffled
+forget and retain images together, as here; ``order="forget_first"`` is the later one (see
+`RandomLabel`). One deviation: a parameter without a gradient, on which the authors' mask fails,
+has saliency 0.
 """
 
 from __future__ import annotations
@@ -264,7 +266,6 @@ class SalUnSoft(RandomLabel):
 
     name: ClassVar[str] = "salun_soft"
 
-    order: Literal["forget_first", "mixed"] = "mixed"
     ratio: float = 0.5
 
     def __post_init__(self) -> None:

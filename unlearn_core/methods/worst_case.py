@@ -43,7 +43,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -52,6 +52,7 @@ from torch.utils.data import Dataset
 
 from ..data import Classification, ImageSet
 from ..models import Recipe, TrainConfig, device_of, predict, shuffled_epochs, train
+from ..registry import ADDED
 from ..seeding import derive_seed, generator
 
 __all__ = [
@@ -198,6 +199,10 @@ def upper_step(
     return project_capped_simplex(moved, budget)
 
 
+#: The share of weights at 0 or 1 from which a search counts as decided.
+BINARY = 0.9
+
+
 @dataclass(frozen=True)
 class Selection:
     """The forget set that was found, and how.
@@ -229,6 +234,7 @@ def outer_loop(
     gamma: float,
     direction: Literal["worst", "easiest"],
     initial: Literal["uniform", "random"] = "uniform",
+    settled: float | None = None,
     name: str,
 ) -> Selection:
     """The search of `WorstCase`, for whatever has a weight: ``budget`` of ``n``.
@@ -261,7 +267,13 @@ def outer_loop(
                 "overlap_initial": torch.isin(chosen, start).double().mean().item(),
             }
         )
+        if settled is not None and _is_settled(log[-1], settled):
+            break
     return Selection(chosen.sort().values, weights, tuple(log))
+
+
+def _is_settled(last: dict[str, float], overlap: float) -> bool:
+    return last["binary_share"] >= BINARY and last["overlap_previous"] >= overlap
 
 
 @dataclass(frozen=True)
@@ -270,7 +282,7 @@ class WorstCase:
 
     Attributes
     ----------
-    iterations : of the outer loop; 20 in the paper
+    iterations : of the outer loop, at most; 20 in the paper
     alpha : :math:`\alpha`, step size of the weights (see the module on its choice)
     gamma : :math:`\gamma`, weight of the squared norm
     initial : the weights to begin with: "uniform", budget / N each, or "random", 1 for a random
@@ -279,6 +291,9 @@ class WorstCase:
     lower : "fine_tune" begins each iteration from the given model, "retrain" from a fresh one
     direction : "worst", the smallest losses after unlearning; "easiest", the largest
     by : whether an "example" or a whole "class" has a weight
+    settled : end as soon as 90 % of the weights are 0 or 1 and at least this share of the set was
+        chosen one iteration before; None for all iterations. A search that comes to neither has
+        found nothing: see the last entry of its log
     """
 
     version: ClassVar[int] = 1
@@ -291,6 +306,7 @@ class WorstCase:
     lower: Literal["fine_tune", "retrain"] = "fine_tune"
     direction: Literal["worst", "easiest"] = "worst"
     by: Literal["example", "class"] = "example"
+    settled: float | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
@@ -299,6 +315,8 @@ class WorstCase:
             raise ValueError(
                 f"alpha must be positive and gamma not negative, not {self.alpha}, {self.gamma}"
             )
+        if self.settled is not None and not 0 < self.settled <= 1:
+            raise ValueError(f"settled must lie in (0, 1], not {self.settled}")
         for name, known in (
             ("initial", ("uniform", "random")),
             ("lower", ("fine_tune", "retrain")),
@@ -377,6 +395,7 @@ class WorstCase:
             gamma=self.gamma,
             direction=self.direction,
             initial=self.initial,
+            settled=self.settled,
             name="worst_case",
         )
 

@@ -9,6 +9,7 @@ from .classification import (
     changed_weights,
     evaluate_classifier,
     gap_to_retrained,
+    membership_calls,
     outputs_of,
 )
 from .continual import (
@@ -43,8 +44,10 @@ from .generation import (
 from .membership import (
     attack_features,
     confidence_attack,
+    confident_non_members,
     entropy,
     entropy_attack,
+    entropy_members,
     fit_entropy_attack,
     svc_attack,
 )
@@ -139,6 +142,7 @@ __all__ = [
     "classifier_fid",
     "clip_score",
     "confidence_attack",
+    "confident_non_members",
     "cut_answer",
     "deviation_score",
     "denial_rate",
@@ -147,6 +151,7 @@ __all__ = [
     "eight_bit",
     "entropy",
     "entropy_attack",
+    "entropy_members",
     "evaluate_chat",
     "evaluate_classifier",
     "evaluation_sets",
@@ -164,6 +169,7 @@ __all__ = [
     "leak_rate",
     "mean",
     "measure",
+    "membership_calls",
     "min_k",
     "model_utility",
     "nudenet",

@@ -124,6 +124,19 @@ METRICS: dict[str, Metric] = {
         "An attack network fitted on the outputs of shadow models, which know who was in their "
         "training; the share of the forget set that it calls members.",
     ),
+    "shadow_true_positives": Metric(
+        "Shadow MIA on retain",
+        "%",
+        "none",
+        "The share of the retain set, of members, that the same attack calls members.",
+    ),
+    "shadow_false_positives": Metric(
+        "Shadow MIA on test",
+        "%",
+        "none",
+        "The share of the test set, of non-members, that the same attack calls members. An attack "
+        "that does no better on retain than on test images sees accuracy, not membership.",
+    ),
     "forget_loss": Metric(
         "Forget loss", "nats", "retrained", "Mean cross-entropy on the forget set."
     ),
@@ -159,6 +172,13 @@ METRICS: dict[str, Metric] = {
         "none",
         "Share of the chosen forget set that is in a random draw of the same seed and size, from "
         "which a search with a 0/1 start begins; chance is the share of the training set.",
+    ),
+    "overlap_previous": Metric(
+        "Overlap with the iteration before",
+        "%",
+        "none",
+        "Share of the chosen forget set that the search had chosen one iteration before, too: at "
+        "100 % its choice has settled.",
     ),
     "binary_weights": Metric(
         "Binary weights", "%", "none", "Share of the selection weights that ended at 0 or 1."

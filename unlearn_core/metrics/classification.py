@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..data import ForgetSplit
+from ..data import ForgetSplit, evenly_spaced
 from ..models import Outputs, predict
 from .catalogue import Estimate, mean, share
-from .membership import confidence_attack, entropy_attack
+from .membership import confident_non_members, entropy_members
 from .shadow import ShadowAttack
 from .zrf import zrf
 
@@ -22,6 +22,7 @@ __all__ = [
     "changed_weights",
     "evaluate_classifier",
     "gap_to_retrained",
+    "membership_calls",
     "outputs_of",
     "accuracies_on_test",
 ]
@@ -51,9 +52,33 @@ class SideOutputs(NamedTuple):
     test: Outputs
 
 
-def outputs_of(model: nn.Module, split: ForgetSplit) -> SideOutputs:
-    """One forward pass over each part of a split."""
-    return SideOutputs(*(predict(model, d) for d in (split.retain, split.forget, split.test)))
+def outputs_of(
+    model: nn.Module, split: ForgetSplit, retain_images: int | None = None
+) -> SideOutputs:
+    """One forward pass over each part of a split.
+
+    Of the retain set ``retain_images`` are looked at, at equal distances; None for all.
+    """
+    kept = split.retain
+    if retain_images is not None:
+        kept = kept.subset(evenly_spaced(len(kept), retain_images))
+    return SideOutputs(*(predict(model, d) for d in (kept, split.forget, split.test)))
+
+
+def membership_calls(
+    outputs: SideOutputs, attack: Literal["entropy", "confidence"] | ShadowAttack
+) -> Tensor:
+    """Which forget images count for a membership attack: (n,) bool.
+
+    Those that the entropy or the fitted shadow attack call members, those that the confidence attack
+    calls non-members: the share of them is the attack's metric.
+    """
+    retain, forget, test = outputs
+    if isinstance(attack, ShadowAttack):
+        return attack.members(forget.logits, forget.labels)
+    if attack == "entropy":
+        return entropy_members(retain.logits, test.logits, forget.logits)
+    return confident_non_members(*((o.logits, o.labels) for o in (retain, test, forget)))
 
 
 def evaluate_classifier(
@@ -63,31 +88,37 @@ def evaluate_classifier(
     random_model: nn.Module | None = None,
     shadow: ShadowAttack | None = None,
     outputs: SideOutputs | None = None,
+    calls: Tensor | None = None,
 ) -> dict[str, Estimate]:
     """The quality metrics of a classifier on a split, from one forward pass over each part.
 
     Which membership attack is measured depends on what is given: with ``random_model``, freshly
     initialised, the entropy attack and ZRF, which compares with that model (the SSD paper's
-    metrics); with ``shadow``, a fitted attack, that one (IAU's); else the confidence attack
-    (SalUn's). The latter two come with the mean loss on the forget set. ``outputs`` are those of
-    `outputs_of`, where they are at hand.
+    metrics); with ``shadow``, a fitted attack, that one (IAU's), on retain and test images too; else
+    the confidence attack (SalUn's). The latter two come with the mean loss on the forget set.
+    ``outputs`` are those of `outputs_of`, ``calls`` those of `membership_calls` for that attack, where
+    they are at hand.
     """
-    retain, forget, test = outputs or outputs_of(model, split)
+    outputs = outputs or outputs_of(model, split)
+    retain, forget, test = outputs
+    if calls is None:
+        calls = membership_calls(outputs, shadow or ("entropy" if random_model else "confidence"))
     out = {
         "retain_accuracy": accuracy(retain.logits, retain.labels),
         "forget_accuracy": accuracy(forget.logits, forget.labels),
     }
     if random_model is not None:
-        out["entropy_mia"] = entropy_attack(retain.logits, test.logits, forget.logits)
+        out["entropy_mia"] = share(calls)
         out["zrf"] = zrf(forget.logits, predict(random_model, split.forget).logits)
         return out | accuracies_on_test(test, split)
     losses = nn.functional.cross_entropy(forget.logits.double(), forget.labels, reduction="none")
     out["forget_loss"] = mean(losses)
     if shadow is not None:
-        out["shadow_mia"] = shadow.member_rate(forget.logits, forget.labels)
+        out["shadow_mia"] = share(calls)
+        out["shadow_true_positives"] = shadow.member_rate(retain.logits, retain.labels)
+        out["shadow_false_positives"] = shadow.member_rate(test.logits, test.labels)
     else:
-        pairs = ((o.logits, o.labels) for o in (retain, test, forget))
-        out["confidence_mia"] = confidence_attack(*pairs)
+        out["confidence_mia"] = share(calls)
     return out | accuracies_on_test(test, split)
 
 

@@ -11,8 +11,10 @@ from .catalogue import Estimate, share
 __all__ = [
     "attack_features",
     "confidence_attack",
+    "confident_non_members",
     "entropy",
     "entropy_attack",
+    "entropy_members",
     "fit_entropy_attack",
     "svc_attack",
 ]
@@ -39,14 +41,19 @@ def fit_entropy_attack(members: Tensor, non_members: Tensor, C: float = 2.0):
     return LogisticRegression(C=C, class_weight="balanced").fit(x, y)
 
 
-def entropy_attack(retain: Tensor, test: Tensor, forget: Tensor, C: float = 2.0) -> Estimate:
-    """Share of the forget set that the entropy attack calls members, in per cent.
+def entropy_members(retain: Tensor, test: Tensor, forget: Tensor, C: float = 2.0) -> Tensor:
+    """Which images of the forget set the entropy attack calls members: (n,) bool.
 
     ``retain``, ``test`` and ``forget`` are logits (n, classes): the members and non-members that
     the attack is fitted on, and the images that it judges.
     """
     attack = fit_entropy_attack(retain, test, C)
-    return share(torch.from_numpy(attack.predict(entropy(forget)[:, None].numpy()) == 1))
+    return torch.from_numpy(attack.predict(entropy(forget)[:, None].numpy()) == 1)
+
+
+def entropy_attack(retain: Tensor, test: Tensor, forget: Tensor, C: float = 2.0) -> Estimate:
+    """The share of `entropy_members`, in per cent."""
+    return share(entropy_members(retain, test, forget, C))
 
 
 def attack_features(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -88,8 +95,8 @@ def svc_attack(members: Tensor, non_members: Tensor, target: Tensor) -> Tensor:
 Labelled = tuple[Tensor, Tensor]
 
 
-def confidence_attack(members: Labelled, non_members: Labelled, forget: Labelled) -> Estimate:
-    """MIA efficacy: the share of the forget set that an attack calls *non*-members, in per cent.
+def confident_non_members(members: Labelled, non_members: Labelled, forget: Labelled) -> Tensor:
+    """Which images of the forget set an attack by confidence calls *non*-members: (n,) bool.
 
     The attack is `svc_attack` on the probability of the true class, fitted on retain and test
     images. Each argument is a pair of logits (n, classes) and labels (n,). Of the members no more
@@ -98,4 +105,9 @@ def confidence_attack(members: Labelled, non_members: Labelled, forget: Labelled
     """
     some = evenly_spaced(len(members[1]), len(non_members[1]))
     pairs = ((members[0][some], members[1][some]), non_members, forget)
-    return share(svc_attack(*(attack_features(*pair)["confidence"] for pair in pairs)))
+    return svc_attack(*(attack_features(*pair)["confidence"] for pair in pairs))
+
+
+def confidence_attack(members: Labelled, non_members: Labelled, forget: Labelled) -> Estimate:
+    """MIA efficacy: the share of `confident_non_members`, in per cent."""
+    return share(confident_non_members(members, non_members, forget))

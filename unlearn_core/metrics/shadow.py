@@ -142,9 +142,13 @@ class ShadowAttack:
         weights = next(self.network.parameters())
         return self.network(shadow_features(logits, labels).to(weights)).sigmoid().cpu()
 
+    def members(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Which images the attack calls members: (n,) bool."""
+        return self.probability(logits, labels) > 0.5
+
     def member_rate(self, logits: Tensor, labels: Tensor) -> Estimate:
         """Share of the images that the attack calls members, in per cent."""
-        return share(self.probability(logits, labels) > 0.5)
+        return share(self.members(logits, labels))
 
 
 def gradient_norms(

@@ -199,7 +199,9 @@ class Experiment(Model):
     requires: Requirement | None = None
     seeds: Seeds = Field((), description="instead of the profile's")
     original_seed: Seed | None = Field(
-        None, description="all seeds share the original and the retrained model of this one"
+        None,
+        description="all seeds share the original of this one, and the retrained model unless the "
+        "seed draws what is forgotten",
     )
     originals_of: str | None = Field(
         None,
@@ -230,7 +232,8 @@ class Experiment(Model):
     ask: dict[str, Any] = Field(
         {},
         description="of questions: how many of each set are asked, and the longest answer; of what is "
-        "drawn: how many images of each kind, and how",
+        "drawn: how many images of each kind, and how; of classifiers: how many retain images are "
+        "looked at",
     )
     adapters: dict[str, Any] = Field(
         {}, description="low-rank adapters that a method trains in the place of all weights"
@@ -243,6 +246,11 @@ class Experiment(Model):
     tower: dict[str, Any] = Field(
         {}, description="how a vision tower learns to see before its model learns to answer"
     )
+
+    @property
+    def drawn(self) -> bool:
+        """Whether what is forgotten differs from seed to seed, and the retrained model with it."""
+        return bool({"fraction", "count", "chosen"} & set(self.forget))
 
     @model_validator(mode="after")
     def _oracle_is_a_method(self) -> Experiment:

@@ -102,9 +102,10 @@ class Replication:
         return self.experiment(experiment).seeds or self.seeds
 
     def originals(self, experiment: str) -> tuple[int, ...]:
-        """The seeds that an experiment's originals and retrained models have."""
-        own = self.experiment(experiment).original_seed
-        return self.seeds_of(experiment) if own is None else (own,)
+        """The seeds that the rows of an experiment's originals and retrained models have."""
+        e = self.experiment(experiment)
+        shared = e.original_seed is not None and not e.drawn
+        return (e.original_seed,) if shared else self.seeds_of(experiment)
 
     @cached_property
     def skips(self) -> tuple[Skip, ...]:

@@ -39,6 +39,7 @@ from unlearn_core.models import (
 )
 from unlearn_core.registry import ConfigError
 from unlearn_core.replication.cache import digest
+from unlearn_core.replication.outcomes import outcome
 from unlearn_core.replication.records import SCHEMA, Row, Value
 from unlearn_core.replication.run import InvariantError, Replication
 from unlearn_core.replication.trials import classifiers as classification
@@ -514,6 +515,74 @@ class TestModelsBehindRows:
         assert before > 0
 
 
+class TestOneOriginal:
+    def test_forget_sets_that_seeds_draw_have_retrained_models_of_their_own(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        """Fails where a seed is compared with the model that was retrained without another seed's
+        forget set, or where each seed trains an original."""
+        experiment(tiny).update(forget={"fraction": [0.1]}, original_seed=0)
+        project.paper("tiny", tiny)
+        run = replication()
+        a, b = (ClassificationTrial(run, "full_class", seed, 0.1) for seed in (0, 1))
+        assert not torch.equal(a.split.forget.index, b.split.forget.index)
+        for x, y in zip(a.original.parameters(), b.original.parameters(), strict=True):
+            assert torch.equal(x, y)
+        for trial in (a, b):
+            trial.measure_original()
+        assert run.originals("full_class") == (0, 1)
+        for method in (ORIGINAL, "Retrain"):
+            rows = [run.rows.row("full_class", method, seed) for seed in (0, 1)]
+            assert rows[0].spec["forget"] != rows[1].spec["forget"], method
+        for trial in (a, b):
+            seen = trial.fit(trial.split.retain, retrain_seed(0))[0]
+            mine, other = trial.unlearned("Retrain"), (b if trial is a else a).unlearned("Retrain")
+            parameters = list(zip(mine.parameters(), seen.parameters(), strict=True))
+            assert all(torch.equal(x, y) for x, y in parameters)
+            pairs = zip(mine.parameters(), other.parameters(), strict=True)
+            assert not all(torch.equal(x, y) for x, y in pairs)
+
+    def test_of_a_class_there_is_one_for_all(self, project: Any, tiny: dict[str, Any]) -> None:
+        experiment(tiny)["original_seed"] = 0
+        project.paper("tiny", tiny)
+        run = replication()
+        trial = ClassificationTrial(run, "full_class", 1, "solid cross")
+        trial.measure_method("Retrain")
+        assert run.originals("full_class") == (0,)
+        assert [r.seed for r in run.rows.where("full_class", "Retrain")] == [0]
+
+
+class TestExamples:
+    def test_what_a_row_keeps_image_by_image(self, project: Any, tiny: dict[str, Any]) -> None:
+        """Fails where the attack's calls are not those that its metric is the share of."""
+        trial = trial_of(project, tiny)
+        row = trial.measure_method("Fine-tune")
+        kept = {name: outcome(row, name) for name in ("retain", "forget", "test", "attack")}
+        assert {k: len(v) for k, v in kept.items()} == {
+            "retain": 72,
+            "forget": 8,
+            "test": 40,
+            "attack": 8,
+        }
+        for name in ("retain", "forget", "test"):
+            assert row.metrics[f"{name}_accuracy"].value == pytest.approx(100 * kept[name].mean())
+        assert row.metrics["entropy_mia"].value == pytest.approx(100 * kept["attack"].mean())
+
+    def test_an_experiment_may_look_at_some_retain_images(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        """Fails where all are looked at, or a row of some passes for a row of all."""
+        experiment(tiny)["ask"] = {"retain": 20}
+        row = trial_of(project, tiny).measure_method("Retrain")
+        assert row.metrics["retain_accuracy"].n == 20
+        assert row.spec["ask"] == {"retain": 20}
+        del experiment(tiny)["ask"]
+        assert "ask" not in trial_of(project, tiny).measure_method("Retrain").spec
+        experiment(tiny)["ask"] = {"forget": 5}
+        with pytest.raises(ConfigError, match="of classifiers 'retain' is asked"):
+            trial_of(project, tiny).measure_method("Retrain")
+
+
 class TestTrials:
     def test_every_seed_and_target_of_every_experiment(
         self, project: Any, tiny: dict[str, Any]
@@ -908,11 +977,13 @@ class TestSelect:
         assert row.detail["index"] == by_hand.index.tolist()
         assert row.detail["log"] == list(by_hand.log)
         last = by_hand.log[-1]
-        found = row.metrics["overlap_initial"], row.metrics["binary_weights"]
+        found = [row.metrics[m] for m in ("overlap_initial", "overlap_previous", "binary_weights")]
         assert [m.value for m in found] == [
             100 * last["overlap_initial"],
+            100 * last["overlap_previous"],
             100 * last["binary_share"],
         ]
+        assert [m.n for m in found] == [12, 12, 80]
         assert trial.experiment.select == select, "the rule was changed by its use"
         assert trial.select("hard") == row
 

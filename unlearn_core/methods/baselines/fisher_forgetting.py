@@ -6,24 +6,66 @@ Noise scrubs every weight, the more the less the retain set depends on it:
 
     \theta \leftarrow \theta + (\lambda\sigma^2)^{1/4} F^{-1/4}\,\xi, \qquad \xi\sim\mathcal N(0, 1),
 
-with the diagonal empirical Fisher information :math:`F` of the retain set, which takes the
-gradient of every single image.
+with the diagonal Fisher information :math:`F` of the retain set, which takes the gradient of
+every single image. By its definition, and in Golatkar's code, that is an expectation over the
+labels that the model gives: one gradient for every image *and* class (``labels="expected"``). The
+empirical Fisher takes the true label alone, at the price of one class.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...data import ForgetSplit, batches
+from ...models import device_of, to
+from ...registry import ADDED
 from ...seeding import generator
 from ..base import Method
-from ..ssd import importances
+from ..ssd import Importances, importances
 
-__all__ = ["FisherForgetting"]
+__all__ = ["FisherForgetting", "expected_fisher"]
+
+
+def expected_fisher(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss: Callable[[Any, tuple[Tensor, Tensor]], Tensor],
+    classes: int,
+) -> Importances:
+    r"""The diagonal of :math:`\mathbb E_x\sum_c p_c\,(\nabla(-\log p_c))^2`, in evaluation mode.
+
+    Parameters
+    ----------
+    batches : images and labels; the labels make no difference
+    loss : (function from x to logits, batch) -> mean negative log-probability of the labels
+
+    Returns
+    -------
+    name -> tensor of the parameter's shape
+    """
+    device = device_of(model)
+    model.eval()
+
+    def under_every_label() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for x, y in batches:
+            x = to(x, device)
+            with torch.no_grad():
+                roots = model(x).softmax(dim=1).sqrt()
+            for label in range(classes):
+                yield x, torch.full_like(y, label), roots[:, label]
+
+    def weighted(of: Any, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        x, y, root = batch
+        return root.mean() * loss(of, (x, y))  # of one image: squared, the root is its weight
+
+    fisher = importances(model, under_every_label(), weighted, per_sample=True)
+    # A mean over images and labels, where it is a sum over labels.
+    return {name: classes * value for name, value in fisher.items()}
 
 
 @dataclass(frozen=True)
@@ -37,6 +79,8 @@ class FisherForgetting(Method):
     floor : smallest :math:`F`, which caps the noise where the retain set says nothing about a
         weight: its standard deviation is at most ``(noise / floor) ** 0.25``
     batch_size : how many images are loaded at a time; makes no difference to the result
+    labels : "given", the empirical Fisher; "expected", the expectation over the model's labels, at
+        ``classes`` times the cost
     """
 
     name: ClassVar[str] = "fisher_forgetting"
@@ -46,14 +90,20 @@ class FisherForgetting(Method):
     noise: float = 1e-13
     floor: float = 1e-8
     batch_size: int = 256
+    labels: Literal["given", "expected"] = field(default="given", metadata=ADDED)
 
     def __post_init__(self) -> None:
         if not (self.noise > 0 and self.floor > 0):
             raise ValueError(f"noise and floor must be positive, not {self.noise} and {self.floor}")
+        if self.labels not in ("given", "expected"):
+            raise ValueError(f"unknown labels {self.labels!r}; known: given, expected")
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         loader = batches(split.retain, self.batch_size)
-        fisher = importances(model, loader, split.task.loss, per_sample=True)
+        if self.labels == "expected":
+            fisher = expected_fisher(model, loader, split.task.loss, split.task.classes)
+        else:
+            fisher = importances(model, loader, split.task.loss, per_sample=True)
         g = generator(seed, "fisher forgetting")
         with torch.no_grad():
             for name, p in model.named_parameters():

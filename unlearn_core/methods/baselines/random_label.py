@@ -3,6 +3,13 @@
 The forget images get random labels, drawn anew in every epoch, and the retain images keep
 theirs (github.com/OPTML-Group/Unlearn-Saliency, ``Classification/unlearn/RL.py``: SGD, ten
 epochs). It is SalUn without its mask.
+
+In that code the order of the images changed. Until 30 January 2024, the paper's acceptance
+included, every data set's forget and retain images were shuffled together, as the worst-case
+paper's repository (``data-wise/unlearn/RL.py``) does to this day; from 4 April 2024 (commit
+f31f82e) a CIFAR-10 epoch is all of the forget set and then all of the retain set. Users of the
+former code report the values of the SalUn paper's table, users of the latter forget a fifth of
+that, so the published table is very probably of the mixed order.
 """
 
 from __future__ import annotations
@@ -28,8 +35,8 @@ class RandomLabel(Method):
 
     Attributes
     ----------
-    order : of an epoch: "forget_first", all of the forget set before all of the retain set (the
-        authors' CIFAR-10 and SVHN); "mixed", both shuffled together (their other data sets)
+    order : of an epoch: "mixed", both sets shuffled together; "forget_first", all of the forget
+        set before all of the retain set, which mends at once what the forget set has done
     wrong : draw from the other classes, as the paper's formula says; the authors' code draws
         from all of them, so that one label in ``classes`` is right
     """
@@ -41,12 +48,12 @@ class RandomLabel(Method):
     train: TrainConfig = TrainConfig(
         epochs=10, lr=0.013, batch_size=256, momentum=0.9, weight_decay=5e-4
     )
-    order: Literal["forget_first", "mixed"] = "forget_first"
+    order: Literal["mixed", "forget_first"] = "mixed"
     wrong: bool = False
 
     def __post_init__(self) -> None:
         if self.order not in ("forget_first", "mixed"):
-            raise ValueError(f"unknown order {self.order!r}; known: forget_first, mixed")
+            raise ValueError(f"unknown order {self.order!r}; known: mixed, forget_first")
 
     def epochs(self, split: ForgetSplit, seed: int) -> Callable[[int], Iterable[Any]]:
         """Epoch -> its batches, in which every image of both sets comes once."""

@@ -234,11 +234,13 @@ class Trial:
 
     @cached_property
     def first(self) -> Self:
-        """The trial whose original and retrained model this one shares: itself, as a rule."""
+        """The trial whose rows of the original and the retrained model this one shares: itself, as
+        a rule. Of a forget set that the seed draws another seed's retrained model knows nothing."""
         name = self.experiment.originals_of or self.name
-        if (name, self.model_seed) == (self.name, self.seed):
+        seed = self.seed if self.experiment.drawn else self.model_seed
+        if (name, seed) == (self.name, self.seed):
             return self
-        return type(self)(self.run, name, self.model_seed, self.target)
+        return type(self)(self.run, name, seed, self.target)
 
     def measure_original(self) -> Row:
         if self.first is not self:

@@ -32,6 +32,7 @@ from ...metrics import (
     evaluate_classifier,
     gap_to_retrained,
     mean,
+    membership_calls,
     outputs_of,
     relearned_accuracy,
 )
@@ -119,19 +120,24 @@ class ClassificationTrial(Trial):
             own |= {"attack": e.attack, **({"shadow": e.shadow} if e.attack == "shadow" else {})}
         if e.relearn is not None:
             own["relearn"] = e.relearn
-        return own
+        return own | ({"ask": e.ask} if e.ask else {})
 
     def evaluate(self, model: nn.Module) -> tuple[dict[str, Estimate], dict[str, Any]]:
-        e, outputs = self.experiment, outputs_of(model, self.split)
+        e = self.experiment
+        if set(e.ask) - {"retain"}:
+            raise ConfigError(f"{self.name}: of classifiers 'retain' is asked, not {sorted(e.ask)}")
+        outputs = outputs_of(model, self.split, e.ask.get("retain"))
         given: dict[str, Any] = {"random_model": self.random_model} if e.attack == "entropy" else {}
         if e.attack == "shadow":
             given = {"shadow": self.shadow}
-        out = evaluate_classifier(model, self.split, outputs=outputs, **given)
+        calls = membership_calls(outputs, given.get("shadow", e.attack))
+        out = evaluate_classifier(model, self.split, outputs=outputs, calls=calls, **given)
         if e.relearn is not None:
             probe = relearned_accuracy(model, self.split, self.seed, **e.relearn)
             out["relearned_accuracy"] = probe
-        right = {k: (o.logits.argmax(1) == o.labels) for k, o in outputs._asdict().items()}
-        return out, {OUTCOMES: {k: pack(v.cpu().numpy()) for k, v in right.items()}}
+        hits = {k: (o.logits.argmax(1) == o.labels) for k, o in outputs._asdict().items()}
+        hits["attack"] = calls
+        return out, {OUTCOMES: {k: pack(v.cpu().numpy()) for k, v in hits.items()}}
 
     def compare(self, row: Row, retrained: Row) -> dict[str, Estimate]:
         return {"gap": gap_to_retrained(row.metrics, retrained.metrics)}
@@ -225,8 +231,9 @@ class ClassificationTrial(Trial):
                 metrics["selected_loss"] = mean(losses)
             if selection.log:
                 last = selection.log[-1]
-                metrics["overlap_initial"] = Estimate(100 * last["overlap_initial"], budget)
-                metrics["binary_weights"] = Estimate(100 * last["binary_share"], budget)
+                for name in ("overlap_initial", "overlap_previous"):
+                    metrics[name] = Estimate(100 * last[name], budget)
+                metrics["binary_weights"] = Estimate(100 * last["binary_share"], among)
             return metrics, {"index": selection.index.tolist(), "log": [*selection.log]}
 
         spec = {"select": describe(selector), "budget": budget}
