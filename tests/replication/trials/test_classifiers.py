@@ -40,7 +40,7 @@ from unlearn_core.models import (
 from unlearn_core.registry import ConfigError
 from unlearn_core.replication.cache import digest
 from unlearn_core.replication.outcomes import outcome
-from unlearn_core.replication.records import SCHEMA, Row, Value
+from unlearn_core.replication.records import ROW_SCHEMA, Row, Value
 from unlearn_core.replication.run import InvariantError, Replication
 from unlearn_core.replication.trials import classifiers as classification
 from unlearn_core.replication.trials.base import Costs, OptimizerSteps, changed
@@ -1052,7 +1052,7 @@ class TestIdentity:
         """Fails where the way of making keys changes: every cached row would be made again."""
         names = ("experiment", "method", "seed", "variant", "spec")
         for row in published:
-            key = digest({"schema": SCHEMA, **{name: row[name] for name in names}})
+            key = digest({"schema": ROW_SCHEMA, **{name: row[name] for name in names}})
             assert key == row["key"], (row["experiment"], row["method"])
 
     @pytest.mark.parametrize("label", [ORIGINAL, "Retrain", "Fine-tune", "SSD"])
@@ -1068,7 +1068,7 @@ class TestIdentity:
         )
         assert outline(row.spec) == outline(before["spec"])
         assert row.variant.keys() == before["variant"].keys()
-        spec = {"schema": SCHEMA, "spec": row.spec, "variant": row.variant}
+        spec = {"schema": ROW_SCHEMA, "spec": row.spec, "variant": row.variant}
         names = {"experiment": "full_class", "method": label, "seed": 0}
         assert row.key == digest(spec | names)
 
