@@ -18,11 +18,12 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
-from safetensors.torch import load_model, save_model
-from torch import nn
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Cache", "CacheWarning", "digest"]
 
@@ -134,6 +135,8 @@ class Cache:
         A model whose ``meta`` is not ``acceptable`` is made again. Returns the model and what
         ``fit`` said of it.
         """
+        from safetensors.torch import load_model, save_model
+
         with self.lock("models", key):
             meta = self.read("models", key)
             if meta is not None and acceptable(meta):

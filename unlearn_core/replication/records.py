@@ -18,7 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from uncertainties import UFloat, ufloat
 
@@ -398,6 +397,8 @@ def git_state(root: Path) -> tuple[str | None, bool]:
 @cache
 def environment() -> dict[str, str]:
     """Versions and hardware, in words."""
+    import torch
+
     cuda = torch.cuda.is_available()
     cpu = platform.processor() or platform.machine()
     try:
