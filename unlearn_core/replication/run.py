@@ -22,6 +22,7 @@ from .cache import Cache, digest
 from .claims import Precondition, Rule, judge, rule_parts
 from .history import notebook_code, rule_age
 from .papers import Experiment, load_paper, paper_sources, project_root, rehearsed
+from .progress import Progress, planned_rows, row_name
 from .records import (
     ORIGINAL,
     ROW_SCHEMA,
@@ -88,6 +89,7 @@ class Replication:
         self.regime: list[Fact] = []
         self.invariants: list[Invariant] = []
         self.effects: dict[str, str] = {}
+        self.progress = Progress(planned_rows(self))
         self._started, self._clock = now(), time.perf_counter()
         self.shared: dict[str, Any] = {}  # what trials make once for all of them
         self._data: dict[str, ImageData] = {}
@@ -205,12 +207,14 @@ class Replication:
             "variant": dict(variant or {}),
         }
         key = digest({"schema": ROW_SCHEMA, **names, "spec": dict(spec)})
+        called = row_name(**names)
         with self.cache.lock("rows", key):
             found = self.cache.read("rows", key)
             row = Row.model_validate(found) if found else self.published.get(key)
             if row is None or (self.clean_only and row.provenance.dirty):
                 began = time.perf_counter()
-                metrics, detail = compute()
+                with self.progress.making(called):
+                    metrics, detail = compute()
                 unknown = set(metrics) - set(METRICS)
                 if unknown:
                     raise ConfigError(f"{experiment} / {method}: unknown metrics {sorted(unknown)}")
@@ -237,6 +241,8 @@ class Replication:
                 )
                 self.cache.write("rows", key, row.model_dump(mode="json"))
                 log.info("%s / %s / seed %d: made", experiment, method, seed)
+            else:
+                self.progress.found(called)
         self.rows.add(row)
         return row
 
