@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PROFILE ?= ci
 PAPERS ?=
-JOBS ?= 1
+JOBS ?=
 LAUNCH ?=
 ARGS ?=
 
@@ -12,7 +12,8 @@ RUN := $(PY) -m unlearn_core.replication
 STAMP := .venv/.stamp
 # $(call quote,text): text as one word of the shell.
 quote = '$(subst ','\'',$(1))'
-CHOICE = --papers=$(call quote,$(PAPERS)) --jobs=$(call quote,$(JOBS))
+CHOICE = --papers=$(call quote,$(PAPERS))
+AT_A_TIME = --jobs=$(call quote,$(JOBS))
 PROFILE_OF = --profile=$(call quote,$(PROFILE))
 NEW_ENOUGH = -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 
@@ -25,7 +26,7 @@ help: ## this list
 	@echo
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo '  PROFILE=ci|laptop|paper  PAPERS="ssd flat" (default: all)  JOBS=2 (notebooks at a time)'
+	@echo '  PROFILE=ci|laptop|paper  PAPERS="ssd flat" (default: all)  JOBS=2 (notebooks at a time; default: cores)'
 	@echo '  LAUNCH="srun --gres=gpu:1" (put before each notebook)  PYTHON=python3.12 (for .venv)'
 
 setup: $(STAMP) ## install everything into .venv, at the versions of constraints.txt
@@ -47,7 +48,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 reproduce: $(STAMP) ## run what is out of date and render the book [PROFILE PAPERS JOBS LAUNCH]
-	$(RUN) reproduce $(PROFILE_OF) $(CHOICE) --launch=$(call quote,$(LAUNCH))
+	$(RUN) reproduce $(PROFILE_OF) $(CHOICE) $(AT_A_TIME) --launch=$(call quote,$(LAUNCH))
 
 test: $(STAMP) ## run the tests, all but the benchmarks [ARGS="-k ssd"]
 	$(PY) -m pytest $(ARGS)
@@ -80,12 +81,12 @@ list: $(STAMP) ## say what would run, and for how long [PROFILE PAPERS]
 	@$(RUN) list $(PROFILE_OF) $(CHOICE)
 
 rehearse: $(STAMP) ## run the paper profile for a few steps on a made-up hub [PAPERS JOBS]
-	$(RUN) rehearse $(CHOICE)
+	$(RUN) rehearse $(CHOICE) $(AT_A_TIME)
 
 book: $(STAMP) ## render the book from what was published and what was run here
 	$(RUN) book
 
-publish: $(STAMP) ## run on a clean checkout of HEAD and copy the results into book/published [PROFILE=laptop PAPERS JOBS]
+publish: $(STAMP) ## run on a clean checkout of HEAD and copy the results into book/published [PROFILE=laptop PAPERS]
 	@test '$(origin PROFILE)' != file || { \
 	  echo 'error: say what to publish: make publish PROFILE=laptop' >&2; exit 1; }
 	$(RUN) publish $(PROFILE_OF) $(CHOICE)

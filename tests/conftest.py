@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,23 @@ GOLDENS = ROOT / "tests" / "data_files" / "goldens"
 
 # Threads that wait for one another on a busy machine make tiny tensors a hundred times slower.
 torch.set_num_threads(1)
+
+
+def _as_in_a_shell() -> None:
+    """What a test starts must not know that it is tested: Jupyter's kernel, for one, doesn't catch what
+    is printed below Python while PYTEST_CURRENT_TEST is set."""
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+        del os.environ[name]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup() -> None:
+    _as_in_a_shell()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call() -> None:
+    _as_in_a_shell()
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
 import papermill
+import psutil
 import pytest
 
 from unlearn_core.registry import ConfigError
@@ -19,20 +23,33 @@ from unlearn_core.replication.runner import (
     execute,
     fingerprint,
     out_of_date,
+    pair,
     parameters_of,
     reproduce,
+    settle,
     summary,
 )
 
-#: Stands for a launcher, or for Python itself: it notes what it was called with and makes what a
+#: Stands for a launcher, or for Python itself: it notes what it was called with and leaves what a
 #: notebook's run leaves. The paper "bad" fails.
 FAKE = """#!/bin/bash
 while [ "$1" != execute ]; do shift; done
-slug=$2 out=$6
-echo "$slug $4 $out OMP=$OMP_NUM_THREADS REHEARSE=$UNLEARN_REHEARSE MORE=$MORE" >> {log}
+slug=$2 profile=$4
+echo "$slug $profile OMP=$OMP_NUM_THREADS REHEARSE=$UNLEARN_REHEARSE MORE=$MORE" >> {log}
 {more}
 if [ $slug = bad ]; then echo "it went wrong" >&2; exit 3; fi
-touch $out/$slug.ipynb $out/$slug.json
+exec {python} -c '
+import os, sys
+from unlearn_core.replication.runner import *
+from unlearn_core.replication.runner import fingerprint, pair, settle
+
+slug, profile = sys.argv[1:]
+folder = run_folder(profile, rehearsal := os.environ.get("UNLEARN_REHEARSE") == "1")
+for file in pair(folder / "running", slug):
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+settle(folder, slug, fingerprint(slug, profile, rehearsal))
+' $slug $profile
 """
 
 
@@ -40,11 +57,12 @@ class Fake:
     """The script, and what it noted."""
 
     def __init__(self, folder: Path) -> None:
-        self.script, self.log = folder / "fake", folder / "calls"
+        self.script, self.log, self.python = folder / "fake", folder / "calls", sys.executable
         self.write()
 
     def write(self, more: str = "") -> None:
-        self.script.write_text(FAKE.format(log=self.log, more=more))
+        python = shlex.quote(self.python)
+        self.script.write_text(FAKE.format(log=self.log, more=more, python=python))
         self.script.chmod(0o755)
 
     @property
@@ -57,8 +75,12 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Notebooks are "run" by the script, in milliseconds."""
     made = Fake(tmp_path)
     monkeypatch.setattr(sys, "executable", str(made.script))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return made
+
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def states(outcomes: list[Outcome]) -> dict[str, str]:
@@ -75,11 +97,11 @@ class TestExecute:
 
     def test_unknown_paper(self, project: Any) -> None:
         with pytest.raises(ConfigError, match="unknown paper 'tinny'; did you mean 'tiny'"):
-            execute("tinny", "ci", Path("build/ci"))
+            execute("tinny", "ci")
 
     def test_unknown_profile(self, project: Any) -> None:
         with pytest.raises(ConfigError, match="unknown profile 'cii'; did you mean 'ci'"):
-            execute("tiny", "cii", Path("build/ci"))
+            execute("tiny", "cii")
 
     @pytest.mark.parametrize("name", ["paper", "profile", "out"])
     def test_a_notebook_without_a_parameter(self, project: Any, name: str) -> None:
@@ -88,13 +110,13 @@ class TestExecute:
         file.write_text(file.read_text().replace(f"{name} = ", f"{name}s = "))
         message = rf"notebooks/tiny\.ipynb has no parameter '{name}'; did you mean '{name}s'"
         with pytest.raises(ConfigError, match=message):
-            execute("tiny", "ci", Path("build/ci"))
+            execute("tiny", "ci")
 
     def test_a_notebook_without_parameters(self, project: Any) -> None:
         file = project.root / "notebooks" / "tiny.ipynb"
         file.write_text(file.read_text().replace('"parameters"', '"others"'))
         with pytest.raises(ConfigError, match="no cell tagged 'parameters'"):
-            execute("tiny", "ci", Path("build/ci"))
+            execute("tiny", "ci")
 
     def test_parameters_of(self) -> None:
         cells = [
@@ -114,10 +136,10 @@ class TestOutOfDate:
         (root / "unlearn_core" / "sub" / "a.py").write_text("x = 1\n")
         project.paper("other")
         folder = root / "build" / "ci"
-        folder.mkdir(parents=True)
+        (folder / "running").mkdir(parents=True)
         for suffix in ("ipynb", "json"):
-            (folder / f"tiny.{suffix}").write_text("{}")
-        (folder / "tiny.stamp").write_text(fingerprint("tiny", "ci", False))
+            (folder / "running" / f"tiny.{suffix}").write_text("{}")
+        settle(folder, "tiny", fingerprint("tiny", "ci", False))
         return root
 
     def test_nothing_changed(self, made: Path) -> None:
@@ -163,7 +185,6 @@ class TestOutOfDate:
         self, made: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Fails where the profile is not part of it: `laptop` would be taken for done."""
-        (made / "notebooks" / "other.yaml").write_text("")
         assert not out_of_date("tiny", "ci")
         assert out_of_date("other", "ci")
         for folder, profile, rehearsal in (
@@ -183,6 +204,164 @@ class TestOutOfDate:
         assert out_of_date("tiny", "ci")
 
 
+class TestOneAfterTheOther:
+    """What a run leaves, whatever becomes of it: ``play`` stands for papermill."""
+
+    @pytest.fixture
+    def play(self, project: Any, monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+        """What happens in the middle of the next runs; each then leaves its number."""
+        script: list[Callable[[], None]] = []
+        played: list[Path] = []
+
+        def papermill(source: Path, target: Path, parameters: dict[str, str]) -> None:
+            played.append(target)
+            assert parameters["out"] == target.parent.as_posix() == "build/ci/running"
+            file = project.root / target
+            file.write_text("half")
+            if script:
+                script.pop(0)()
+            for made in (file, file.with_suffix(".json")):
+                made.write_text(str(len(played)))
+
+        monkeypatch.setattr(runner, "_papermill", papermill)
+        return script
+
+    @staticmethod
+    def left(project: Any) -> list[str]:
+        return [f.read_text() for f in pair(project.root / "build" / "ci", "tiny")]
+
+    def test_notebook_and_record_come_together(self, project: Any, play: list[Any]) -> None:
+        folder = project.root / "build" / "ci"
+        seen: list[list[str]] = []
+        execute("tiny", "ci")
+        assert self.left(project) == ["1", "1"]
+        yaml = project.root / "notebooks" / "tiny.yaml"
+        yaml.write_text(yaml.read_text() + "\n")
+        play.append(lambda: seen.append(self.left(project)))
+        execute("tiny", "ci")
+        assert seen == [["1", "1"]]
+        assert self.left(project) == ["2", "2"]
+        assert list((folder / "running").iterdir()) == []
+
+    def test_a_run_that_ends_in_the_middle_leaves_the_former_one(
+        self, project: Any, play: list[Any]
+    ) -> None:
+        """Fails where a half-executed notebook stands beside the record of an older run."""
+        execute("tiny", "ci")
+        yaml = project.root / "notebooks" / "tiny.yaml"
+        kept = yaml.read_text()
+        yaml.write_text(kept + "\n")
+
+        def end() -> None:
+            raise KeyboardInterrupt
+
+        play.append(end)
+        with pytest.raises(KeyboardInterrupt):
+            execute("tiny", "ci")
+        assert self.left(project) == ["1", "1"]
+        assert out_of_date("tiny", "ci")
+        yaml.write_text(kept)
+        assert not out_of_date("tiny", "ci")
+
+    def test_two_at_once(self, project: Any, play: list[Any]) -> None:
+        """The second waits for the first, and finds its work done: only one notebook is executed."""
+        begun, go_on = threading.Event(), threading.Event()
+        play.append(lambda: (begun.set(), go_on.wait(30)))
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(execute, "tiny", "ci")
+            assert begun.wait(30)
+            assert runner.locked(project.root / "build" / "ci", "tiny")
+            second = pool.submit(execute, "tiny", "ci")
+            go_on.set()
+            first.result(30)
+            second.result(30)
+        assert self.left(project) == ["1", "1"]
+        assert not runner.locked(project.root / "build" / "ci", "tiny")
+
+    def test_a_source_that_changes_during_the_run(self, project: Any, play: list[Any]) -> None:
+        """Fails where the stamp is taken after the run: a change made meanwhile is never run."""
+        yaml = project.root / "notebooks" / "tiny.yaml"
+        play.append(lambda: yaml.write_text(yaml.read_text() + "\n"))
+        execute("tiny", "ci")
+        assert out_of_date("tiny", "ci")
+
+    @pytest.mark.parametrize("suffix", ["ipynb", "json", "stamp"])
+    @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"null", b'{"sha256": 3}'])
+    def test_what_is_not_as_the_run_left_it(
+        self, project: Any, play: list[Any], suffix: str, content: bytes
+    ) -> None:
+        """A damaged file, or the record of a notebook that was then run by hand, is run again. Fails
+        where it is up to date, for ever, and the book then stops at it."""
+        execute("tiny", "ci")
+        assert not out_of_date("tiny", "ci")
+        (project.root / "build" / "ci" / f"tiny.{suffix}").write_bytes(content)
+        assert out_of_date("tiny", "ci")
+        execute("tiny", "ci")
+        assert self.left(project) == ["2", "2"]
+
+
+class TestJobs:
+    """How many notebooks run at once where nobody says it, and which comes first."""
+
+    SLOW = "echo begin $slug >> order; sleep 0.5; echo end $slug >> order"
+
+    @pytest.fixture(autouse=True)
+    def _machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(runner, "cores", lambda: 2)
+        monkeypatch.setattr(runner, "has_accelerator", lambda: False)
+        monkeypatch.setattr(runner, "available_memory", lambda: 100.0)
+
+    @pytest.fixture
+    def papers(self, project: Any, tiny: dict[str, Any]) -> list[str]:
+        """Four papers, by their minutes."""
+        for slug, minutes in (("a", 1), ("b", 20), ("c", 3)):
+            tiny["profiles"]["ci"] |= {"minutes": minutes, "memory_gb": 30 * minutes}
+            project.paper(slug, tiny)
+        return ["b", "c", "a", "tiny"]
+
+    @staticmethod
+    def events(project: Any) -> list[str]:
+        return (project.root / "order").read_text().splitlines()
+
+    def test_as_many_as_cores_the_longest_first(
+        self, project: Any, fake: Fake, papers: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runner, "available_memory", lambda: 1000.0)
+        fake.write(more=self.SLOW)
+        outcomes = reproduce("ci")
+        assert [o.paper for o in outcomes] == ["a", "b", "c", "tiny"]
+        events = self.events(project)
+        assert sorted(events[:2]) == ["begin b", "begin c"]
+        assert {call.split("OMP=")[1].split()[0] for call in fake.calls} == {"1"}
+
+    def test_no_more_than_there_is_memory_for(
+        self, project: Any, fake: Fake, papers: list[str]
+    ) -> None:
+        """b wants 600 GB of 100, so it runs alone; c 90, so only tiny (1 GB) runs beside it."""
+        fake.write(more=self.SLOW)
+        assert set(states(reproduce("ci")).values()) == {"ran"}
+        events = self.events(project)
+        assert events[:2] == ["begin b", "end b"]
+        assert sorted(events[2:4]) == ["begin c", "begin tiny"]
+
+    @pytest.mark.parametrize("why", ["accelerator", "launcher"])
+    def test_one_at_a_time_where_cores_say_nothing(
+        self, project: Any, fake: Fake, monkeypatch: pytest.MonkeyPatch, why: str
+    ) -> None:
+        """Two notebooks would share one GPU's memory; where a launcher puts them is its affair."""
+        project.paper("other")
+        if why == "accelerator":
+            monkeypatch.setattr(runner, "has_accelerator", lambda: True)
+        fake.write(more=self.SLOW)
+        reproduce("ci", launch="env" if why == "launcher" else "")
+        assert [e.split()[0] for e in self.events(project)] == ["begin", "end"] * 2
+
+    def test_memory_of_this_machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.undo()
+        total = psutil.virtual_memory().total / 1e9
+        assert 0 < runner.available_memory() <= total
+
+
 class TestReproduce:
     def test_runs_what_is_out_of_date_and_only_that(self, project: Any, fake: Fake) -> None:
         project.paper("other")
@@ -194,9 +373,9 @@ class TestReproduce:
         assert states(reproduce("ci")) == {"other": "up to date", "tiny": "ran"}
         assert states(reproduce("ci", ["tiny"])) == {"tiny": "up to date"}
         assert [call.split(" OMP")[0] for call in fake.calls] == [
-            "other ci build/ci",
-            "tiny ci build/ci",
-            "tiny ci build/ci",
+            "other ci",
+            "tiny ci",
+            "tiny ci",
         ]
 
     def test_one_failure_does_not_stop_the_others(self, project: Any, fake: Fake) -> None:
@@ -210,17 +389,23 @@ class TestReproduce:
         assert tiny.state == "up to date"
         assert [call.split()[0] for call in fake.calls] == ["bad", "bad", "tiny"]
 
-    def test_a_source_that_changes_during_the_run(self, project: Any, fake: Fake) -> None:
-        """Fails where the stamp is taken after the run: a change made meanwhile is never run."""
-        fake.write(more="echo >> notebooks/tiny.yaml")
-        assert states(reproduce("ci")) == {"tiny": "ran"}
-        assert out_of_date("tiny", "ci")
-
     def test_the_launcher_stands_before_every_command(
         self, project: Any, fake: Fake, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert states(reproduce("ci", launch="env 'MORE=a b'")) == {"tiny": "ran"}
-        assert fake.calls == ["tiny ci build/ci OMP= REHEARSE= MORE=a b"]
+        assert fake.calls == ["tiny ci OMP= REHEARSE= MORE=a b"]
+
+    @pytest.mark.parametrize(
+        ("launch", "message"),
+        [("'", "is not whole: '"), ("no-such-launcher -n 1", "was not found: no-such-launcher")],
+    )
+    def test_a_launcher_that_cannot_be(
+        self, project: Any, fake: Fake, launch: str, message: str
+    ) -> None:
+        """Fails where the mistake is found when half of the notebooks run, or is a traceback."""
+        with pytest.raises(ConfigError, match=message):
+            reproduce("ci", launch=launch)
+        assert fake.calls == []
 
     def test_a_launcher_that_fails_is_a_failure(self, project: Any, fake: Fake) -> None:
         assert states(reproduce("ci", launch="false")) == {"tiny": "failed"}
@@ -236,9 +421,9 @@ class TestReproduce:
         threads: str,
     ) -> None:
         """Fails where parallel notebooks each take every core, and slow one another down."""
-        monkeypatch.setattr(os, "cpu_count", lambda: 6)
+        monkeypatch.setattr(runner, "cores", lambda: 6)
         reproduce("ci", jobs=jobs)
-        assert fake.calls == [f"tiny ci build/ci OMP={threads} REHEARSE= MORE="]
+        assert fake.calls == [f"tiny ci OMP={threads} REHEARSE= MORE="]
 
     def test_two_jobs_run_at_once(self, project: Any, fake: Fake) -> None:
         """Fails where they run one after the other: each waits for the other's sign here."""
@@ -270,7 +455,7 @@ class TestReproduce:
         """Fails where a rehearsal's pages could be taken for results, or its variables stay."""
         reproduce("ci", rehearsal=True, variables={"MORE": "hub"})
         (call,) = fake.calls
-        assert call.startswith("tiny ci build/rehearsal ")
+        assert call.startswith("tiny ci ")
         assert call.endswith("REHEARSE=1 MORE=hub")
         assert out_of_date("tiny", "ci")
         assert "MORE" not in os.environ
@@ -322,7 +507,7 @@ class TestCommandLine:
             (["reproduce", "--papers", "tinny"], "error: unknown paper 'tinny'; did you mean"),
             (["reproduce", "--profile", "cii"], "error: unknown profile 'cii'; did you mean"),
             (["list", "--papers", "x y"], "error: unknown paper 'x'"),
-            (["execute", "tinny", "--out", "build"], "error: unknown paper 'tinny'"),
+            (["execute", "tinny"], "error: unknown paper 'tinny'"),
         ],
     )
     def test_a_mistake_is_one_line(
@@ -349,16 +534,38 @@ def test_the_summary_shows_the_end_of_a_log(tmp_path: Path) -> None:
 
 
 GOOD = """
-import os, sys
+import logging, os, subprocess, sys, warnings
 from pathlib import Path
+from IPython.display import HTML, display
 
-Path(out, paper + ".json").write_text(profile + " " + str("torch" in sys.modules))
+print("printed", sys.executable)
+print("to stderr", file=sys.stderr)
+warnings.warn("a warning")
+logging.warning("logged")
+os.write(1, b"below Python\\n")
+os.write(2, b"below Python, to stderr\\n")
+subprocess.run(["echo", "a child"])
+display(HTML("shown"))
+made = Path(out, paper + ".json").write_text(profile + " " + str("torch" in sys.modules))
 """
+SAID = ["printed", "to stderr", "a warning", "logged", "below Python, to stderr", "a child"]
 
 
-def test_real_notebooks(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_notebooks(
+    project: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Papermill runs two: one writes its product, one raises. Fails where the values that a
-    notebook runs with are not the ones asked for, or where its output names this machine."""
+    notebook runs with are not the ones asked for; where its output names this machine, or has
+    anything that it does not display; and where another Python runs it than runs this."""
+    spec = project.root / "elsewhere" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": ["false"], "display_name": "x", "language": "python"}))
+    startup = project.root / "ipython" / "profile_default" / "startup" / "reader.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text("raise SystemExit('the reader's own')")
+    monkeypatch.setenv("JUPYTER_PATH", str(project.root / "elsewhere"))
+    monkeypatch.setenv("IPYTHONDIR", str(project.root / "ipython"))
+    monkeypatch.chdir(project.root / "notebooks")
     project.paper("good", None, GOOD)
     project.paper("bad", None, 'raise ValueError("on purpose")')
     options = ["--papers", "good bad", "--jobs", "2", "--no-book", "--launch", "env MORE=1"]
@@ -374,7 +581,12 @@ def test_real_notebooks(project: Any, capsys: pytest.CaptureFixture[str]) -> Non
     (injected,) = (
         c for c in json.loads(text)["cells"] if "injected-parameters" in c["metadata"]["tags"]
     )
-    assert 'out = "build/ci"' in "".join(injected["source"])
+    assert 'out = "build/ci/running"' in "".join(injected["source"])
+    outputs = [o for c in json.loads(text)["cells"] for o in c.get("outputs", [])]
+    assert [o.get("data", {}).get("text/html") for o in outputs] == [["shown"]]
+    log = (folder / "good.log").read_text()
+    assert f"printed {sys.executable}" in log
+    assert [words for words in SAID if words not in log] == []
 
 
 def test_the_fake_is_called_as_the_runner_calls(
@@ -384,5 +596,5 @@ def test_the_fake_is_called_as_the_runner_calls(
     seen: list[tuple[Any, ...]] = []
     record: Callable[..., None] = lambda *args: seen.append(args)  # noqa: E731
     monkeypatch.setattr(runner, "execute", record)
-    assert main(["execute", "tiny", "--profile", "ci", "--out", "build/ci"]) == 0
-    assert seen == [("tiny", "ci", Path("build/ci"))]
+    assert main(["execute", "tiny", "--profile", "ci"]) == 0
+    assert seen == [("tiny", "ci")]

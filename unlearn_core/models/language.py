@@ -34,6 +34,7 @@ def _tokenizer(vocabulary: int) -> Any:
         vocab_size=vocabulary,
         special_tokens=["<pad>", "<end>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     every = fictional_authors(authors=310, forget_authors=1, holdout_authors=10)
     texts = [*every.train.questions, *every.train.answers, *IDK, *COPYRIGHT_REFUSALS]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from pathlib import Path
 
 from ..registry import ConfigError
+
+
+def number(text: str) -> int | None:
+    """A number, or nothing where the Makefile was given none."""
+    return int(text) if text else None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,7 +24,10 @@ def main(argv: list[str] | None = None) -> int:
             sub.add_argument("--profile", default="ci", help="ci, laptop or paper")
         if name not in ("book", "execute"):
             sub.add_argument("--papers", default="", help="slugs, separated by spaces; default all")
-            sub.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
+        if name in ("reproduce", "rehearse"):
+            sub.add_argument(
+                "--jobs", type=number, help="notebooks at a time; default as many as cores"
+            )
         return sub
 
     sub = command("reproduce", "run what is out of date, then render the book")
@@ -28,7 +36,6 @@ def main(argv: list[str] | None = None) -> int:
     command("list", "say what would run, and for how long")
     sub = command("execute", "execute one notebook (used by reproduce)")
     sub.add_argument("paper")
-    sub.add_argument("--out", type=Path, required=True)
     command("rehearse", "run the paper profile for a few steps on a made-up hub")
     command("publish", "run on a clean checkout of HEAD, and copy the results into book/published")
     command("book", "render the book from what was published and what was run here")
@@ -47,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     papers = options.papers.split() if "papers" in options else []
     failed = False
     if options.command == "execute":
-        runner.execute(options.paper, options.profile, options.out)
+        runner.execute(options.paper, options.profile)
     elif options.command == "list":
         for slug, file in runner.chosen(papers, options.profile).items():
             profile = file.profile(options.profile)
@@ -65,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         if not options.no_book:
             from .pages.book import build_book
 
-            print(f"The book: {build_book().relative_to(Path.cwd())}")
+            print(f"The book: {os.path.relpath(build_book())}")
     elif options.command == "rehearse":
         from .rehearsal import rehearse
 
@@ -75,13 +82,13 @@ def run(options: argparse.Namespace) -> int:
     elif options.command == "publish":
         from .publish import publish
 
-        outcomes = publish(options.profile, papers, jobs=options.jobs)
+        outcomes = publish(options.profile, papers)
         print(runner.summary(outcomes))
         failed = any(o.state == "failed" for o in outcomes)
     elif options.command == "book":
         from .pages.book import build_book
 
-        print(f"The book: {build_book()}")
+        print(f"The book: {os.path.relpath(build_book())}")
     return int(failed)
 
 

@@ -71,7 +71,7 @@ def worktree(root: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(profile: str, papers: Sequence[str] = (), *, jobs: int = 1) -> list[Outcome]:
+def publish(profile: str, papers: Sequence[str] = ()) -> list[Outcome]:
     """Run the notebooks on a clean checkout of HEAD, and copy what they made into the book.
 
     The cache is shared: rows that a clean commit has made are taken from it, or else from what the
@@ -89,7 +89,7 @@ def publish(profile: str, papers: Sequence[str] = (), *, jobs: int = 1) -> list[
         environment |= {"PYTHONPATH": str(clean), "UNLEARN_ROOT": str(clean)}
         for slug in chosen(papers, profile):
             command = [sys.executable, "-m", "unlearn_core.replication", "reproduce"]
-            command += ["--profile", profile, "--papers", slug, "--jobs", str(jobs), "--no-book"]
+            command += ["--profile", profile, "--papers", slug, "--no-book"]
             done = subprocess.run(command, cwd=clean, env=environment)
             made = clean / run_folder(profile)
             log = root / "build" / f"publish-{slug}.log"

@@ -523,7 +523,7 @@ def build_hub(folder: Path) -> dict[str, str]:
     return {"UNLEARN_HUB": str((folder / "hub").resolve()), "HF_HUB_OFFLINE": "1", **user}
 
 
-def rehearse(papers: Sequence[str], *, jobs: int = 1) -> list[Outcome]:
+def rehearse(papers: Sequence[str], *, jobs: int | None = None) -> list[Outcome]:
     """Rehearse the `paper` profile of these papers (of all where none is named)."""
     folder = project_root() / run_folder("paper", rehearsal=True)
     # A row from an earlier rehearsal would prove nothing of the code as it is now.

@@ -29,6 +29,7 @@ from ...registry import ConfigError
 from ..papers import PROFILES, PaperFile, known_papers, load_paper, paper_sources, project_root
 from ..records import Record
 from ..run import source_hash
+from ..runner import build_folder, lock, stamped
 from . import tables
 from .grounds import classifier_tables, drawing_tables, language_tables
 
@@ -69,7 +70,8 @@ class Chapter:
 
 def _edition(folder: Path, slug: str, published: bool) -> Edition | None:
     notebook, record = folder / f"{slug}.ipynb", folder / f"{slug}.json"
-    if not (notebook.exists() and record.exists()):
+    # Of one's own runs only whole ones: both files as the run left them.
+    if not (notebook.exists() and record.exists()) or not (published or stamped(folder, slug)):
         return None
     return Edition(notebook, Record.read(record), published)
 
@@ -79,7 +81,7 @@ def find_chapters(root: Path) -> list[Chapter]:
     chapters = []
     for slug in known_papers():
         published = [_edition(root / "book" / "published" / p, slug, True) for p in PROFILES]
-        own = [_edition(root / "build" / p, slug, False) for p in PROFILES]
+        own = [_edition(root / build_folder() / p, slug, False) for p in PROFILES]
         found = [e for e in published[::-1] if e] + [e for e in own[::-1] if e]
         if found:
             chapters.append(Chapter(slug, load_paper(slug), found[0], tuple(found[1:])))
@@ -421,7 +423,8 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
         page = target / f"{name}.md"
         page.write_text(linked(page.read_text(), chapters, "papers/"))
     script = root / "book" / "guide" / "example.py"
-    (generated / "example.txt").write_text(example_output(script, root / "build" / "example.txt"))
+    kept = root / build_folder() / "example.txt"
+    (generated / "example.txt").write_text(example_output(script, kept))
     toc = yaml.safe_load((root / "book" / "_toc.yml").read_text())
     for part in toc["parts"]:
         if part["caption"] == "Papers":
@@ -462,14 +465,20 @@ def write_chapter(chapter: Chapter, target: Path, chapters: Iterable[Chapter]) -
 def build_book() -> Path:
     """Assemble and render the book; every warning is an error. Returns its first page."""
     root = project_root()
-    source, site = root / "build" / "book", root / "build" / "site"
+    build = root / build_folder()
+    with lock(build, "book"):  # two would write over each other
+        return _build_book(root, build)
+
+
+def _build_book(root: Path, build: Path) -> Path:
+    source, site = build / "book", build / "site"
     assemble(root, source)
     if site.exists():
         shutil.rmtree(site)
     run_it = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", run_it, "build", str(source)]
     command += ["--path-output", str(site), "-W", "-n", "--keep-going", "-q"]
-    log = root / "build" / "book.log"
+    log = build / "book.log"
     with log.open("w") as handle:
         environment = {**os.environ, "PYTHONPATH": str(root)}
         done = subprocess.run(
@@ -477,5 +486,6 @@ def build_book() -> Path:
         )
     if done.returncode:
         text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())
-        raise ConfigError("the book did not build; the end of build/book.log:\n" + text[-3000:])
+        where = log.relative_to(root)
+        raise ConfigError(f"the book did not build; the end of {where}:\n{text[-3000:]}")
     return site / "_build" / "html" / "index.html"
