@@ -118,7 +118,6 @@ def execute(paper: str, profile: str) -> None:
 
 def _papermill(source: Path, target: Path, parameters: Mapping[str, str]) -> None:
     """Both relative to the root, so that the executed notebook carries no path of this machine."""
-    import nbformat
     import papermill
 
     root = project_root()
@@ -139,9 +138,10 @@ def _papermill(source: Path, target: Path, parameters: Mapping[str, str]) -> Non
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
         )
-    notebook = nbformat.read(root / target, nbformat.NO_CONVERT)
+    notebook = json.loads((root / target).read_text(encoding="utf-8"))
     strip_streams(notebook)
-    nbformat.write(notebook, root / target)
+    text = json.dumps(notebook, indent=1, ensure_ascii=False)
+    (root / target).write_text(f"{text}\n", encoding="utf-8")
 
 
 def own_kernel() -> type:
