@@ -128,6 +128,7 @@ class RulesRun:
     ) -> None:
         self.known, self.seeds, self.rows = experiments, seeds, rows
         self.shared: dict[str, Any] = {}
+        self.searches: dict[Any, Any] = {}
         self.preconditions: dict[str, Callable[..., Any]] = {}
         self.rules: dict[str, Callable[..., float]] = {}
         #: claim -> the seeds that it is asked for

@@ -93,10 +93,9 @@ class RecordedTrial:
 
     @property
     def methods(self) -> dict[str, Any]:
-        tuned, out = self.experiment.tuned, {}
-        chosen = (
-            choose(functools.partial(RecordedTrial, self.record), self.run, tuned) if tuned else {}
-        )
+        out, chosen, kind = {}, {}, functools.partial(RecordedTrial, self.record)
+        for tuning in self.experiment.tuned:
+            chosen |= choose(kind, self.run, tuning)
         for label, spec in self.experiment.methods.items():
             known = {f.name: f.default for f in dataclasses.fields(METHODS[spec["use"]])}
             out[label] = SimpleNamespace(**known | spec | chosen.get(label, {}))

@@ -608,7 +608,7 @@ class TestTuned:
         experiments["tuning"] = experiments["full_class"] | {"search": {"SSD": {"alpha": [1, 2]}}}
         experiments["full_class"] = experiments["full_class"] | {"tuned": "tuning"}
         project.paper("tiny", tiny)
-        assert load_paper("tiny").profile("ci").experiments["full_class"].tuned == "tuning"
+        assert load_paper("tiny").profile("ci").experiments["full_class"].tuned == ("tuning",)
         del experiments["tuning"][lost]
         project.paper("tiny", tiny)
         with pytest.raises(ConfigError, match=r"full_class is tuned by 'tuning', which is no"):

@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from ..registry import ConfigError, brief, did_you_mean
 from .strict_yaml import read_yaml
@@ -55,6 +63,13 @@ def _scalars(values: list[Any]) -> list[Any]:
     return values
 
 
+def _several(names: Any) -> Any:
+    # What comes from JSON is a list here, which a strict tuple would refuse.
+    return (
+        (names,) if isinstance(names, str) else tuple(names) if isinstance(names, list) else names
+    )
+
+
 def _request(wanted: Any) -> Any:
     values = wanted if isinstance(wanted, list) else [wanted]
     if not values:
@@ -70,6 +85,9 @@ Seeds = Annotated[tuple[Seed, ...], AfterValidator(_once)]
 
 #: Values of a sweep or a search.
 Values = Annotated[list[Any], Field(min_length=1), AfterValidator(_scalars), AfterValidator(_once)]
+
+#: One name, or several.
+Names = Annotated[tuple[str, ...], BeforeValidator(_several), AfterValidator(_once)]
 
 #: What is to be forgotten, one thing after the other: names, or numbers of things.
 Requests = Annotated[Any, AfterValidator(_request)]
@@ -224,7 +242,11 @@ class Experiment(Model):
     measure: tuple[str | dict[str, Any], ...] = Field(
         (), description="the rows, where they are more than the original and the methods"
     )
-    tuned: str | None = Field(None, description="the experiment whose search chooses")
+    tuned: Names = Field(
+        (),
+        description="the experiment whose search chooses, or several; of a method that two of them "
+        "search, the later one's",
+    )
     judged_on: Literal["test", "validation"] = "test"
     templates: Literal["idk", "copyright"] | None = Field(
         None, description="the answers that say nothing, of questions"
@@ -317,12 +339,13 @@ class Profile(Model):
     @model_validator(mode="after")
     def _tuning_exists(self) -> Profile:
         for name, experiment in self.experiments.items():
-            tuning = self.experiments.get(experiment.tuned) if experiment.tuned else None
-            if experiment.tuned and (tuning is None or not tuning.search or not tuning.oracle):
-                raise ValueError(
-                    f"{name} is tuned by {experiment.tuned!r}, which is no experiment here with a "
-                    "search and an oracle"
-                )
+            for other in experiment.tuned:
+                tuning = self.experiments.get(other)
+                if tuning is None or not tuning.search or not tuning.oracle:
+                    raise ValueError(
+                        f"{name} is tuned by {other!r}, which is no experiment here with a search and "
+                        "an oracle"
+                    )
         return self
 
 

@@ -333,7 +333,9 @@ class Replication:
             experiment = self.profile.experiments.get(row.experiment)
             if row.key not in keys or experiment is None:
                 continue
-            search = self.searches.get((experiment.tuned or row.experiment, row.method))
+            names = reversed(experiment.tuned or (row.experiment,))
+            found = (self.searches.get((name, row.method)) for name in names)
+            search = next(filter(None, found), None)  # of several the later one chose
             if search is not None and search.edges:
                 return (
                     f"{search.method}'s {', '.join(search.edges)} was chosen at an edge of its grid"

@@ -665,6 +665,8 @@ class TestChoose:
         asked = []
 
         def measure(trial: ClassificationTrial, label: str, **changes: float) -> Any:
+            if trial.name == "class_tuning":
+                return SimpleNamespace(metrics={"gap": Value(value=-changes["alpha"])})
             assert trial.name == "tuning"
             asked.append((trial.seed, trial.target, label, *changes.values()))
             if label == "Fine-tune":
@@ -715,6 +717,18 @@ class TestChoose:
         assert methods["FT + mask"].method == methods["Fine-tune"]
         assert methods["FT + mask"].keep == 0.25
         assert methods["Retrain"] == Retrain(methods["Retrain"].recipe)
+
+    def test_a_later_search_has_the_last_word(
+        self, project: Any, tiny: dict[str, Any], asked: list[Any]
+    ) -> None:
+        """Fails where one search's choices are lost, or the former one's stand."""
+        first = tuned(tiny)
+        second = deepcopy(first) | {"search": {"SSD": {"alpha": [3.0, 7.0]}}}
+        tiny["profiles"]["ci"]["experiments"]["class_tuning"] = second
+        experiment(tiny)["tuned"] = ["tuning", "class_tuning"]
+        methods = trial_of(project, tiny).methods
+        assert methods["SSD"] == SSD(alpha=7.0, batch_size=16)
+        assert methods["Fine-tune"].train.lr == 0.2
 
     def test_the_tuning_experiment_keeps_its_own(
         self, project: Any, tiny: dict[str, Any], asked: list[Any]

@@ -139,3 +139,21 @@ def test_an_edge_makes_what_reads_it_untested(
     run.searches["tuning", "SSD"] = search.model_copy(update={"method": "SSD"})
     assert run.unsettled({"SSD"}) == "SSD's alpha was chosen at an edge of its grid"
     assert run.unsettled({"Fine-tune"}) == ""
+
+
+def test_of_two_searches_the_later_one_chose(
+    project: Any, tiny: dict[str, Any], make_row: Any
+) -> None:
+    """Fails where an edge in the search for another kind of request leaves a claim untested."""
+    experiments = tiny["profiles"]["ci"]["experiments"]
+    for name in ("tuning", "class_tuning"):
+        experiments[name] = {**experiments["full_class"], "search": {"SSD": {"alpha": [1, 2, 4]}}}
+    experiments["full_class"]["tuned"] = ["tuning", "class_tuning"]
+    project.paper("tiny", tiny)
+    run = Replication("tiny", "ci", "build/ci")
+    run.rows.add(make_row(method="SSD", zrf=1.0).model_copy(update={"key": "SSD"}))
+    _, edge = searched(lambda alpha: alpha, {"alpha": [1, 2, 4]})
+    run.searches["tuning", "SSD"] = edge.model_copy(update={"method": "SSD"})
+    assert run.unsettled({"SSD"}) == "SSD's alpha was chosen at an edge of its grid"
+    run.searches["class_tuning", "SSD"] = edge.model_copy(update={"method": "SSD", "edges": ()})
+    assert run.unsettled({"SSD"}) == ""

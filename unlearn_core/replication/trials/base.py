@@ -112,8 +112,9 @@ class Trial:
         """Record what must be true of a model that never saw the forget set."""
 
     def chosen(self) -> dict[str, dict[str, Any]]:
-        """The hyper-parameters that the experiment's search chose: method -> name -> value."""
-        return choose(type(self), self.run, self.experiment.tuned)
+        """The hyper-parameters that the experiment's searches chose: method -> name -> value."""
+        found = [choose(type(self), self.run, name) for name in self.experiment.tuned]
+        return {label: values for each in found for label, values in each.items()}
 
     # --- models -------------------------------------------------------------------------------
 

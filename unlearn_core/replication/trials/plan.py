@@ -136,8 +136,8 @@ def _planned(trial: Trial, measure: str, label: str | None, changes: dict[str, A
     needs = [] if measure == "original" and not e.oracle else ["original"]
     if e.oracle and label != e.oracle:
         needs.append("retrained")
-    if e.tuned and label is not None:
-        needs.append(f"search {e.tuned}")
+    if label is not None:
+        needs += [f"search {name}" for name in e.tuned]
     return Planned(trial.name, trial.seed, trial.target, measure, label, changes, tuple(needs))
 
 
