@@ -31,12 +31,13 @@ from ...metrics import (
     accuracies_on_test,
     evaluate_classifier,
     gap_to_retrained,
+    gradient_norms,
     mean,
     membership_calls,
     outputs_of,
     relearned_accuracy,
 )
-from ...models import MODELS, Recipe, predict
+from ...models import MODELS, Recipe, predict, shuffled_epochs, to
 from ...registry import ConfigError, build, describe
 from ...seeding import derive_seed
 from ..cache import digest
@@ -205,6 +206,39 @@ class ClassificationTrial(Trial):
 
         at = {"fisher": ssd.fisher, "alpha": ssd.alpha, "lam": ssd.lam}
         return self.row(label, {"method": describe(ssd)}, compute, **at)
+
+    def measure_at_step_of(self, label: str, *, method: str) -> Row:
+        """A method at the learning rate that was chosen for another one: its parts, say."""
+        return self.measure_method(label, lr=self.methods[method].lr)
+
+    def measure_norms(self) -> Row:
+        """Gradient norms of 500 single training images, at the original."""
+        limit = 500
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            loss = self.split.task.loss
+            norms = gradient_norms(self.original, loss, self.data.train, limit=limit)
+            largest = Estimate(norms.quantile(0.99).item(), len(norms))
+            return {"gradient_norm": mean(norms), "gradient_norm_99": largest}, {}
+
+        return self.row("Gradient norms", {"method": None, "limit": limit}, compute)
+
+    def measure_one_pass(self) -> Row:
+        """The time of one forward and backward pass over the training set."""
+        size = 256
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            model = self.original
+            parameters = list(model.parameters())
+            config = replace(self.recipe.train, batch_size=size, augment=())
+            loader = shuffled_epochs(self.data.train, config, 0)(0)
+            with self.costs() as cost:
+                for batch in loader:
+                    loss = self.split.task.loss(model, to(batch, self.device))
+                    torch.autograd.grad(loss, parameters)
+            return {"seconds": Estimate(cost.cost.seconds)}, {}
+
+        return self.row("One pass", {"method": None, "batch_size": size}, compute)
 
     def select(self, name: str) -> Row:
         """What a rule of the experiment's ``select`` chooses, by the original model.
