@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -475,6 +476,40 @@ class TestMeasure:
         if None in peaks:
             pytest.skip("this kernel does not let a process reset its memory high-water mark")
         assert all(35 < peak < 80 for peak in peaks), peaks
+
+    @pytest.mark.parametrize(
+        "status",
+        [None, "", "VmSize: 9 kB\nVmRSS: 5 kB\n", "VmHWM: 5 kB\n", "VmRSS:\nVmHWM:\n", "VmRSS: ?"],
+        ids=["no file", "empty", "no peak", "no size", "no numbers", "no number"],
+    )
+    def test_what_a_sandbox_hides_is_not_measured(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str | None
+    ) -> None:
+        """Fails where a kernel without that field (gVisor) ends every training."""
+        from unlearn_core.metrics import cost as module
+
+        monkeypatch.setattr(module, "_STATUS", tmp_path / "status")
+        if status is not None:
+            (tmp_path / "status").write_text(status)
+        with measure(torch.device("cpu")) as cost:
+            pass
+        assert cost.peak_memory is None
+        assert cost.seconds > 0
+
+    def test_a_field_that_goes_while_it_is_measured(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from unlearn_core.metrics import cost as module
+
+        monkeypatch.setattr(module, "_STATUS", tmp_path / "status")
+        (tmp_path / "status").write_text("VmRSS: 5000 kB\nVmHWM: 5001 kB\n")
+        with measure(torch.device("cpu")) as cost:
+            (tmp_path / "status").write_text("VmRSS: 5000 kB\nVmHWM: 9000 kB\n")
+        assert cost.peak_memory == 4000 * 1024 / 1e6
+        (tmp_path / "status").write_text("VmRSS: 5000 kB\nVmHWM: 5001 kB\n")
+        with measure(torch.device("cpu")) as cost:
+            (tmp_path / "status").unlink()
+        assert cost.peak_memory is None
 
     def test_it_times_the_block(self) -> None:
         with measure(torch.device("cpu")) as cost:

@@ -22,13 +22,16 @@ class Cost:
     peak_memory: float | None = None  # MB above what was in use at the start
 
 
+_STATUS = Path("/proc/self/status")
+
+
 def _resident(field: str) -> int | None:
-    """A field of Linux's /proc/self/status, in kB."""
+    """A field of Linux's /proc/self/status, in kB; sandboxes may hide it, or the whole file."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
+        lines = _STATUS.read_text().splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith(field)), None)
+    except (OSError, ValueError, IndexError):
         return None
-    return next((int(line.split()[1]) for line in lines if line.startswith(field)), None)
 
 
 @contextlib.contextmanager
@@ -47,8 +50,8 @@ def measure(device: torch.device) -> Iterator[Cost]:
             ctypes.CDLL(None).malloc_trim(0)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        before = _resident("VmRSS:")
-        if before is not None and _resident("VmHWM:") > before * 1.02 + 1024:
+        before, peak = _resident("VmRSS:"), _resident("VmHWM:")
+        if before is not None and (peak is None or peak > before * 1.02 + 1024):
             before = None
     start = time.perf_counter()
     yield cost
@@ -57,5 +60,5 @@ def measure(device: torch.device) -> Iterator[Cost]:
     cost.seconds = time.perf_counter() - start
     if cuda:
         cost.peak_memory = (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    elif before is not None:
-        cost.peak_memory = max(0, _resident("VmHWM:") - before) * 1024 / 1e6
+    elif before is not None and (peak := _resident("VmHWM:")) is not None:
+        cost.peak_memory = max(0, peak - before) * 1024 / 1e6
