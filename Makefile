@@ -5,6 +5,7 @@ PROFILE ?= ci
 PAPERS ?=
 JOBS ?=
 LAUNCH ?=
+ROWS ?=
 ARGS ?=
 
 PY := .venv/bin/python
@@ -27,6 +28,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  PROFILE=ci|laptop|paper  PAPERS="ssd flat" (default: all)  JOBS=2 (notebooks at a time; default: cores)'
+	@echo '  ROWS=published (publish again, for text or rules alone: no new row)'
 	@echo '  LAUNCH="srun --gres=gpu:1" (put before each notebook)  PYTHON=python3.12 (for .venv)'
 
 setup: $(STAMP) ## install everything into .venv, at the versions of constraints.txt
@@ -86,10 +88,12 @@ rehearse: $(STAMP) ## run the paper profile for a few steps on a made-up hub [PA
 book: $(STAMP) ## render the book from what was published and what was run here
 	$(RUN) book
 
-publish: $(STAMP) ## run on a clean checkout of HEAD and copy the results into book/published [PROFILE=laptop PAPERS]
+publish: $(STAMP) ## run on a clean checkout of HEAD and copy the results into book/published [PROFILE=laptop PAPERS ROWS]
 	@test '$(origin PROFILE)' != file || { \
 	  echo 'error: say what to publish: make publish PROFILE=laptop' >&2; exit 1; }
-	$(RUN) publish $(PROFILE_OF) $(CHOICE)
+	@case $(call quote,$(ROWS)) in ''|published) ;; *) \
+	  echo 'error: ROWS is nothing, or published' >&2; exit 1 ;; esac
+	$(RUN) publish $(PROFILE_OF) $(CHOICE) $(if $(ROWS),--no-new-rows)
 
 clean: ## delete what runs made, but neither .venv nor build/cache (hours of results)
 	@if test -d build; then find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +; fi

@@ -266,6 +266,11 @@ def test_recipe_is_understood_by_the_command_line(
         assert options["profile"] == "laptop"
     if target == "reproduce":
         assert options["launch"] == launch
+    if target == "publish":
+        assert not options["no_new_rows"]
+        shown = make("-n", target, *given, "ROWS=published").stdout.splitlines()[-1]
+        assert command_line.main(shlex.split(shown)[3:]) == 0
+        assert vars(seen[1]) == options | {"no_new_rows": True}
 
 
 def test_without_a_number_the_cores_decide(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,6 +344,13 @@ def test_publish_wants_a_profile() -> None:
     done = make("-o", ".venv/.stamp", "publish")
     assert done.returncode != 0
     assert "make publish PROFILE=laptop" in done.stderr
+
+
+def test_publish_knows_one_kind_of_rows() -> None:
+    """Fails where a misspelt word makes rows, or makes none."""
+    done = make("-o", ".venv/.stamp", "publish", "PROFILE=laptop", "ROWS=publish")
+    assert done.returncode != 0
+    assert "error: ROWS is nothing, or published" in done.stderr
 
 
 def test_clean_keeps_what_took_hours(bare: Path) -> None:

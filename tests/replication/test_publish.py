@@ -75,7 +75,7 @@ class TestCheckPublishable:
 
     def test_a_record_of_another_schema(self, pair: Pair) -> None:
         pair[1].write_text(json.dumps(json.loads(pair[1].read_text()) | {"schema_version": 0}))
-        with pytest.raises(ValueError, match="schema 0"):
+        with pytest.raises(ConfigError, match="schema 0"):
             check_publishable(*pair)
 
 
@@ -91,27 +91,73 @@ class TestMachinePaths:
             "['/mnt/disk/c']",
             "/content/unlearn",
             "\\n/var/tmp/x",
+            # What clusters use, and what nobody has thought of.
+            "/scratch/ann/run",
+            "/gpfs/project/a-b",
+            "/lustre/x",
+            "/p/home/juser",
+            "/Volumes/Data/x",
+            "/net/nfs+1/@a/b",
+            "host:/export/data",
+            "<td>/srv/data</td>",
+            "`/srv/data`",
+            "|/srv/data|",
+            "\x1b[0;32m/srv/data/x.py\x1b[0m",
+            "an image ;base64,iVBOR/w0KG/goAAA= of /srv/data",
+            # Other forms.
+            "C:\\Users\\ann",
+            "d:/data/x",
+            'File "C:\\\\Program Files\\\\Python\\\\x.py"',
+            "~/data",
+            "in ~ann/data/x",
+            "file:///data",
+            "FILE:/srv/data",
         ],
     )
     def test_found(self, text: str) -> None:
+        """Fails where a path is known by a list of roots: clusters have others."""
         assert len(machine_paths(text)) == 1
+        assert len(machine_paths(json.dumps({"text": ["first\n", text]}))) == 1
 
     @pytest.mark.parametrize(
         "text",
         [
             "https://example.org/data/home/x",
+            "http://localhost:8888/a/b?c=/d",
+            "https://example.org/~ann/x",
             "build/tmp/x",
             "../data/hub/x",
             "./home/x",
+            "**/a/b",
             "and/or",
+            "forget/retain/test",
             "a ratio of 3/4",
+            "about ~3/4 of 1/2/3",
+            "on 2025/11/30 or 30/11/2025",
+            "text/html, application/vnd.jupyter.widget-view+json",
             "</div></data/>",
+            "<br/><hr />",
             "uoft-cs/cifar10",
+            "p(a)/b/c",
+            "[D]/n/m and {x}/y/z",
+            "/tmp or / alone, //, /*/",
+            "$f:\\mathcal{X}\\to Y$ and \\(g:\\R\\to\\R\\)",
+            "$$\nf:\\R\\to\\R/n/m\n$$",
+            "\\begin{align*}\nf:\\R\\to\\R\n\\end{align*}",
+            "```{math}\nf:\\R\\to\\R\n```",
+            "$\\frac{a}{b}/c/d$",
+            "at 12:/ or 10:30/11:00",
+            "KL(p||q)/T^2",
         ],
     )
     def test_not_found(self, text: str) -> None:
         """Fails where a link counts as a path: nothing with a bibliography could be published."""
         assert machine_paths(text) == []
+        assert machine_paths(json.dumps({"text": text.splitlines(keepends=True)})) == []
+
+    def test_an_image_is_no_text(self) -> None:
+        output = {"data": {"image/png": "iVB/OR/w0/KGgo=", "image/svg+xml": "<svg>/srv/a</svg>"}}
+        assert machine_paths(json.dumps(output)) == ["/srv/a"]
 
     def test_each_once_and_in_order(self) -> None:
         assert machine_paths("/tmp/b /tmp/a /tmp/b") == ["/tmp/a", "/tmp/b"]
@@ -142,9 +188,12 @@ run.finish().commit
 """
 
 
-def test_publish_takes_head_and_leaves_the_tree_alone(project: Any) -> None:
-    """Fails where what is published was made from uncommitted sources, or where publishing
-    needs a tree without changes."""
+Git = Callable[..., str]
+
+
+@pytest.fixture
+def git(project: Any) -> Git:
+    """Git in the project, which is committed with the paper "tiny"."""
 
     def git(*args: str) -> str:
         who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
@@ -156,6 +205,12 @@ def test_publish_takes_head_and_leaves_the_tree_alone(project: Any) -> None:
     git("init", "--quiet")
     git("add", "--all")
     git("commit", "--quiet", "--no-verify", "-m", "all")
+    return git
+
+
+def test_publish_takes_head_and_leaves_the_tree_alone(project: Any, git: Git) -> None:
+    """Fails where what is published was made from uncommitted sources, or where publishing
+    needs a tree without changes."""
     edited = project.root / "notebooks" / "tiny.ipynb"
     edited.write_text(edited.read_text().replace("return 1.0", "return -1.0"))
 
@@ -167,3 +222,71 @@ def test_publish_takes_head_and_leaves_the_tree_alone(project: Any) -> None:
     assert "return -1.0" in edited.read_text()
     assert len(git("worktree", "list").splitlines()) == 1
     assert not list((project.root / "build").glob("publish-*/"))
+
+
+class TestEnvironment:
+    @pytest.fixture
+    def seen(self, project: Any, git: Git, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+        """``seen(**options)``: the environment that `publish` gives a notebook; none is run."""
+
+        def look(**options: Any) -> dict[str, str]:
+            environments = []
+            run = subprocess.run
+
+            def fake(command: list[str], **given: Any) -> Any:
+                if "unlearn_core.replication" not in command:
+                    return run(command, **given)
+                environments.append(given["env"])
+                return subprocess.CompletedProcess(command, 1)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(subprocess, "run", fake)
+                publish("ci", ["tiny"], **options)
+            return environments[0]
+
+        return look
+
+    def test_the_cache_is_not_in_the_checkout(
+        self, project: Any, seen: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Fails where a relative UNLEARN_CACHE is one in the checkout: nothing that was cached is
+        found, and a night's rows are deleted with it."""
+        assert seen()["UNLEARN_CACHE"] == str(project.root / "build" / "cache")
+        monkeypatch.setenv("UNLEARN_CACHE", "build/mine")
+        monkeypatch.chdir(tmp_path)
+        assert seen()["UNLEARN_CACHE"] == str(project.root / "build" / "mine")
+        monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path / "apart"))
+        assert seen()["UNLEARN_CACHE"] == str(tmp_path / "apart")
+
+    def test_folders_that_the_reader_supplies_are_where_they_were(
+        self, project: Any, seen: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (project.root / "hub").mkdir()
+        (project.root / "build" / "apart").mkdir(parents=True)
+        monkeypatch.setenv("UNLEARN_HUB", "hub")
+        monkeypatch.setenv("UNLEARN_PINS", "")
+        monkeypatch.setenv("UNLEARN_BUILD", "build/apart")
+        found = seen()
+        assert found["UNLEARN_BUILD"] == "build/apart", "it would not be in the checkout"
+        assert found["UNLEARN_HUB"] == str(project.root / "hub")
+        assert found["UNLEARN_PINS"] == ""
+
+    def test_no_new_rows(self, seen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fails where a chapter that is published again for its text may get a new number."""
+        monkeypatch.delenv("UNLEARN_NO_NEW_ROWS", raising=False)
+        assert "UNLEARN_NO_NEW_ROWS" not in seen()
+        assert seen(new_rows=False)["UNLEARN_NO_NEW_ROWS"] == "1"
+
+    def test_a_hook_s_repository_is_left_alone(
+        self, project: Any, seen: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Fails where publishing from a git hook checks out another repository."""
+        monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
+        monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path))
+        assert seen()["UNLEARN_ROOT"].startswith(f"{project.root}/build/publish-")
+
+
+def test_what_is_no_repository_is_said(project: Any) -> None:
+    with pytest.raises(ConfigError, match=r"HEAD can't be checked out .*not a git repository"):
+        publish("ci", ["tiny"])
+    assert not list((project.root / "build").glob("publish-*"))

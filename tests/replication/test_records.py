@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from unlearn_core.registry import ConfigError
 from unlearn_core.replication.claims import distance
 from unlearn_core.replication.records import (
     SCHEMA,
@@ -72,34 +75,117 @@ class TestJson:
         data = json.loads(file.read_text())
         data["schema_version"] = version
         file.write_text(json.dumps(data))
-        with pytest.raises(ValueError, match=rf"tiny\.json: schema {version}, .* reads {SCHEMA}"):
+        with pytest.raises(
+            ConfigError, match=rf"tiny\.json .*it has schema {version}, .* reads {SCHEMA}"
+        ):
             Record.read(file)
 
-    @pytest.mark.parametrize("change", [{"extra": 1}, {"seeds": "many"}, {"rows": [{}]}])
-    def test_unknown_keys_and_wrong_types_are_refused(
-        self, make_record: MakeRecord, tmp_path: Path, change: dict[str, Any]
+    @pytest.mark.parametrize(
+        ("change", "why"),
+        [
+            (lambda text: "", "Expecting value"),
+            (lambda text: text[: len(text) // 2], "Unterminated|Expecting|delimiter"),
+            (lambda text: "null", "it is no mapping"),
+            (lambda text: "[]", "it is no mapping"),
+            (lambda text: '"text"', "it is no mapping"),
+            (lambda text: "[" * 100_000, "recursion"),
+            (lambda text: text.encode().replace(b"tiny", b"t\xffny"), "can't decode"),
+            (
+                lambda text: text.replace('"paper"', '"papr"', 1),
+                "paper: Field required.*papr: Extra",
+            ),
+            (lambda text: text.replace('"seeds": [', '"seeds": ["x", '), "seeds.0: .*integer"),
+            (
+                lambda text: text.replace('"rows": [', '"rows": [{}, '),
+                "rows.0.experiment: Field req",
+            ),
+            # A model of NaN has no result, whoever wrote it down.
+            (lambda text: text.replace("12.5", "NaN"), "NaN is no number"),
+            (lambda text: text.replace("12.5", "-Infinity"), "-Infinity is no number"),
+            (lambda text: text.replace("12.5", "1e999"), "finite number"),
+            (lambda text: text.replace("12.5", "null"), "valid number"),
+            (lambda text: text.replace('"schema_version": 2', '"schema_version": 1'), "margins"),
+            (
+                lambda text: text.replace('"schema_version": 2', '"schema_version": 1').replace(
+                    '"verdicts"', '"verdict"'
+                ),
+                "it lacks 'verdicts'",
+            ),
+        ],
+    )
+    def test_what_is_no_record_is_said_in_one_sentence(
+        self,
+        make_record: MakeRecord,
+        tmp_path: Path,
+        change: Callable[[str], str | bytes],
+        why: str,
+    ) -> None:
+        """Fails where one damaged file ends in a traceback that does not name it: there is no
+        book, and nobody knows why."""
+        file = tmp_path / "tiny.json"
+        make_record().write(file)
+        whole = file.read_text()
+        damaged = change(whole)
+        assert damaged != whole
+        file.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
+        with pytest.raises(ConfigError, match=rf"/tiny\.json is no record .*{why}") as caught:
+            Record.read(file)
+        assert "Delete it with the notebook beside it and run the paper again" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_a_verdict_of_a_claim_that_nobody_makes(
+        self, make_record: MakeRecord, tmp_path: Path
     ) -> None:
         file = tmp_path / "tiny.json"
-        file.write_text(json.dumps(json.loads(make_record().model_dump_json()) | change))
-        with pytest.raises(ValidationError):
-            Record.read(file)
+        make_record().write(file)
+        assert Record.read(file, {"C1": ...}) == Record.read(file)
+        with pytest.raises(ConfigError, match=r"tiny\.json .*the paper states no claim 'C1'"):
+            Record.read(file, {"C2": ...})
 
-    def test_a_failed_write_leaves_the_old_record(
+    def test_a_missing_file_is_one(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"tiny\.json"):
+            Record.read(tmp_path / "tiny.json")
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+    def test_a_value_that_is_no_number_is_refused_when_made(self, bad: float) -> None:
+        for fields in ({"value": bad}, {"value": 1.0, "stderr": bad}):
+            with pytest.raises(ValidationError, match="finite number"):
+                Value(**fields)
+
+    def test_a_failed_write_leaves_the_old_record_and_names_the_file(
         self, make_record: MakeRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Fails where a record is written in place: a kill leaves half a file."""
+        """Fails where a record is written in place, or its half stays and holds the disk full."""
         file = tmp_path / "tiny.json"
         make_record().write(file)
 
-        def full(path: Path, text: str) -> None:
-            with path.open("w") as handle:
-                handle.write(text[:10])
-            raise OSError("No space left on device")
+        def full(handle: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(Path, "write_text", full)
-        with pytest.raises(OSError, match="No space"):
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"No space left on device: .*/tiny\.json'"):
             make_record(paper="other").write(file)
         assert Record.read(file).paper == "tiny"
+        assert os.listdir(tmp_path) == ["tiny.json"]
+
+    def test_what_killed_runs_left_goes_with_the_next_record(
+        self, make_record: MakeRecord, tmp_path: Path
+    ) -> None:
+        """Fails where every kill while a record is written leaves a file for good; or where one
+        that is being written goes."""
+        old = [tmp_path / ".tiny.json-12345678", tmp_path / "tiny.13401"]
+        young = tmp_path / ".tiny.json-87654321"
+        others = [tmp_path / "tiny.ipynb", tmp_path / "tiny.stamp", tmp_path / ".other.json-1"]
+        for file in (*old, young, *others):
+            file.write_text("x")
+        for file in (*old, *others):
+            os.utime(file, (0, 0))
+        make_record().write(tmp_path / "tiny.json")
+        assert {f.name for f in tmp_path.iterdir()} == {
+            *(f.name for f in others),
+            "tiny.json",
+            young.name,
+        }
 
 
 class TestCsv:
@@ -254,38 +340,83 @@ class TestRows:
         assert rows.value("b", "SSD", "zrf", 0, forget="cat") == 7
 
 
+class Repository:
+    """A repository with one commit, of one file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir()
+        self.git("init", "--quiet")
+        (root / "a.py").write_text(root.name)
+        self.git("add", "a.py")
+        self.git("commit", "--quiet", "--no-verify", "-m", "one")
+        self.head = self.git("rev-parse", "HEAD")
+
+    def git(self, *args: str) -> str:
+        who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        command = ["git", "-C", str(self.root), *who, *args]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "repository")
+
+
 class TestGitState:
-    def test_clean_and_dirty(self, tmp_path: Path) -> None:
+    def test_clean_and_dirty(self, repository: Repository) -> None:
         """Fails where only tracked changes count: a new, uncommitted module makes a row too."""
+        root, head = repository.root, repository.head
+        assert git_state(root) == (head, False)
+        (root / "a.py").write_text("2")
+        assert git_state(root) == (head, True)
+        repository.git("checkout", "--quiet", "a.py")
+        assert git_state(root) == (head, False)
+        (root / "new.py").write_text("3")
+        assert git_state(root) == (head, True)
+        repository.git("config", "status.showUntrackedFiles", "no")
+        assert git_state(root) == (head, True)
 
-        def git(*args: str) -> str:
-            who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-            done = subprocess.run(
-                ["git", "-C", str(tmp_path), *who, *args],
-                check=True,
-                capture_output=True,
-                text=True,
-            )
-            return done.stdout.strip()
+    def test_a_copy_inside_another_repository_is_none_of_it(self, repository: Repository) -> None:
+        """Fails where git is asked without asking whose repository answers: a copy without
+        ``.git`` would be a clean checkout of somebody else's commit."""
+        (repository.root / ".gitignore").write_text("copies/\n")
+        repository.git("add", ".gitignore")
+        repository.git("commit", "--quiet", "--no-verify", "-m", "two")
+        copy = repository.root / "copies" / "ours"
+        copy.mkdir(parents=True)
+        assert git_state(repository.root)[1] is False
+        assert git_state(copy) == (None, True)
 
-        git("init", "--quiet")
-        (tmp_path / "a.py").write_text("1")
-        git("add", "a.py")
-        git("commit", "--quiet", "--no-verify", "-m", "one")
-        head = git("rev-parse", "HEAD")
-        assert git_state(tmp_path) == (head, False)
-        (tmp_path / "a.py").write_text("2")
-        assert git_state(tmp_path) == (head, True)
-        git("checkout", "--quiet", "a.py")
-        assert git_state(tmp_path) == (head, False)
-        (tmp_path / "new.py").write_text("3")
-        assert git_state(tmp_path) == (head, True)
+    @pytest.mark.parametrize("name", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"])
+    def test_what_a_hook_sets_is_not_asked(
+        self,
+        repository: Repository,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        name: str,
+    ) -> None:
+        """Fails where the environment decides which repository answers: any git hook sets it."""
+        other = Repository(tmp_path / "other")
+        assert other.head != repository.head
+        where = {"GIT_DIR": ".git", "GIT_WORK_TREE": ".", "GIT_INDEX_FILE": ".git/index"}[name]
+        monkeypatch.setenv(name, str(other.root / where))
+        assert git_state(repository.root) == (repository.head, False)
+        assert git_state(tmp_path) == (None, True)
+
+    def test_a_worktree_has_its_own_commit(self, repository: Repository, tmp_path: Path) -> None:
+        """Fails where ``.git`` must be a folder: there is none in a worktree."""
+        linked = tmp_path / "linked"
+        repository.git("worktree", "add", "--quiet", "--detach", str(linked), "HEAD")
+        (repository.root / "a.py").write_text("2")
+        assert git_state(linked) == (repository.head, False)
 
     def test_without_git_nothing_is_clean(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
         assert git_state(tmp_path) == (None, True)
+        monkeypatch.setenv("PATH", "")
+        assert git_state(repository.root) == (None, True)
 
 
 def test_environment_names_no_path() -> None:

@@ -4,6 +4,7 @@ import math
 import subprocess
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from unlearn_core.metrics import Estimate
 from unlearn_core.registry import ConfigError
+from unlearn_core.replication.cache import CacheError, CacheWarning
 from unlearn_core.replication.records import Margin, Record, Row, Rows
 from unlearn_core.replication.run import InvariantError, Replication
 
@@ -133,6 +135,62 @@ class TestRows:
         row(run, work)
         assert work.done == 1, "the refused row was kept in the cache"
 
+    def test_so_is_an_error_that_is_none(self, run: Replication) -> None:
+        """Fails where it is found when the row is to be kept, in words that name no metric."""
+        with pytest.raises(ValueError, match="full_class / SSD: zrf is nan"):
+            row(run, lambda: ({"zrf": Estimate(1.0, 10, math.nan)}, {}))
+
+    def test_a_row_of_a_newer_version_is_said(self, run: Replication) -> None:
+        """Fails where pydantic's words reach the reader on every run, or where the newer version's
+        row is made again and lost."""
+        made = row(run, Work())
+        newer = made.model_dump(mode="json") | {"more": 1}
+        with run.cache.lock("rows", made.key):
+            run.cache.write("rows", made.key, newer)
+        with pytest.raises(CacheError, match=r"another version of this code.*UNLEARN_CACHE"):
+            row(replication(), Work())
+        assert run.cache.read("rows", made.key) == newer
+
+    def test_a_row_in_another_one_s_place_is_made_again(self, run: Replication) -> None:
+        """Fails where a row is believed whatever its key: the record would have the other's."""
+        mine, other = row(run, Work(zrf=0.25)), row(run, Work(zrf=0.75), seed=1)
+        folders = [run.cache.root / "rows" / r.key[:2] / r.key for r in (mine, other)]
+        aside = folders[0].with_name("aside")
+        for source, target in ((folders[0], aside), (folders[1], folders[0]), (aside, folders[1])):
+            source.rename(target)
+        with pytest.warns(CacheWarning, match=f"it is rows/{other.key}"):
+            assert row(replication(), Work(zrf=0.25)).metrics["zrf"].value == 0.25
+
+    def test_no_new_row_is_made_where_none_is_asked_for(
+        self, run: Replication, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where a chapter that is published again for its text gets a new number."""
+        made = row(run, Work())
+        monkeypatch.setenv("UNLEARN_NO_NEW_ROWS", "1")
+        later, work = replication(), Work()
+        assert row(later, work) == made
+        with pytest.raises(
+            ConfigError, match="full_class / SSD / forget cat / seed 1 would be a new row"
+        ):
+            row(later, work, seed=1, variant={"forget": "cat"})
+        assert (work.done, len(later.rows)) == (0, 1)
+
+    def test_the_cache_is_where_the_project_is(
+        self, project: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Fails where a relative UNLEARN_CACHE means another folder from another folder."""
+        monkeypatch.setenv("UNLEARN_CACHE", "build/mine")
+        monkeypatch.chdir(tmp_path)
+        assert replication().cache.root == project.root / "build" / "mine"
+        monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path / "apart"))
+        assert replication().cache.root == tmp_path / "apart"
+
+    def test_what_killed_runs_left_goes_when_a_run_starts(self, run: Replication) -> None:
+        litter = run.cache.root / "rows" / "ab" / f".{'ab' * 32}-12345678"
+        litter.mkdir(parents=True)
+        replication()
+        assert not litter.exists()
+
     def test_an_unknown_metric_is_refused(self, run: Replication) -> None:
         with pytest.raises(ConfigError, match=r"full_class / SSD: unknown metrics \['zfr'\]"):
             row(run, Work(zfr=1.0))
@@ -200,6 +258,22 @@ class TestCleanOnly:
         assert row(later, work) == made
         assert row(later, work, seed=1).detail == {"detail": 3}
         assert work.done == 3
+
+    def test_what_is_published_goes_before_a_dirty_row(
+        self, project: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where a row of uncommitted code in the cache hides the one that is published."""
+        commit(project.root)
+        run, work = replication(), Work()
+        made = row(run, work)
+        run.claim("C1")(lambda rows, seed: 1.0)
+        run.finish().write(project.root / "book" / "published" / "ci" / "tiny.json")
+        monkeypatch.setenv("UNLEARN_CACHE", str(project.root / "build" / "another"))
+        assert row(replication(), work).provenance.dirty
+        commit(project.root)
+        monkeypatch.setenv("UNLEARN_CLEAN", "1")
+        assert row(replication(), work) == made
+        assert work.done == 2
 
     def test_a_dirty_tree_is_refused_at_once(
         self, project: Any, monkeypatch: pytest.MonkeyPatch

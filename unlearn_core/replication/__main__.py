@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     sub = command("execute", "execute one notebook (used by reproduce)")
     sub.add_argument("paper")
     command("rehearse", "run the paper profile for a few steps on a made-up hub")
-    command("publish", "run on a clean checkout of HEAD, and copy the results into book/published")
+    sub = command("publish", "run on a clean checkout of HEAD, and copy the results to the book")
+    sub.add_argument("--no-new-rows", action="store_true", help="fail where a row would be made")
     command("book", "render the book from what was published and what was run here")
     options = parser.parse_args(argv)
     try:
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.command == "publish":
         from .publish import publish
 
-        outcomes = publish(options.profile, papers)
+        outcomes = publish(options.profile, papers, new_rows=not options.no_new_rows)
         print(runner.summary(outcomes))
         failed = any(o.state == "failed" for o in outcomes)
     elif options.command == "book":

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ..registry import ConfigError
 from .papers import project_root
-from .records import Record
+from .records import Record, git
 from .runner import Outcome, chosen, run_folder
 
 __all__ = ["LIMIT", "check_publishable", "machine_paths", "publish"]
@@ -23,14 +24,57 @@ __all__ = ["LIMIT", "check_publishable", "machine_paths", "publish"]
 #: Largest size of a published notebook, bytes.
 LIMIT = 1_500_000
 
-_PATH = re.compile(
-    r"(?<![\w./:>-])/(?:home|root|work|tmp|Users|mnt|data|opt|var|usr|content)/[\w./-]+"
+#: What names a place on a machine, by its form.
+_PATHS = (
+    re.compile(r"\bfile:/+[\w./@+-]+", re.IGNORECASE),
+    # Two or more components from the root. What comes before tells a path from a URL, a date, a
+    # fraction, a MIME type, "and/or", a relative path, a closing tag, and a formula.
+    re.compile(r"(?<![\w./<)\]}\\^$*+~%&#?-])/[\w.@+-]*\w[\w.@+-]*(?:/[\w.@+-]+)+"),
+    re.compile(r"(?<![\w./~])~(?:[A-Za-z_][\w-]+)?/[\w.@+-]+"),
 )
+_DRIVE = re.compile(r"(?<!\w)[A-Za-z]:\\{1,2}[\w.@+ -]*\w\\{1,2}[\w.@+-]+")
+#: "f:\X\to\Y" has the form of a drive's path.
+_FORMULA = re.compile(
+    r"\$\$.*?\$\$|\$[^$\n]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\begin\{(\w+\*?)\}.*?\\end\{\1\}"
+    r"|```\{math\}.*?```",
+    re.DOTALL,
+)
+#: Colours of a terminal, and files that a page carries in itself.
+_NOISE = re.compile(r"\x1b\[[\d;]*m|;base64,[\w+/=]+")
+_BINARY = re.compile(r"(?:image|audio|video|font)/(?!svg)|application/pdf")
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """All strings in JSON, keys included, except what is an image or the like."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, list):
+        lines = [child for child in node if isinstance(child, str)]
+        yield "\n".join(lines)  # a text of several lines, as notebooks keep it
+        for child in node:
+            if not isinstance(child, str):
+                yield from _texts(child)
+    elif isinstance(node, dict):
+        for key, child in node.items():
+            yield key
+            if not _BINARY.match(key):
+                yield from _texts(child)
 
 
 def machine_paths(text: str) -> list[str]:
-    """Absolute paths of some machine in a text (JSON, so line ends may be escaped)."""
-    return sorted(set(_PATH.findall(re.sub(r"\\[nrt]", " ", text))))
+    """Absolute paths of some machine in a text, or in the strings of JSON."""
+    try:
+        texts = list(_texts(json.loads(text)))
+    except ValueError:
+        texts = [text]
+    found: set[str] = set()
+    for one in texts:
+        plain = re.sub(r"\\[nrt](?=/)", " ", _NOISE.sub(" ", one))  # line ends may be escaped again
+        for pattern in _PATHS:
+            found.update(pattern.findall(plain))
+            plain = pattern.sub(" ", plain)
+        found.update(_DRIVE.findall(_FORMULA.sub(" ", plain)))
+    return sorted(found)
 
 
 def check_publishable(notebook: Path, record: Path) -> None:
@@ -49,11 +93,11 @@ def check_publishable(notebook: Path, record: Path) -> None:
     if made.dirty or dirty:
         raise ConfigError(f"{record.name}: {len(dirty)} rows were made with uncommitted changes")
     for file in (notebook, record):
-        if paths := machine_paths(file.read_text()):
+        if paths := machine_paths(file.read_text(encoding="utf-8")):
             raise ConfigError(f"{file.name} names paths of this machine: {', '.join(paths[:3])}")
     if notebook.stat().st_size > LIMIT:
         raise ConfigError(f"{notebook.name} is {notebook.stat().st_size:,} bytes, over {LIMIT:,}")
-    for cell in json.loads(notebook.read_text())["cells"]:
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         if any(o["output_type"] == "error" for o in cell.get("outputs", [])):
             raise ConfigError(f"{notebook.name} has a cell that failed")
 
@@ -62,28 +106,39 @@ def check_publishable(notebook: Path, record: Path) -> None:
 def worktree(root: Path) -> Iterator[Path]:
     """A temporary checkout of HEAD, so that the tree can be edited while it runs."""
     folder = Path(tempfile.mkdtemp(prefix="publish-", dir=root / "build"))
-    git = ["git", "-C", str(root), "worktree"]
     try:
-        subprocess.run([*git, "add", "--detach", "--force", str(folder), "HEAD"], check=True)
+        git(root, "worktree", "add", "--detach", "--force", str(folder), "HEAD")
+    except OSError as error:
+        folder.rmdir()
+        raise ConfigError(f"HEAD can't be checked out to publish it: {error}") from error
+    try:
         yield folder
     finally:
-        subprocess.run([*git, "remove", "--force", str(folder)], check=False)
+        with suppress(OSError):  # what git does not remove is removed without it
+            git(root, "worktree", "remove", "--force", str(folder))
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(profile: str, papers: Sequence[str] = ()) -> list[Outcome]:
+def publish(profile: str, papers: Sequence[str] = (), *, new_rows: bool = True) -> list[Outcome]:
     """Run the notebooks on a clean checkout of HEAD, and copy what they made into the book.
 
     The cache is shared: rows that a clean commit has made are taken from it, or else from what the
-    book has published; the others are made.
+    book has published; the others are made. Without ``new_rows`` none is, and a chapter that
+    lacks one is not published: for a change of text or rules alone.
     """
     root = project_root()
     (root / "build").mkdir(exist_ok=True)
     environment = dict(os.environ)
-    environment["UNLEARN_CACHE"] = environment.get("UNLEARN_CACHE") or str(root / "build" / "cache")
-    if hub := environment.get("UNLEARN_HUB"):
-        environment["UNLEARN_HUB"] = str(Path(hub).resolve())
-    environment["UNLEARN_CLEAN"] = "1"
+    # The notebooks run in the checkout, from where a relative path leads elsewhere; a cache there
+    # would go with it. What they make is to be there, though.
+    for name, value in os.environ.items():
+        supplied = name.startswith("UNLEARN_") and name != "UNLEARN_BUILD" and value
+        if supplied and (root / value).exists():
+            environment[name] = str((root / value).resolve())
+    cache = root / (os.environ.get("UNLEARN_CACHE") or "build/cache")
+    environment |= {"UNLEARN_CACHE": str(cache.resolve()), "UNLEARN_CLEAN": "1"}
+    if not new_rows:
+        environment["UNLEARN_NO_NEW_ROWS"] = "1"
     outcomes = []
     with worktree(root) as clean:
         environment |= {"PYTHONPATH": str(clean), "UNLEARN_ROOT": str(clean)}

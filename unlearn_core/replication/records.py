@@ -9,17 +9,21 @@ import json
 import math
 import os
 import platform
+import secrets
 import subprocess
+import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from uncertainties import UFloat, ufloat
+
+from ..registry import ConfigError
 
 __all__ = [
     "ROW_SCHEMA",
@@ -52,7 +56,14 @@ VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "accelerate", "tran
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # What is not a finite number is refused when it is read as when it is made.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def faults(error: ValidationError) -> str:
+    """What is wrong with some data, in one line: where, and what."""
+    lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    return "; ".join(dict.fromkeys(lines))
 
 
 #: The method column's word for the model before unlearning.
@@ -220,24 +231,72 @@ class Record(Model):
         return spent + sum(apart.values())
 
     @classmethod
-    def read(cls, file: Path) -> Record:
-        data = json.loads(file.read_text())
-        if data.get("schema_version") == 1:  # margins had no error, and verdicts no ties
-            old = {"not tested at this scale": "not tested"}
-            for v in data["verdicts"]:
-                v["verdict"] = old.get(v["verdict"], v["verdict"])
-                v["margins"] = {seed: {"value": m} for seed, m in v["margins"].items()}
-        elif data.get("schema_version") != SCHEMA:
-            raise ValueError(
-                f"{file.name}: schema {data.get('schema_version')}, this version reads {SCHEMA}"
-            )
-        return cls.model_validate(data)
+    def read(cls, file: Path, claims: Container[str] | None = None) -> Record:
+        """What a run left; ``claims`` are those that its paper states, where that is known.
+
+        Raises
+        ------
+        ConfigError
+            The file is no record that this version reads, or it judges a claim that its paper
+            does not state; the message names the file, and what mends it.
+        FileNotFoundError
+            There is no such file.
+        """
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
+            if not isinstance(data, dict):
+                raise ValueError("it is no mapping")
+            schema = data.get("schema_version")
+            if schema == 1:  # margins had no error, and verdicts no ties
+                old = {"not tested at this scale": "not tested"}
+                for v in data["verdicts"]:
+                    v["verdict"] = old.get(v["verdict"], v["verdict"])
+                    v["margins"] = {seed: {"value": m} for seed, m in v["margins"].items()}
+            elif schema != SCHEMA:
+                raise ValueError(f"it has schema {schema}, and this version reads {SCHEMA}")
+            record = cls.model_validate(data)
+            if claims is not None:
+                for verdict in record.verdicts:
+                    if verdict.claim not in claims:
+                        raise ValueError(f"the paper states no claim {verdict.claim!r}")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            why: object = faults(error) if isinstance(error, ValidationError) else error
+            why = f"it lacks {why}" if isinstance(error, KeyError) else why
+            raise ConfigError(
+                f"{file} is no record that can be read ({why}). Delete it with the notebook beside "
+                "it and run the paper again, or take both from git again"
+            ) from error
+        return record
 
     def write(self, file: Path) -> None:
+        """Write the record; a kill or a power cut leaves the former one or this one.
+
+        Raises
+        ------
+        OSError
+            The disk is full, say; the message names the file. Nothing half-written is left.
+        """
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_suffix(f".{os.getpid()}")
-        aside.write_text(self.model_dump_json(indent=1))
-        aside.replace(file)
+        for litter in (
+            *file.parent.glob(f".{file.name}-*"),
+            *file.parent.glob(f"{file.stem}.[0-9]*"),
+        ):
+            # Of a run that was killed while it wrote, which takes no second.
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - litter.stat().st_mtime > 60:
+                    litter.unlink()
+        aside = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
+        try:
+            with aside.open("w", encoding="utf-8") as handle:
+                handle.write(self.model_dump_json(indent=1))
+                handle.flush()
+                os.fsync(handle.fileno())
+            aside.replace(file)
+        except BaseException as error:
+            aside.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise OSError(error.errno, error.strerror, str(file)) from error
+            raise
 
     def to_csv(self) -> str:
         """One line a metric of a row."""
@@ -255,6 +314,10 @@ class Record(Model):
                     ]
                 )
         return out.getvalue()
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number")
 
 
 class Rows:
@@ -369,17 +432,17 @@ def now() -> str:
 
 
 def git(root: Path, *args: str) -> str:
-    """What git says in a folder, whatever repository the environment names (a hook's, say).
+    """What git says of a folder's own repository, whatever the environment names (a hook's, say).
 
     Raises
     ------
     OSError
         There is no git, no repository, or no such thing in it.
     """
-    elsewhere = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    done = subprocess.run(
-        ["git", "-C", str(root), *args], capture_output=True, text=True, env=elsewhere
-    )
+    own = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    # The folder's own repository, or none: not one that the folder merely lies in.
+    command = ["git", "-C", str(root), "--git-dir=.git", *args]
+    done = subprocess.run(command, capture_output=True, text=True, env=own)
     if done.returncode:
         raise OSError(done.stderr)
     return done.stdout.strip()
@@ -387,9 +450,9 @@ def git(root: Path, *args: str) -> str:
 
 def git_state(root: Path) -> tuple[str | None, bool]:
     """The commit of a working tree and whether it differs from it (True where there is no git)."""
-
     try:
-        return git(root, "rev-parse", "HEAD"), bool(git(root, "status", "--porcelain"))
+        changes = git(root, "status", "--porcelain", "--untracked-files=normal")
+        return git(root, "rev-parse", "HEAD"), bool(changes)
     except OSError:
         return None, True
 

@@ -10,10 +10,10 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from ..data import DATASETS, ImageData
 from ..metrics import METRICS, Estimate
@@ -37,11 +37,12 @@ from .records import (
     Value,
     Verdict,
     environment,
+    faults,
     git_state,
     now,
 )
 
-__all__ = ["InvariantError", "Replication"]
+__all__ = ["InvariantError", "Replication", "finite_values"]
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +62,10 @@ class Replication:
 
     Environment
     -----------
-    UNLEARN_CACHE : the cache's folder (default ``build/cache``)
+    UNLEARN_CACHE : the cache's folder, relative to the project's root (default ``build/cache``)
     UNLEARN_CLEAN : "1" accepts only rows that were made on a clean commit, and makes others again;
         what the cache lacks is taken from the records of this profile in ``book/published``
+    UNLEARN_NO_NEW_ROWS : "1" makes no row: one that was not made before ends the run
     UNLEARN_REHEARSE : "1" runs the profile for a few steps (`make rehearse`)
     """
 
@@ -76,7 +78,8 @@ class Replication:
         if self.rehearsal:
             self.profile = rehearsed(self.profile)
         self.out = self.root / out
-        self.cache = Cache(Path(os.environ.get("UNLEARN_CACHE") or self.root / "build" / "cache"))
+        self.cache = Cache(self.root / (os.environ.get("UNLEARN_CACHE") or "build/cache"))
+        self.cache.sweep()
         self.clean_only = os.environ.get("UNLEARN_CLEAN") == "1"
         self.commit, self.dirty = git_state(self.root)
         if self.clean_only and self.dirty:
@@ -208,43 +211,56 @@ class Replication:
         }
         key = digest({"schema": ROW_SCHEMA, **names, "spec": dict(spec)})
         called = row_name(**names)
-        with self.cache.lock("rows", key):
-            found = self.cache.read("rows", key)
-            row = Row.model_validate(found) if found else self.published.get(key)
-            if row is None or (self.clean_only and row.provenance.dirty):
-                began = time.perf_counter()
-                with self.progress.making(called):
-                    metrics, detail = compute()
-                unknown = set(metrics) - set(METRICS)
-                if unknown:
-                    raise ConfigError(f"{experiment} / {method}: unknown metrics {sorted(unknown)}")
-                for name, estimate in metrics.items():
-                    if not math.isfinite(estimate.value):
-                        raise ValueError(f"{experiment} / {method}: {name} is {estimate.value}")
-                provenance = Provenance(
-                    commit=self.commit,
-                    dirty=self.dirty,
-                    date=now(),
-                    device=str(device),
-                    threads=torch.get_num_threads(),
-                    versions=environment(),
-                    sources=sources,
-                    seconds=time.perf_counter() - began,
-                )
-                row = Row(
-                    **names,
-                    key=key,
-                    spec=dict(spec),
-                    metrics={k: Value(**v._asdict()) for k, v in metrics.items()},
-                    detail=dict(detail),
-                    provenance=provenance,
-                )
-                self.cache.write("rows", key, row.model_dump(mode="json"))
-                log.info("%s / %s / seed %d: made", experiment, method, seed)
-            else:
-                self.progress.found(called)
+        row = self._made(key, self.cache.find("rows", key))
+        if row is not None:
+            self.progress.found(called)
+        elif os.environ.get("UNLEARN_NO_NEW_ROWS") == "1":
+            raise ConfigError(f"{called} would be a new row, and UNLEARN_NO_NEW_ROWS asks for none")
+        else:
+            with self.cache.lock("rows", key):
+                row = self._made(key, self.cache.read("rows", key))
+                if row is not None:  # another run has made it meanwhile
+                    self.progress.found(called)
+                else:
+                    began = time.perf_counter()
+                    with self.progress.making(called):
+                        metrics, detail = compute()
+                    provenance = Provenance(
+                        commit=self.commit,
+                        dirty=self.dirty,
+                        date=now(),
+                        device=str(device),
+                        threads=torch.get_num_threads(),
+                        versions=environment(),
+                        sources=sources,
+                        seconds=time.perf_counter() - began,
+                    )
+                    row = Row(
+                        **names,
+                        key=key,
+                        spec=dict(spec),
+                        metrics=finite_values(f"{experiment} / {method}", metrics),
+                        detail=dict(detail),
+                        provenance=provenance,
+                    )
+                    self.cache.write("rows", key, row.model_dump(mode="json"))
+                    log.info("%s / %s / seed %d: made", experiment, method, seed)
         self.rows.add(row)
         return row
+
+    def _made(self, key: str, cached: dict[str, Any] | None) -> Row | None:
+        """The row of that key that was made before, in the cache or in the book, if it is fit."""
+        if cached is not None:
+            try:
+                row = Row.model_validate(cached)
+            except ValidationError as error:
+                raise self.cache.error(
+                    f"the row {key[:12]} was written by another version of this code; give each a "
+                    f"cache of its own: {faults(error)}"
+                ) from error
+            if not (self.clean_only and row.provenance.dirty):
+                return row
+        return self.published.get(key)
 
     def invariant(self, name: str, experiment: str, seed: int, holds: bool, detail: str) -> None:
         """Record something that must be true; `finish` raises if one of them is not.
@@ -409,6 +425,25 @@ class Replication:
                 "; ".join(f"{i.experiment}, seed {i.seed}: {i.name} ({i.detail})" for i in broken)
             )
         return record
+
+
+def finite_values(whose: str, metrics: Mapping[str, Estimate]) -> dict[str, Value]:
+    """A row's metrics as they are kept.
+
+    Raises
+    ------
+    ConfigError
+        A metric that is not in the catalogue.
+    ValueError
+        A value or a standard error that is not a finite number.
+    """
+    if unknown := set(metrics) - set(METRICS):
+        raise ConfigError(f"{whose}: unknown metrics {sorted(unknown)}")
+    for name, estimate in metrics.items():
+        for number in (estimate.value, estimate.stderr):
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"{whose}: {name} is {number}")
+    return {k: Value(**v._asdict()) for k, v in metrics.items()}
 
 
 def source_hash(slug: str) -> str:

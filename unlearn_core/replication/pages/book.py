@@ -68,23 +68,24 @@ class Chapter:
         return self.shown.record.config != source_hash(self.slug)
 
 
-def _edition(folder: Path, slug: str, published: bool) -> Edition | None:
+def _edition(folder: Path, slug: str, file: PaperFile, published: bool) -> Edition | None:
     notebook, record = folder / f"{slug}.ipynb", folder / f"{slug}.json"
     # Of one's own runs only whole ones: both files as the run left them.
     if not (notebook.exists() and record.exists()) or not (published or stamped(folder, slug)):
         return None
-    return Edition(notebook, Record.read(record), published)
+    return Edition(notebook, Record.read(record, file.claims), published)
 
 
 def find_chapters(root: Path) -> list[Chapter]:
     """A chapter for every paper that was run at all, published or here."""
     chapters = []
     for slug in known_papers():
-        published = [_edition(root / "book" / "published" / p, slug, True) for p in PROFILES]
-        own = [_edition(root / build_folder() / p, slug, False) for p in PROFILES]
+        file = load_paper(slug)
+        published = [_edition(root / "book" / "published" / p, slug, file, True) for p in PROFILES]
+        own = [_edition(root / build_folder() / p, slug, file, False) for p in PROFILES]
         found = [e for e in published[::-1] if e] + [e for e in own[::-1] if e]
         if found:
-            chapters.append(Chapter(slug, load_paper(slug), found[0], tuple(found[1:])))
+            chapters.append(Chapter(slug, file, found[0], tuple(found[1:])))
     return chapters
 
 

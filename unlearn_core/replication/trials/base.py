@@ -24,8 +24,8 @@ from ...models import Checkpoint, Recipe, TrainConfig, default_device
 from ...registry import ConfigError, build, describe, did_you_mean
 from ...seeding import derive_seed
 from ..cache import digest
-from ..records import ORIGINAL, Row, Value, now
-from ..run import Replication
+from ..records import ORIGINAL, Row, now
+from ..run import Replication, finite_values
 from .search import choose
 
 __all__ = ["ORIGINAL", "Costs", "OptimizerSteps", "Trial", "changed", "train_config"]
@@ -302,7 +302,7 @@ class Trial:
     def with_comparison(self, row: Row, retrained: Row) -> Row:
         """The row with what compares it with the retrained model, in the place of the one without."""
         # Derived from two rows, so it is in neither of their keys: worked out every time.
-        derived = {k: Value(**v._asdict()) for k, v in self.compare(row, retrained).items()}
+        derived = finite_values(f"{self.name} / {row.method}", self.compare(row, retrained))
         row = row.model_copy(update={"metrics": {**row.metrics, **derived}})
         self.run.rows.add(row)
         return row
