@@ -338,6 +338,47 @@ class TestSuperclassed:
             self.data().superclassed(groups)
 
 
+class TestTurned:
+    def data(self) -> ImageData:
+        """Nine images of two classes, whose top left pixel alone is bright."""
+        labels = torch.tensor([0, 1, 0, 0, 1, 0, 0, 1, 1])
+        pixels = torch.zeros(9, 2, 2, 1, dtype=torch.uint8)
+        pixels[:, 0, 0] = torch.arange(1, 10, dtype=torch.uint8)[:, None]
+        images = ImageSet(pixels, labels, labels, (0.0,), (1.0,))
+        return ImageData(
+            images, images.subset(torch.tensor([1, 4])), ("cat", "dog"), ("cat", "dog")
+        )
+
+    def test_every_class_comes_in_four_positions(self) -> None:
+        """Fails if a quarter is turned the other way than it is called, images of one class are not
+        spread over the positions, or the images that were given are turned in place."""
+        plain = self.data()
+        data = plain.turned()
+        assert data.classes == ("cat", "dog")
+        assert data.subclasses[:5] == (
+            *("cat, turned 0", "cat, turned 90", "cat, turned 180", "cat, turned 270"),
+            "dog, turned 0",
+        )
+        assert data.train.labels.tolist() == plain.train.labels.tolist()
+        assert data.train.subclasses.tolist() == [0, 4, 1, 2, 5, 3, 0, 6, 7]
+        bright = [tuple(p[..., 0].nonzero()[0].tolist()) for p in data.train.pixels]
+        # To the left: the top left corner goes to the bottom left one.
+        corners = {0: (0, 0), 1: (1, 0), 2: (1, 1), 3: (0, 1)}
+        assert bright == [corners[k % 4] for k in data.train.subclasses.tolist()]
+        assert data.train.pixels.sum(dim=(1, 2, 3)).tolist() == list(range(1, 10))
+        assert data.test.subclasses.tolist() == [4, 5]
+        assert plain.train.pixels[:, 0, 0, 0].tolist() == list(range(1, 10))
+
+    def test_what_was_held_out_is_turned_too(self) -> None:
+        data = self.data().hold_out(1).turned()
+        assert data.validation.subclasses.tolist() == [0, 4]
+        assert len(data.train) == 7
+
+    def test_sub_classes_are_not_turned_again(self) -> None:
+        with pytest.raises(ValueError, match="have sub-classes already"):
+            self.data().turned().turned()
+
+
 class TestHoldOut:
     def data(self) -> ImageData:
         """Eight images, whose only pixel says where they stood; three classes of two or more."""
@@ -634,6 +675,8 @@ class TestFashionMnist:
         pixels = write_fashion(hub, [*range(10), *range(10)], range(10))
         data = fashion_mnist(per_class=1)
         assert torch.equal(data.train.pixels[..., 0], torch.from_numpy(pixels[:10]))
+        data = fashion_mnist(validation_per_class=1)
+        assert torch.equal(data.validation.pixels[..., 0], torch.from_numpy(pixels[10:]))
 
     def test_parquet_files(self, hub: Path) -> None:
         grey = colours(10, 28)[..., 0]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from unlearn_core.data import Classification, ForgetSplit, WithheldDataError
-from unlearn_core.methods import IAU
+from unlearn_core.methods import IAU, check_method
 from unlearn_core.methods.iau import GradientRestriction, leave_one_out_shifts, mean_gradient
 from unlearn_core.models import LeNet, Recipe, TrainConfig, TrainingError, train
 from unlearn_core.registry import describe
@@ -166,7 +166,7 @@ class TestIAU:
         [
             ({"lr": 0.0}, "lr must be positive, not 0.0"),
             ({"lr": float("nan")}, "lr must be positive, not nan"),
-            ({"update": "adamw"}, "unknown update 'adamw'; known: adam, sgd"),
+            ({"update": "adamw"}, "unknown update 'adamw'; known: adam, sgd, random"),
             ({"mode": "half"}, "unknown mode 'half'; known: eval, train"),
             ({"approximation": False, "correction": False}, "there is no step to take"),
         ],
@@ -180,6 +180,26 @@ class TestIAU:
             **{"is": "IAU", "version": 1, "lr": 1e-3, "update": "adam", "mode": "eval"},
             **{"approximation": True, "correction": True, "batch_size": 256},
         }
+
+    def test_the_control_steps_as_far_in_random_directions(
+        self, model: nn.Module, tiny_split: ForgetSplit
+    ) -> None:
+        """Fails where it looks at the data, where its step has another size than Adam's, or its
+        signs follow each other."""
+        control = IAU(lr=1e-2, update="random")
+        hidden = tiny_split.only(frozenset(), "this test")
+        before = flat(model.parameters())
+        moves = [flat(control(model, hidden, seed).parameters()) - before for seed in (0, 1)]
+        for move in moves:
+            torch.testing.assert_close(
+                move.abs(), torch.full_like(move, 1e-2), rtol=1e-4, atol=1e-6
+            )
+            assert abs(move.sign().mean().item()) < 0.1
+        assert abs((moves[0].sign() * moves[1].sign()).mean().item()) < 0.1
+        adam = flat(IAU(lr=1e-2)(model, tiny_split).parameters()) - before
+        assert adam.abs().max().item() == pytest.approx(1e-2, rel=1e-3)
+        assert (control.draws, IAU().draws) == (True, False)
+        check_method(control)
 
     @pytest.mark.parametrize(
         ("part", "data"), [("correction", "retain"), ("approximation", "forget")]

@@ -212,6 +212,31 @@ class ImageData:
         train = replace(self.train.subset((~held).nonzero()[:, 0]), index=None)
         return replace(self, train=train, validation=self.train.subset(held.nonzero()[:, 0]))
 
+    def turned(self) -> ImageData:
+        """The same images, each turned by 0, 90, 180 or 270 degrees; the old classes have the four
+        positions as sub-classes. In each class every fourth image has the same one.
+        """
+        if self.subclasses != self.classes:
+            raise ValueError("these classes have sub-classes already")
+
+        def turn(images: ImageSet) -> ImageSet:
+            place = torch.empty(len(images), dtype=torch.long)
+            for label in range(len(self.classes)):
+                members = (images.labels == label).nonzero()[:, 0]
+                place[members] = torch.arange(len(members)) % 4
+            pixels = images.pixels.clone()
+            for quarter in range(1, 4):
+                pixels[place == quarter] = pixels[place == quarter].rot90(quarter, dims=(1, 2))
+            return replace(images, pixels=pixels, subclasses=4 * images.labels + place)
+
+        return replace(
+            self,
+            train=turn(self.train),
+            test=turn(self.test),
+            validation=self.validation and turn(self.validation),
+            subclasses=tuple(f"{c}, turned {90 * q}" for c in self.classes for q in range(4)),
+        )
+
     def superclassed(self, groups: dict[str, tuple[str, ...]]) -> ImageData:
         """The same images with the classes grouped: the old classes become sub-classes."""
         coarse = torch.empty(len(self.classes), dtype=torch.long)
@@ -410,13 +435,17 @@ def cifar10(
     per_class: int | None = None,
     test_per_class: int | None = None,
     validation_per_class: int | None = None,
+    turned: bool = False,
 ) -> ImageData:
     """CIFAR-10, 32x32 RGB; ``per_class`` keeps that many images of each class.
 
-    Of these, the last ``validation_per_class`` are held out.
+    Of these, the last ``validation_per_class`` are held out. With ``turned`` each image is turned by
+    one of four right angles, and a class in one position is a sub-class ("cat, turned 90"): forty of
+    them, in ten superclasses of four.
     """
     source, train, test, names = _cifar("uoft-cs/cifar10", "label", per_class, test_per_class)
-    return ImageData(train, test, names, names, (source,)).hold_out(validation_per_class)
+    data = ImageData(train, test, names, names, (source,)).hold_out(validation_per_class)
+    return data.turned() if turned else data
 
 
 # Superclasses of CIFAR-100 (Krizhevsky, 2009, section 3), in the order of their coarse labels.
@@ -456,8 +485,12 @@ def cifar100(
     return data.superclassed(CIFAR20)
 
 
-def fashion_mnist(per_class: int | None = None, test_per_class: int | None = None) -> ImageData:
-    """Fashion-MNIST, 28x28, one channel, from Debian's package or the hub."""
+def fashion_mnist(
+    per_class: int | None = None,
+    test_per_class: int | None = None,
+    validation_per_class: int | None = None,
+) -> ImageData:
+    """Fashion-MNIST, 28x28, one channel, from Debian's package or the hub; sizes as of `cifar10`."""
     source = resolve(
         "zalando-datasets/fashion_mnist",
         repo_type="dataset",
@@ -473,7 +506,8 @@ def fashion_mnist(per_class: int | None = None, test_per_class: int | None = Non
         else:
             pixels, labels, _ = _labelled(source, split, "image", "label", n)
         out.append(_image_set(pixels[..., None], labels, mean=(0.2860,), std=(0.3530,)))
-    return ImageData(*out, FASHION_CLASSES, FASHION_CLASSES, (source,))
+    data = ImageData(*out, FASHION_CLASSES, FASHION_CLASSES, (source,))
+    return data.hold_out(validation_per_class)
 
 
 FASHION_CLASSES = (

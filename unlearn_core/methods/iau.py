@@ -36,6 +36,7 @@ from torch.utils.data import Dataset
 from ..data import Classification, ForgetSplit, batches
 from ..data.images import Batch
 from ..models import TrainConfig, TrainingError, device_of, to
+from ..seeding import generator
 from .base import Method
 
 __all__ = [
@@ -84,7 +85,9 @@ class IAU(Method):
     Attributes
     ----------
     lr : :math:`\eta`; with Adam, how far nearly every weight moves. Authors' code: 1e-3
-    update : "adam", the first step of a fresh one (the code); "sgd", a plain gradient step
+    update : "adam", the first step of a fresh one (the code); "sgd", a plain gradient step; or
+        "random", a control: every weight moves by ``lr`` with a sign that is drawn, as far as Adam
+        goes, and no image is read
     approximation : the part that unlearns, :math:`-\nabla L_f`; without it no forget image is read
     correction : gradient correction, :math:`+\nabla L_r`; without it no retain image is read
     mode : "eval"; or "train", as the authors' script: both sets as one batch each, the retain set
@@ -94,10 +97,9 @@ class IAU(Method):
 
     name: ClassVar[str] = "iau"
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
-    draws: ClassVar[bool] = False
 
     lr: float = 1e-3
-    update: Literal["adam", "sgd"] = "adam"
+    update: Literal["adam", "sgd", "random"] = "adam"
     approximation: bool = True
     correction: bool = True
     mode: Literal["eval", "train"] = "eval"
@@ -106,14 +108,26 @@ class IAU(Method):
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ValueError(f"lr must be positive, not {self.lr}")
-        if self.update not in ("adam", "sgd"):
-            raise ValueError(f"unknown update {self.update!r}; known: adam, sgd")
+        if self.update not in ("adam", "sgd", "random"):
+            raise ValueError(f"unknown update {self.update!r}; known: adam, sgd, random")
         if self.mode not in ("eval", "train"):
             raise ValueError(f"unknown mode {self.mode!r}; known: eval, train")
         if not (self.approximation or self.correction):
             raise ValueError("without approximation and correction there is no step to take")
 
+    @property
+    def draws(self) -> bool:
+        return self.update == "random"
+
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        if self.update == "random":
+            g = generator(seed, "random signs")
+            with torch.no_grad():
+                for p in model.parameters():
+                    if p.requires_grad:
+                        signs = torch.randint(0, 2, p.shape, generator=g) * 2 - 1
+                        p.add_(signs.to(p), alpha=self.lr)
+            return model
         whole = self.mode == "train"
         model.train(whole)
         parameters = [p for p in model.parameters() if p.requires_grad]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -581,6 +582,71 @@ class TestExamples:
         experiment(tiny)["ask"] = {"forget": 5}
         with pytest.raises(ConfigError, match="of classifiers 'retain' is asked"):
             trial_of(project, tiny).measure_method("Retrain")
+
+
+class TestControls:
+    def test_what_forgetting_another_set_does(self, project: Any, tiny: dict[str, Any]) -> None:
+        """Fails where this trial's forget set is forgotten all the same, or images of it are in the
+        other set, or it is judged on the other one."""
+        experiment(tiny)["methods"]["GA"] = {"use": "gradient_ascent"}
+        experiment(tiny)["forget"] = {"fraction": [0.2]}
+        trial = trial_of(project, tiny)
+        seen = []
+
+        @dataclass(frozen=True)
+        class Seeing(Sleep):
+            needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
+
+            def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+                seen.append((split.forget.index, split.retain.index))
+                return model
+
+        trial.methods["GA"] = Seeing()
+        row = trial.measure_elsewhere("GA")
+        ((forget, retain),) = seen
+        mine = set(trial.split.forget.index.tolist())
+        assert len(forget) == len(mine)
+        assert not mine & set(forget.tolist())
+        assert mine <= set(retain.tolist())
+        assert row.method == "GA, for another set"
+        original = trial.measure_original()
+        for metric in ("forget_accuracy", "entropy_mia", "gap"):
+            assert row.metrics[metric].value == original.metrics[metric].value
+
+    def test_requests_in_sequence(self, project: Any, tiny: dict[str, Any]) -> None:
+        """Fails where a request sees an image that is forgotten already, starts from the original,
+        or what a later one names is missing from its retain set."""
+        experiment(tiny)["forget"] = {"fraction": [0.3]}
+        trial = trial_of(project, tiny)
+        seen = []
+
+        @dataclass(frozen=True)
+        class Counting(Sleep):
+            needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
+
+            def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+                with torch.no_grad():
+                    next(model.parameters()).add_(1.0)
+                seen.append((set(split.forget.index.tolist()), set(split.retain.index.tolist())))
+                return model
+
+        trial.methods["Count"] = Counting()
+        row = trial.measure_sequence("Count", requests=3)
+        gone = set(trial.split.forget.index.tolist())
+        assert set.union(*(f for f, _ in seen)) == gone
+        assert sum(len(f) for f, _ in seen) == len(gone) == 24
+        everyone, before = set(range(80)), set()
+        for forget, retain in seen:
+            before |= forget
+            assert retain == everyone - before
+        assert (row.method, row.variant["requests"]) == ("Count, in sequence", 3)
+        assert len(row.detail["test_accuracy_after"]) == 3
+        assert row.detail["test_accuracy_after"][-1] == row.metrics["test_accuracy"].value
+        moved = copy.deepcopy(trial.original)
+        with torch.no_grad():
+            next(moved.parameters()).add_(3.0)
+        found = evaluate_classifier(moved, trial.split, random_model=trial.random_model)
+        assert row.metrics["test_accuracy"].value == pytest.approx(found["test_accuracy"].value)
 
 
 class TestTrials:

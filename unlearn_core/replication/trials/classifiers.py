@@ -26,6 +26,7 @@ from ...methods.iau import GradientRestriction
 from ...methods.ssd import dampen, importances
 from ...methods.worst_case import SELECTORS, example_losses
 from ...metrics import (
+    Cost,
     Estimate,
     ShadowAttack,
     accuracies_on_test,
@@ -39,12 +40,12 @@ from ...metrics import (
 )
 from ...models import MODELS, Recipe, predict, shuffled_epochs, to
 from ...registry import ConfigError, build, describe
-from ...seeding import derive_seed
+from ...seeding import derive_seed, generator
 from ..cache import digest
 from ..outcomes import OUTCOMES, pack
 from ..records import Row
 from ..run import Replication
-from .base import ORIGINAL, Trial, train_config
+from .base import ORIGINAL, Costs, Trial, train_config
 
 __all__ = ["ORIGINAL", "ClassificationTrial", "trials"]
 
@@ -210,6 +211,59 @@ class ClassificationTrial(Trial):
     def measure_at_step_of(self, label: str, *, method: str) -> Row:
         """A method at the learning rate that was chosen for another one: its parts, say."""
         return self.measure_method(label, lr=self.methods[method].lr)
+
+    def measure_elsewhere(self, label: str) -> Row:
+        """A method that forgets *another* set of the same size, of images that this trial retains:
+        how much of what happens to this one's forget set is not for its sake.
+        """
+        method, retained = self.methods[label], self.split.retain.index
+        order = torch.randperm(len(retained), generator=generator(self.seed, "elsewhere"))
+        others = retained[order[: len(self.split.forget)]]
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            with self.costs() as costs:
+                model = method(self.original, forget_indices(self.data, others), self.seed)
+            metrics, detail = self.evaluate(model)
+            return metrics | costs.metrics(self.original, model), detail
+
+        spec = {"method": describe(method), "forgets": "as many of the retained images"}
+        return self.compared(self.row(f"{label}, for another set", spec, compute))
+
+    def measure_sequence(self, label: str, *, requests: int) -> Row:
+        """The forget set in so many requests, one after the other, each to the model that the one
+        before left; what a later one will name is retained meanwhile.
+
+        The row's detail holds the test accuracy after each request.
+        """
+        method, forget = self.methods[label], self.split.forget
+        order = torch.randperm(len(forget), generator=generator(self.seed, "sequence"))
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            model, left = self.original, order
+            after, seconds, steps = [], 0.0, 0
+            for request, part in enumerate(order.chunk(requests)):
+                left = left[len(part) :]
+                split = replace(
+                    self.split,
+                    forget=forget.subset(part),
+                    retain=self.split.retain + forget.subset(left),
+                )
+                with self.costs() as costs:
+                    model = method(model, split, derive_seed(self.seed, "request", request))
+                seconds += costs.cost.seconds
+                steps += costs.optimizer_steps
+                after.append(self.sides(model)["test_accuracy"].value)
+            metrics, detail = self.evaluate(model)
+            cost = Costs(Cost(seconds), steps).metrics(self.original, model)
+            return metrics | cost, detail | {"test_accuracy_after": after}
+
+        spec = {"method": describe(method), "requests": requests}
+        return self.compared(self.row(f"{label}, in sequence", spec, compute, requests=requests))
+
+    def compared(self, row: Row) -> Row:
+        """The row with its distance to the retrained model, where there is one."""
+        oracle = self.experiment.oracle
+        return self.with_comparison(row, self.measure_method(oracle)) if oracle else row
 
     def measure_norms(self) -> Row:
         """Gradient norms of 500 single training images, at the original."""
