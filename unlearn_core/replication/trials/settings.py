@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from uncertainties import UFloat
+
 from ..cache import digest
 from ..records import MissingRowError, Rows
 from ..run import Replication
@@ -29,13 +31,17 @@ class Setting:
         MissingRowError
             The method was not run on that seed.
         """
+        return self.measured(rows, method, metric, seed).nominal_value
+
+    def measured(self, rows: Rows, method: str, metric: str, seed: int) -> UFloat:
+        """The same with its standard error, to calculate with (`Rows.measured`)."""
         for name in self.experiments:
             own = self.run.originals(name)
             shared = own != self.run.seeds_of(name)
             oracle = self.run.experiment(name).oracle
             wanted = own[0] if shared and method in (ORIGINAL, oracle) else seed
             if any(r.seed == wanted for r in rows.where(name, method)):
-                return rows.value(name, method, metric, wanted, forget=self.target)
+                return rows.measured(name, method, metric, wanted, forget=self.target)
         raise MissingRowError(f"{method} was not run on seed {seed}")
 
     def off(self, rows: Rows, method: str, metric: str, seed: int) -> float:
