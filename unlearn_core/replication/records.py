@@ -231,14 +231,13 @@ class Record(Model):
         return spent + sum(apart.values())
 
     @classmethod
-    def read(cls, file: Path, claims: Container[str] | None = None) -> Record:
-        """What a run left; ``claims`` are those that its paper states, where that is known.
+    def read(cls, file: Path) -> Record:
+        """What a run left.
 
         Raises
         ------
         ConfigError
-            The file is no record that this version reads, or it judges a claim that its paper
-            does not state; the message names the file, and what mends it.
+            The file is no record that this version reads; the message names it, and what mends it.
         FileNotFoundError
             There is no such file.
         """
@@ -254,11 +253,7 @@ class Record(Model):
                     v["margins"] = {seed: {"value": m} for seed, m in v["margins"].items()}
             elif schema != SCHEMA:
                 raise ValueError(f"it has schema {schema}, and this version reads {SCHEMA}")
-            record = cls.model_validate(data)
-            if claims is not None:
-                for verdict in record.verdicts:
-                    if verdict.claim not in claims:
-                        raise ValueError(f"the paper states no claim {verdict.claim!r}")
+            return cls.model_validate(data)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             why: object = faults(error) if isinstance(error, ValidationError) else error
             why = f"it lacks {why}" if isinstance(error, KeyError) else why
@@ -266,7 +261,25 @@ class Record(Model):
                 f"{file} is no record that can be read ({why}). Delete it with the notebook beside "
                 "it and run the paper again, or take both from git again"
             ) from error
-        return record
+
+    def of(self, claims: Container[str], config: str) -> Record:
+        """The record without verdicts of claims that its paper no longer states.
+
+        ``config`` is the `source_hash` of the paper's sources as they are.
+
+        Raises
+        ------
+        ConfigError
+            The sources are those that the record was made of, and never stated such a claim.
+        """
+        kept = tuple(v for v in self.verdicts if v.claim in claims)
+        if len(kept) < len(self.verdicts) and self.config == config:
+            unknown = next(v.claim for v in self.verdicts if v.claim not in claims)
+            raise ConfigError(
+                f"the record of {self.paper} at {self.profile} judges {unknown!r}, which "
+                f"notebooks/{self.paper}.yaml does not state; run the paper again"
+            )
+        return self.model_copy(update={"verdicts": kept})
 
     def write(self, file: Path) -> None:
         """Write the record; a kill or a power cut leaves the former one or this one.

@@ -73,7 +73,8 @@ def _edition(folder: Path, slug: str, file: PaperFile, published: bool) -> Editi
     # Of one's own runs only whole ones: both files as the run left them.
     if not (notebook.exists() and record.exists()) or not (published or stamped(folder, slug)):
         return None
-    return Edition(notebook, Record.read(record, file.claims), published)
+    found = Record.read(record).of(file.claims, source_hash(slug))
+    return Edition(notebook, found, published)
 
 
 def find_chapters(root: Path) -> list[Chapter]:
