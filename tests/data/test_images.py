@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import v2
 
 from unlearn_core.data import (
     DATASETS,
@@ -31,6 +32,7 @@ from unlearn_core.data import (
     shapes,
 )
 from unlearn_core.data.images import (
+    AUGMENTATIONS,
     CIFAR20,
     CIFAR_MEAN,
     CIFAR_STD,
@@ -248,14 +250,12 @@ class TestFingerprint:
 
 
 class TestAugmentation:
-    def draw(self, data: ImageSet, seed: int) -> Tensor:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return everything(data)[0]
+    def draw(self, data: ImageSet, seed: int, *names: str) -> Tensor:
+        return everything(data.augmented(names or data.augment, seed))[0]
 
-    def test_without_it_nothing_is_drawn(self) -> None:
+    def test_nothing_touches_the_global_state(self) -> None:
         before = torch.get_rng_state()
-        everything(image_set())
+        everything(image_set(augment=("crop", "flip", "rotate")))
         assert torch.equal(torch.get_rng_state(), before)
 
     @pytest.mark.parametrize("name", ["crop", "flip", "rotate"])
@@ -268,9 +268,24 @@ class TestAugmentation:
         assert torch.equal(self.draw(data, 0), self.draw(data, 0))
         assert not torch.equal(self.draw(data, 0), self.draw(data, 1))
 
+    def test_an_image_s_draws_are_a_matter_of_its_position_alone(self) -> None:
+        """Fails if they depend on the batch that it comes in, or on what was loaded before."""
+        data = image_set(32, 9).augmented(("crop", "flip", "rotate"), 5)
+        whole = everything(data)[0]
+        for few in ([7], [31, 7, 2], [*range(9, 20)]):
+            assert torch.equal(data.__getitems__(few)[0], whole[few])
+
+    def test_operations_draw_apart(self) -> None:
+        """Fails if a number serves two of them: a mirrored image would always turn one way."""
+        data = image_set(400, augment=("crop", "flip", "rotate"))
+        numbers = torch.cat([*data._draws], dim=1).T
+        assert torch.corrcoef(numbers).fill_diagonal_(0).abs().max() < 0.2
+        assert numbers.min() >= 0
+        assert numbers.max() < 1
+
     def test_a_flip_is_the_image_or_its_mirror_image(self) -> None:
         data = image_set(32)
-        plain, drawn = everything(data)[0], self.draw(data.augmented(("flip",)), 0)
+        plain, drawn = everything(data)[0], self.draw(data, 0, "flip")
         same = (drawn == plain).flatten(1).all(1)
         mirrored = (drawn == plain.flip(3)).flatten(1).all(1)
         assert (same ^ mirrored).all()
@@ -287,6 +302,29 @@ class TestAugmentation:
         assert x.sum(dim=(1, 2)).eq(1).all()
         _, row, column = x.nonzero(as_tuple=True)
         assert set(row.tolist()) == set(column.tolist()) == set(range(9))
+        assert 0 < ((row - column) == 0).float().mean() < 0.3  # two draws, not one
+
+    def test_a_crop_is_that_of_torchvision(self) -> None:
+        data = image_set(20, 11)
+        drawn = self.draw(data, 3, "crop")
+        top, left = (replace(data, augment=("crop",), draw=3)._draws[0] * 9).long().unbind(1)
+        padded = v2.functional.pad(data.pixels.permute(0, 3, 1, 2), [4])
+        for i in range(20):
+            image = v2.functional.crop(padded[i], int(top[i]), int(left[i]), 11, 11)
+            torch.testing.assert_close(drawn[i], (image / 255 - 0.5) / 0.25)
+
+    @pytest.mark.parametrize("shape", [(32, 32), (9, 20)])
+    def test_a_rotation_is_that_of_torchvision(self, shape: tuple[int, int]) -> None:
+        """Fails for a rotation about a corner, one that shears what is no square, or other angles."""
+        pixels = np.random.default_rng(0).integers(0, 256, (20, *shape, 3), dtype=np.uint8)
+        labels = torch.zeros(20, dtype=torch.long)
+        data = ImageSet(torch.from_numpy(pixels), labels, labels, (0.0,), (1.0,), None, ("rotate",))
+        turned = everything(data)[0]
+        for image, x, u in zip(data.pixels, turned, data._draws[0, :, 0], strict=True):
+            angle = 30 * float(u) - 15
+            right = v2.functional.rotate(image.permute(2, 0, 1), angle) / 255
+            # A nearest pixel is a matter of rounding where two are equally near.
+            assert (x == right).all(0).float().mean() > 0.99
 
     def test_a_rotation_is_at_most_15_degrees(self) -> None:
         pixels = torch.zeros(200, 41, 41, 1, dtype=torch.uint8)
@@ -296,6 +334,23 @@ class TestAugmentation:
         _, row, column = self.draw(data, 0)[:, 0].nonzero(as_tuple=True)
         angle = torch.atan2((row - 20.0).abs(), column - 20.0).rad2deg()
         assert 10 < angle.max() < 15 + 2  # a pixel is 1.4 degrees wide out there
+        assert {-1, 1} <= set((row - 20).sign().tolist())
+
+    def test_operations_come_in_the_order_of_their_names(self) -> None:
+        """Fails if a rotation is made of an image that is cropped afterwards, or the other way."""
+        data = image_set(8, 16)
+        for names in (("crop", "rotate"), ("rotate", "crop")):
+            drawn = data.augmented(names, 1)
+            by_hand = data.pixels
+            for name, numbers in zip(names, drawn._draws, strict=True):
+                by_hand = AUGMENTATIONS[name](by_hand, numbers)
+            right = (by_hand.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+            torch.testing.assert_close(everything(drawn)[0], right)
+
+    def test_two_draws_of_one_set_are_two_identities(self) -> None:
+        data = image_set(augment=("flip",))
+        assert data.fingerprint() != data.augmented(("flip",), 1).fingerprint()
+        assert image_set().augmented((), 1).fingerprint() == image_set().fingerprint()
 
     def test_no_image_can_be_augmented_too(self) -> None:
         none = torch.tensor([], dtype=torch.long)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from unlearn_core.data import ForgetSplit, ImageData, ImageSet
+from unlearn_core.methods.forget_pairs import Beside
 from unlearn_core.models import (
     Checkpoint,
     CheckpointWarning,
@@ -25,6 +27,8 @@ from unlearn_core.models import (
     to,
     train,
 )
+from unlearn_core.registry import describe
+from unlearn_core.seeding import seeded
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -100,6 +104,11 @@ class TestTrainConfig:
         config = TrainConfig(1, 0.1, schedule="multistep", milestones=[1], augment=["flip"])
         assert (config.milestones, config.augment) == ((1,), ("flip",))
         assert hash(config)
+
+    def test_what_is_augmented_has_another_identity_than_it_had(self) -> None:
+        """Fails if rows that were trained on other draws are taken for these, or all rows are stale."""
+        assert "version" not in describe(TrainConfig(1, 0.1))
+        assert describe(TrainConfig(1, 0.1, augment=("flip",)))["version"] == 2
 
     @pytest.mark.parametrize(
         ("optimizer", "cls"),
@@ -659,6 +668,46 @@ class TestShuffledEpochs:
         assert torch.equal(plain[1], drawn[1])
         assert not torch.equal(plain[0], drawn[0])
         assert tiny_data.train.augment == ()
+
+    @pytest.mark.parametrize("parts", [("x",), ("x", "y")])
+    def test_workers_and_cores_leave_a_training_alone(
+        self, tiny_data: ImageData, monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...]
+    ) -> None:
+        """Fails if each worker draws a stream of its own: another machine would train another model."""
+        data = Beside(**{name: tiny_data.train for name in parts})
+        found = []
+        for workers, cores in ((0, 1), (1, 1), (8, 1), (8, 2), (2, 8)):
+            monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+            config = TrainConfig(
+                2, 0.1, batch_size=16, augment=("crop", "flip", "rotate"), workers=workers
+            )
+            with seeded(0):
+                model = nn.Sequential(nn.Flatten(), nn.Linear(144, 10), nn.Dropout(0.2))
+
+            def loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+                return sum(nn.functional.cross_entropy(model(x), y) for x, y in batch.values())
+
+            train(model, shuffled_epochs(data, config, 0), loss, config)
+            found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        assert all(torch.equal(found[0], other) for other in found[1:])
+
+    def test_epochs_seeds_and_parts_are_augmented_apart(self, tiny_data: ImageData) -> None:
+        """Fails if an image is turned alike in every epoch, or alike in both parts of a batch."""
+        config = TrainConfig(2, 0.1, batch_size=80, augment=("crop",))
+        numbered = tiny_data.train.with_labels(torch.arange(80))
+        both = Beside(one=numbered, other=numbered)
+
+        def images(seed: int, epoch: int, part: str = "one") -> Tensor:
+            """In the order of their numbers."""
+            (batch,) = shuffled_epochs(both, config, seed)(epoch)
+            x, y = batch[part]
+            return x[y.argsort()]
+
+        assert torch.equal(images(0, 0), images(0, 0))
+        others = (images(0, 0, "other"), images(0, 1), images(1, 0))
+        for other in others:
+            alike = (images(0, 0) == other).flatten(1).all(dim=1)
+            assert alike.float().mean() < 0.2
 
 
 class TestRecipe:

@@ -81,8 +81,8 @@ class CaptionedSet(Dataset):
     def with_captions(self, captions: Sequence[str]) -> CaptionedSet:
         return replace(self, captions=tuple(captions))
 
-    def augmented(self, names: tuple[str, ...]) -> CaptionedSet:
-        return replace(self, images=self.images.augmented(names))
+    def augmented(self, names: tuple[str, ...], draw: int = 0) -> CaptionedSet:
+        return replace(self, images=self.images.augmented(names, draw))
 
     def __add__(self, other: CaptionedSet) -> CaptionedSet:
         return CaptionedSet(self.images + other.images, self.captions + other.captions)

@@ -59,9 +59,11 @@ class Beside(Dataset):
     def collate(batch: dict[str, Any]) -> dict[str, Any]:
         return batch  # __getitems__ has made it already
 
-    def augmented(self, names: tuple[str, ...]) -> Beside:
-        parts = self.parts.items()
-        return Beside(**{k: p.augmented(names) if hasattr(p, "augmented") else p for k, p in parts})
+    def augmented(self, names: tuple[str, ...], draw: int = 0) -> Beside:
+        """Each part with draws of its own."""
+        can = {k: p for k, p in self.parts.items() if hasattr(p, "augmented")}
+        done = {k: p.augmented(names, derive_seed(draw, k)) for k, p in can.items()}
+        return Beside(**self.parts | done)
 
 
 def template_answers(split: ForgetSplit, seed: int, epoch: int) -> Dataset:

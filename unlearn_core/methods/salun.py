@@ -224,7 +224,7 @@ class SalUn(RandomLabel):
             return random_mask(model, self.keep, generator(seed, "mask"))
         config = replace(self.train, batch_size=MASK_BATCH)
         loader = shuffled_epochs(split.forget, config, derive_seed(seed, "mask"))(0)
-        with seeded(seed, "mask"):  # of the augmentation
+        with seeded(seed, "mask"):  # of what a loss draws
             return saliency_mask(model, split.task.loss, loader, self.keep)
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:

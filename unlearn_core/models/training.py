@@ -99,6 +99,11 @@ class TrainConfig:
         if self.momentum and self.optimizer != "sgd":
             raise ValueError("momentum belongs to sgd")
 
+    @property
+    def version(self) -> int | None:
+        """Raised where behaviour changed: with 2 augmentation is drawn by seed, epoch and position."""
+        return 2 if self.augment else None
+
     def make_optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
         if self.optimizer == "sgd":
             return torch.optim.SGD(
@@ -143,15 +148,24 @@ def to(batch: Any, device: torch.device) -> Any:
 def shuffled_epochs(
     dataset: Dataset, config: TrainConfig, seed: int
 ) -> Callable[[int], Iterable[Any]]:
-    """A factory of shuffled epochs, each with its own seed, so that a resumed run sees the same."""
-    data = dataset.augmented(config.augment) if config.augment else dataset
-    return lambda epoch: make_batches(
-        data,
-        config.batch_size,
-        shuffle=True,
-        generator=generator(seed, "batches", epoch),
-        workers=config.workers,
-    )
+    """A factory of shuffled epochs, each with its own seed, so that a resumed run sees the same.
+
+    Order and augmentation are matters of the seed and the epoch, not of how many workers load.
+    """
+
+    def batches_of(epoch: int) -> Iterable[Any]:
+        data = dataset
+        if config.augment:
+            data = dataset.augmented(config.augment, derive_seed(seed, "augment", epoch))
+        return make_batches(
+            data,
+            config.batch_size,
+            shuffle=True,
+            generator=generator(seed, "batches", epoch),
+            workers=config.workers,
+        )
+
+    return batches_of
 
 
 def train(

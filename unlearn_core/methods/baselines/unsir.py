@@ -35,8 +35,8 @@ class _WithNoise(Dataset):
     def __init__(self, images: ImageSet, noise: Tensor, copies: int, label: int) -> None:
         self.images, self.noise, self.copies, self.label = images, noise, copies, label
 
-    def augmented(self, names: tuple[str, ...]) -> _WithNoise:
-        return _WithNoise(self.images.augmented(names), self.noise, self.copies, self.label)
+    def augmented(self, names: tuple[str, ...], draw: int = 0) -> _WithNoise:
+        return _WithNoise(self.images.augmented(names, draw), self.noise, self.copies, self.label)
 
     def __len__(self) -> int:
         return len(self.images) + self.copies * len(self.noise)
