@@ -250,7 +250,9 @@ class Record(Model):
                 old = {"not tested at this scale": "not tested"}
                 for v in data["verdicts"]:
                     v["verdict"] = old.get(v["verdict"], v["verdict"])
+                    margins = list(v["margins"].values())
                     v["margins"] = {seed: {"value": m} for seed, m in v["margins"].items()}
+                    v["mean"] = sum(margins) / len(margins) if margins else None
             elif schema != SCHEMA:
                 raise ValueError(f"it has schema {schema}, and this version reads {SCHEMA}")
             return cls.model_validate(data)

@@ -30,7 +30,7 @@ from ..papers import PROFILES, PaperFile, known_papers, load_paper, paper_source
 from ..records import Record
 from ..run import source_hash
 from ..runner import build_folder, lock, stamped
-from . import tables
+from . import summary, tables
 from .grounds import classifier_tables, drawing_tables, language_tables
 
 __all__ = ["Chapter", "assemble", "build_book"]
@@ -105,54 +105,14 @@ def linked(text: str, chapters: Iterable[Chapter], folder: str) -> str:
 # --- pieces of pages -------------------------------------------------------------------------
 
 
-def scale_sentence(edition: Edition) -> str:
-    r = edition.record
-    seeds = f"{len(r.seeds)} seed{'s' if len(r.seeds) != 1 else ''}"
-    accelerator = r.environment["accelerator"]
-    hardware = r.environment["cpu"] if accelerator == "none" else accelerator
-    return f"{r.profile} size, {seeds}, {hardware}, {r.finished[:10]}"
+def told(chapters: list[Chapter]) -> list[tuple[str, PaperFile, Record]]:
+    """What the pages about all papers read of each chapter."""
+    return [(c.slug, c.file, c.shown.record) for c in chapters]
 
 
-def matrix(chapters: list[Chapter]) -> str:
-    """The front page's table: which claims of which paper hold, at what scale, how sure."""
-    rows = []
-    for c in chapters:
-        p, r = c.file.paper, c.shown.record
-        verdicts = {v.claim: v for v in r.verdicts}
-        badges = " ".join(
-            tables.verdict_badge(verdicts[k], claim.title)
-            for k, claim in c.file.claims.items()
-            if k in verdicts
-        )
-        stale = "<br><b>older than its sources</b>" if c.stale else ""
-        rows.append(
-            [
-                f'<a href="papers/{c.slug}.html"><b>{html.escape(p.short)}</b></a><br>'
-                f'<span class="muted">{html.escape(p.venue)} {p.year}, {html.escape(p.modality)}</span>',
-                badges,
-                f"{html.escape(scale_sentence(c.shown))}{stale}",
-                f"<code>make reproduce PROFILE={r.profile} PAPERS={c.slug}</code>",
-            ]
-        )
-    head = ["Paper", "Claims", "How sure", "Run it again"]
-    return tables.table(head, rows, kind="matrix").data
-
-
-def claims_at_a_glance(chapters: list[Chapter]) -> str:
-    rows = []
-    for c in chapters:
-        for v in c.shown.record.verdicts:
-            margins = tables.signed(v.mean, v.stderr) if v.mean is not None else "–"
-            rows.append(
-                [
-                    f"{html.escape(c.file.paper.short)} {v.claim}",
-                    tables.verdict_badge(v),
-                    html.escape(c.file.claims[v.claim].title),
-                    margins,
-                ]
-            )
-    head = ["", "Verdict", "Claim", "Margin ± error"]
-    return tables.table(head, rows, kind="wide").data
+def hardware(record: Record) -> str:
+    accelerator = record.environment["accelerator"]
+    return record.environment["cpu"] if accelerator == "none" else accelerator
 
 
 def status(chapters: list[Chapter]) -> str:
@@ -299,45 +259,62 @@ def source_table(chapters: list[Chapter]) -> str:
 def chapter_notebook(
     chapter: Chapter, edition: Edition, chapters: Iterable[Chapter]
 ) -> dict[str, Any]:
-    """The executed notebook as a page: a banner under its title, plumbing cells hidden."""
+    """The executed notebook as a page: its first screen under the title, plumbing cells hidden."""
     book = json.loads(edition.notebook.read_text())
-    r = edition.record
+    folder = "" if edition is chapter.shown else "../papers/"
     for cell in book["cells"]:
         if cell["cell_type"] == "markdown":
-            folder = "" if edition is chapter.shown else "../papers/"
-            cell["source"] = linked("".join(cell["source"]), chapters, folder)
+            cell["source"] = folded(linked("".join(cell["source"]), chapters, folder))
         tags = cell["metadata"].setdefault("tags", [])
         if "injected-parameters" in tags:
             tags.append("remove-cell")
         for key in ("papermill", "execution"):
             cell["metadata"].pop(key, None)
     book["metadata"].pop("papermill", None)
-    stem = f"../downloads/{r.profile}-{'published' if edition.published else 'own'}/{chapter.slug}"
-    lines = [
-        f"**Profile {edition.label}**: {scale_sentence(edition)}; commit "
-        f"`{(r.commit or 'none')[:10]}`{' **with uncommitted changes**' if r.dirty else ''}."
-    ]
-    if edition is chapter.shown and chapter.stale:
-        lines.append("The notebook or its YAML has changed since this run.")
-    if edition is not chapter.shown:
-        lines.append(
-            f"The chapter itself shows the [{chapter.shown.label}](../papers/{chapter.slug}.ipynb)."
-        )
-    elif chapter.others:
-        links = ", ".join(f"[{e.label}]({run_page(chapter, e)}.ipynb)" for e in chapter.others)
-        lines.append(f"Beside it: {links}.")
-    lines.append(
-        f"Download: {{download}}`record (JSON) <{stem}.json>`, {{download}}`rows (CSV) <{stem}.csv>`, "
-        f"{{download}}`executed notebook <{stem}.ipynb>`."
-    )
-    kind = "note" if edition.published else "warning"
-    title = "Which run this is"
-    banner = f":::{{admonition}} {title}\n:class: {kind}\n" + " ".join(lines) + "\n:::"
-    cell = {"cell_type": "markdown", "id": "banner", "metadata": {}, "source": banner}
+    published = [e.record for e in (chapter.shown, *chapter.others) if e.published]
+    top = summary.first_screen(chapter.file, edition.record, published)
+    source = f"{which_run(chapter, edition)}\n\n{linked(top, chapters, folder)}"
+    cell = {"cell_type": "markdown", "id": "first-screen", "metadata": {}, "source": source}
     if edition is not chapter.shown:
         book["cells"][0]["source"] = f"# {chapter.file.paper.short}, {edition.label}"
     book["cells"].insert(1, cell)
     return book
+
+
+def folded(text: str) -> str:
+    """MyST text whose includes of a method's source open when they are clicked."""
+    source = r"^```\{literalinclude\} \S*?(?P<file>unlearn_core/\S+)\n(?:(?!```).*\n)*?```$"
+
+    def fold(block: re.Match[str]) -> str:
+        if ":class: method-source" not in block[0]:
+            return block[0]
+        return f"````{{dropdown}} The source: `{block['file']}`\n{block[0]}\n````"
+
+    return re.sub(source, fold, text, flags=re.MULTILINE)
+
+
+def which_run(chapter: Chapter, edition: Edition) -> str:
+    """MyST: a line that says which run a page shows, where the others are, and its downloads."""
+    r = edition.record
+    words = [
+        f"**{edition.label}**: {tables.count(len(r.seeds), 'seed')}, {hardware(r)}, {r.finished[:10]}, commit `{(r.commit or 'none')[:10]}`"
+        f"{' **with uncommitted changes**' if r.dirty else ''}."
+    ]
+    if edition is not chapter.shown:
+        shown = f"[{chapter.shown.label}](../papers/{chapter.slug}.ipynb)"
+        words.append(f"The chapter itself shows the {shown}.")
+    else:
+        if chapter.stale:
+            words.append("The notebook or its YAML has changed since.")
+        if chapter.others:
+            links = ", ".join(f"[{e.label}]({run_page(chapter, e)}.ipynb)" for e in chapter.others)
+            words.append(f"Beside it: {links}.")
+    stem = f"../downloads/{r.profile}-{'published' if edition.published else 'own'}/{chapter.slug}"
+    words.append(
+        f"{{download}}`record <{stem}.json>`, {{download}}`rows (CSV) <{stem}.csv>`, "
+        f"{{download}}`notebook <{stem}.ipynb>`"
+    )
+    return ":::{div} which-run\n" + " ".join(words) + "\n:::"
 
 
 def run_page(chapter: Chapter, edition: Edition) -> str:
@@ -407,8 +384,7 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
     generated = target / "_generated"
     generated.mkdir()
     pieces = {
-        "matrix": matrix(chapters),
-        "claims": claims_at_a_glance(chapters),
+        "front": summary.front_page(told(chapters)),
         "status": status(chapters),
         "ground": ground(chapters),
         "language_ground": ground(chapters, "language", language_tables),
@@ -421,6 +397,7 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
     }
     for name, text in pieces.items():
         (generated / f"{name}.html").write_text(text)
+    (generated / "claims.md").write_text(summary.all_claims(told(chapters)))
     for name in GROUNDS:
         page = target / f"{name}.md"
         page.write_text(linked(page.read_text(), chapters, "papers/"))

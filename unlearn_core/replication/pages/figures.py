@@ -23,10 +23,9 @@ __all__ = ["COLOURS", "MARKERS", "figure", "seed_dots", "strip"]
 #: Okabe and Ito's colour-blind safe palette, less yellow and black (one page background each).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-_INK = "#123456"  # stands for the page's text colour until the SVG is written
+INK = "#123456"  # stands for the page's text colour until the SVG is written
 
-
-_STYLE = {
+STYLE = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
@@ -45,7 +44,7 @@ _STYLE = {
     "svg.fonttype": "none",
     "axes.prop_cycle": mpl.cycler(color=COLOURS),
     **{
-        key: _INK
+        key: INK
         for key in (
             "text.color",
             "axes.labelcolor",
@@ -89,28 +88,33 @@ def figure(
     if not alt.strip() or not caption.strip():
         raise ValueError("a figure needs a caption and an alt text")
     shown = Shown()
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": caption}):
+    with mpl.rc_context(STYLE | {"svg.hashsalt": caption}):
         fig = Figure(figsize=size, layout="constrained")
         axes = [fig.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
         yield axes, shown
-        out = io.StringIO()
-        fig.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    # The page may give each series colour another shade (the dark mode does).
-    for i, colour in enumerate(COLOURS, 1):
-        svg = svg.replace(colour.lower(), f"var(--unlearn-{i}, {colour})")
-    # Ids are unique on a page only if they carry something of this figure.
-    tag = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
-    svg = re.sub(r'id="', f'id="{tag}-', svg)
-    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{tag}-", svg)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"', r"\1\2", svg, count=1)
-    label = html.escape(alt, quote=True)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+        svg = svg_of(fig, alt)
     shown.data = (
         f'<figure class="unlearn-figure" style="max-width:{size[0] * 96:.0f}px">{svg}'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
+
+
+def svg_of(fig: Figure, alt: str) -> str:
+    """A drawn figure as an inline SVG in the page's colours, as wide as what holds it."""
+    out = io.StringIO()
+    fig.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    # The page may give each series colour another shade (the dark mode does).
+    for i, colour in enumerate(COLOURS, 1):
+        svg = svg.replace(colour.lower(), f"var(--unlearn-{i}, {colour})")
+    # Ids are unique on a page only if they carry something of this figure.
+    tag = "f" + hashlib.sha256((alt + svg).encode()).hexdigest()[:8]
+    svg = re.sub(r'id="', f'id="{tag}-', svg)
+    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{tag}-", svg)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"', r"\1\2", svg, count=1)
+    label = html.escape(alt, quote=True)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
 def seed_dots(

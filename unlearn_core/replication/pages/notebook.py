@@ -14,6 +14,7 @@ from ..run import Replication
 from ..trials.base import ORIGINAL
 from . import tables
 from .figures import Shown, figure, strip
+from .margins import forest
 
 __all__ = [
     "claims",
@@ -258,7 +259,10 @@ def targets(run: Replication) -> Markdown:
 
 
 def verdicts(run: Replication) -> HTML:
-    return tables.verdicts_table(run.file, run.verdicts.values())
+    """All margins on one axis, then each with its seeds, what it presupposes and its rule."""
+    judged = list(run.verdicts.values())
+    shown = forest(run.file, judged)
+    return HTML((shown.data if shown else "") + tables.verdicts_table(run.file, judged).data)
 
 
 def deviations(run: Replication) -> HTML:

@@ -9,12 +9,14 @@ from collections.abc import Iterable, Sequence
 from IPython.display import HTML
 
 from ...metrics import METRICS
-from ..papers import PaperFile, Target
+from ..papers import Claim, PaperFile, Target
 from ..records import Record, Row, Verdict
 
 __all__ = [
     "claims_table",
+    "count",
     "deviations_table",
+    "grouped",
     "invariants_table",
     "number",
     "results_table",
@@ -57,6 +59,11 @@ def spread(values: Iterable[float]) -> str:
     return mean if low == high else f"{mean} ({low} to {high})"
 
 
+def count(n: int, thing: str) -> str:
+    """ "1 seed", "3 seeds" """
+    return f"{n} {thing}{'s' if n != 1 else ''}"
+
+
 def signed(value: float, stderr: float | None) -> str:
     """A margin with its sign and, where it is known, its standard error, to the same digit."""
     size = stderr if stderr else abs(value)
@@ -82,15 +89,47 @@ def table(
     return HTML("".join(out))
 
 
-def seed_cell(values: Sequence[float]) -> str:
-    """Every seed's value, in the order of the seeds; the mean above them if there are several."""
+def grouped(
+    head: Sequence[str], groups: Iterable[tuple[str, Sequence[Sequence[str]]]], *, kind: str
+) -> HTML:
+    """An HTML table whose first cell stands for several lines; a short line's last cell is wide."""
+    out = [f'<div class="unlearn-table {kind}"><table>']
+    out.append("<thead><tr>" + "".join(f'<th scope="col">{h}</th>' for h in head) + "</tr></thead>")
+    for first, lines in groups:
+        out.append("<tbody>")
+        for i, line in enumerate(lines):
+            name = f'<th scope="rowgroup" rowspan="{len(lines)}">{first}</th>' if i == 0 else ""
+            *cells, last = line
+            plain = "".join(f"<td>{c}</td>" for c in cells)
+            out.append(f'<tr>{name}{plain}<td colspan="{len(head) - len(line)}">{last}</td></tr>')
+        out.append("</tbody>")
+    out.append("</table></div>")
+    return HTML("".join(out))
+
+
+def _alike(values: Sequence[float]) -> list[str]:
+    """Numbers to the same digit: three of the largest, two decimals where it is a few units."""
+    largest = max(map(abs, values))
+    if largest >= 100:
+        return [number(v) for v in values]
+    small = any(0 < abs(v) < 1 for v in values)
+    digits = 1 + (largest < 10 and small)
+    if 0 < largest < 1:
+        digits = 2 - math.floor(math.log10(largest))
+    return ["0" if v == 0 else f"{v:.{digits}f}" for v in values]
+
+
+def seed_cell(values: Sequence[float], *, alone: str = "n = 1") -> str:
+    """Every seed's value, in the order of the seeds; the mean above them if there are several.
+
+    ``alone`` stands beside the only value where there is one seed.
+    """
     if not values:
         return '<span class="muted">–</span>'
     if len(values) == 1:
-        return f'{number(values[0])} <span class="muted">n = 1</span>'
-    seeds = " · ".join(number(v) for v in values)
-    mean = number(sum(values) / len(values))
-    return f'{mean}<br><span class="seeds">{seeds}</span>'
+        return number(values[0]) + (f' <span class="muted">{alone}</span>' if alone else "")
+    mean, *seeds = _alike([sum(values) / len(values), *values])
+    return f'{mean}<br><span class="seeds">{" · ".join(seeds)}</span>'
 
 
 def _heading(metric: str) -> str:
@@ -121,13 +160,16 @@ def results_table(rows: Sequence[Row], metrics: Sequence[str], caption: str) -> 
         if own:
             label += "<br>" + html.escape(", ".join(own))
         groups.setdefault(label, []).append(row)
-    lines = []
-    for label, members in groups.items():
-        cells = [
-            seed_cell([m.metrics[name].value for m in members if name in m.metrics])
-            for name in metrics
-        ]
-        lines.append([label, *cells])
+    values = {
+        label: [[m.metrics[name].value for m in members if name in m.metrics] for name in metrics]
+        for label, members in groups.items()
+    }
+    single = all(len(v) < 2 for cells in values.values() for v in cells)
+    lines = [
+        [label, *(seed_cell(v, alone="" if single else "n = 1") for v in cells)]
+        for label, cells in values.items()
+    ]
+    caption += ", one seed" * single
     return table(["Method", *map(_heading, metrics)], lines, caption=caption, kind="results")
 
 
@@ -139,45 +181,54 @@ def claims_table(paper: PaperFile) -> HTML:
     return table(["", "Claim", "Where it comes from"], rows, kind="wide")
 
 
-def verdict_badge(verdict: Verdict, title: str = "") -> str:
-    """A verdict in words, or, with the claim's title, short: its key and a sign."""
+def verdict_badge(verdict: Verdict) -> str:
+    """A verdict in words, with its sign and colour."""
     kind, sign = MARKS[verdict.verdict]
-    if not title:
-        return f'<span class="verdict {kind}">{sign} {html.escape(verdict.text)}</span>'
-    words = html.escape(f"{verdict.claim}, {title}: {verdict.text}", quote=True)
-    return (
-        f'<span class="verdict {kind}" title="{words}">'
-        f'<span aria-hidden="true">{verdict.claim} {sign}</span>'
-        f'<span class="visually-hidden">{words}</span></span>'
-    )
+    return f'<span class="verdict {kind}">{sign} {html.escape(verdict.text)}</span>'
 
 
 def verdicts_table(paper: PaperFile, verdicts: Iterable[Verdict]) -> HTML:
+    """A line a claim: what it presupposes and what was found of it, its margin, its rule."""
     rows = []
     for v in verdicts:
         claim = paper.claims[v.claim]
         seeds = "".join(f"<br>seed {s}: {signed(m.value, m.stderr)}" for s, m in v.margins.items())
-        margins = f"<b>{signed(v.mean, v.stderr)}</b>{seeds}" if v.mean is not None else "–"
-        rule = ""
-        if v.verdict in ("fails", "tie", "holds in part"):
-            rule += f"<p><b>What might explain it.</b> {html.escape(claim.explanation)}</p>"
-        if v.reason:
-            rule += f"<p><b>Not tested:</b> {html.escape(v.reason)}.</p>"
-        if v.age == "younger":
-            rule += "<p>This rule is younger than the rows that it judges.</p>"
-        if v.rule:
-            rule += f"<details><summary>rule</summary><pre>{html.escape(v.rule)}</pre></details>"
-        rows.append(
-            [
-                v.claim,
-                verdict_badge(v),
-                html.escape(claim.title),
-                margins,
-                html.escape(claim.margin) + rule,
-            ]
-        )
-    head = ["", "Verdict", "Claim", "Margin ± error, mean and seeds", "What the margin is"]
-    return table(head, rows, kind="wide")
+        if len(v.margins) == 1:
+            seeds = f"<br>seed {next(iter(v.margins))} alone"
+        margins = "–"
+        if v.mean is not None:
+            margins = f'<b>{signed(v.mean, v.stderr)}</b><span class="seeds">{seeds}</span>'
+        rows.append([v.claim, _told(claim, v), margins, _sign(claim, v)])
+    head = ["", "Claim, and what its margin is", "Margin ± error", "Verdict"]
+    return table(head, rows, kind="wide verdicts")
+
+
+def _told(claim: Claim, v: Verdict) -> str:
+    """A claim's title, what its margin is, what it presupposes, what might explain it, its rule."""
+    out = f"<b>{html.escape(claim.title)}.</b> Margin: {html.escape(claim.margin)}"
+    if v.reason:
+        out += f"<p><b>Not tested:</b> {html.escape(v.reason)}.</p>"
+    found: dict[str, list[str]] = {}
+    for p in v.presupposes:
+        sign = "✓" if p.holds else "✗"
+        found.setdefault(p.name, []).append(f"{sign} seed {p.seed}: {html.escape(p.found)}")
+    for name, seeds in found.items():
+        out += f"<p><b>Presupposes:</b> {html.escape(name)} ({'; '.join(seeds)})</p>"
+    if v.verdict in ("fails", "tie", "holds in part"):
+        out += f"<p><b>What might explain it.</b> {html.escape(claim.explanation)}</p>"
+    if v.rule:
+        out += f"<details><summary>rule</summary><pre>{html.escape(v.rule)}</pre></details>"
+    return out
+
+
+def _sign(claim: Claim, v: Verdict) -> str:
+    """The badge, whose claim it is where it is ours, and whether its rule is younger than its rows."""
+    out = verdict_badge(v)
+    if claim.whose == "ours":
+        out += '<br><span class="muted">our claim</span>'
+    if v.age == "younger":
+        out += '<br><span class="muted">rule younger than its rows</span>'
+    return out
 
 
 #: What a target's kind is called.

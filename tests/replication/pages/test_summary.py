@@ -1,0 +1,216 @@
+"""The front page, the list of claims, and a chapter's first screen, from made-up records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from bs4 import BeautifulSoup, Tag
+
+from unlearn_core.replication.pages import summary, tables
+from unlearn_core.replication.pages.margins import forest, ladder
+from unlearn_core.replication.papers import PaperFile
+from unlearn_core.replication.records import Fact, Margin, Presupposed, Record, Verdict
+
+MakeRecord = Callable[..., Record]
+
+
+@pytest.fixture
+def file(tiny: dict[str, Any]) -> PaperFile:
+    """A paper with two headlines, one other claim and one of ours."""
+    claim = tiny["claims"]["C1"]
+    for key, more in {
+        "C1": {"headline": True, "paper_value": "0.15 <points>", "paper_margin": 2.1},
+        "C2": {"headline": True, "paper_margin": -0.5},
+        "C3": {},
+        "C4": {"whose": "ours"},
+    }.items():
+        own = {"title": f"Title of {key}", "statement": f"Sentence of {key}."}
+        tiny["claims"][key] = deepcopy(claim) | own | more
+    return PaperFile.model_validate(tiny)
+
+
+def verdict(claim: str, word: str, mean: float | None = None, **more: Any) -> Verdict:
+    margins = {} if mean is None else {s: Margin(value=mean, stderr=0.4) for s in (0, 1)}
+    known = {} if mean is None else {"mean": mean, "stderr": 0.25}
+    return Verdict(claim=claim, verdict=word, margins=margins, **known | more)
+
+
+VERDICTS = (
+    verdict("C1", "holds", 1.75, ours="2.3 points", age="older"),
+    verdict("C2", "fails", -1.5, age="younger"),
+    verdict("C3", "tie", 0.25),
+    verdict("C4", "not tested", reason="not judged at this size"),
+)
+
+
+@pytest.fixture
+def record(make_record: MakeRecord) -> Record:
+    facts = (Fact(name="test accuracy", ours="91 %", paper="94 %"),)
+    return make_record(
+        profile="laptop", verdicts=VERDICTS, findings=("SSD *works*.", "It is fast."), regime=facts
+    )
+
+
+def soup(text: str) -> BeautifulSoup:
+    return BeautifulSoup(text, "html.parser")
+
+
+def cells(row: Tag) -> list[str]:
+    return [" ".join(c.get_text(" ").split()) for c in row.select("th, td")]
+
+
+def test_the_front_page_has_a_line_a_headline(file: PaperFile, record: Record) -> None:
+    """Fails where a headline has another one's number, or where what is no headline is shown."""
+    page = soup(summary.front_page([("tiny", file, record)]))
+    first, second = page.select("tbody tr")
+    assert cells(first) == [
+        "Tiny nowhere 2024 laptop, 2 seeds",
+        "Title of C1",
+        "0.15 <points>",
+        "2.3 points margin +1.75 ± 0.25",
+        "✓ holds",
+    ]
+    assert cells(second) == ["Title of C2", "margin -0.50", "margin -1.50 ± 0.25", "✗ fails"]
+    assert page.select_one('th[rowspan="2"] a[href="papers/tiny.html"]')
+
+
+def test_the_front_page_counts_where_a_paper_has_no_headline(
+    tiny: dict[str, Any], record: Record
+) -> None:
+    """Fails where a paper without headlines is left out, or gets a wall of badges."""
+    page = soup(summary.front_page([("tiny", PaperFile.model_validate(tiny), record)]))
+    (row,) = page.select("tbody tr")
+    words = "Of 4 claims, at laptop size: 1 holds, 1 is a tie, 1 fails, 1 is not tested."
+    assert cells(row)[1:] == [words]
+    assert row.td["colspan"] == "4"
+
+
+def test_more_headlines_than_fit_are_counted(
+    file: PaperFile, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summary, "ON_FRONT", 1)
+    (row,) = soup(summary.front_page([("tiny", file, record)])).select("tbody tr")
+    assert cells(row)[1] == "Title of C1 and 1 more"
+
+
+def test_every_claim_is_listed_with_whose_it_is_and_its_rule_s_age(
+    file: PaperFile, record: Record
+) -> None:
+    """Fails where a claim is left out, or where a rule that came after its rows is not called so."""
+    gone = verdict("C9", "holds", 1.0)  # the YAML has been rewritten since
+    listed = summary.all_claims(
+        [("tiny", file, record.model_copy(update={"verdicts": (*VERDICTS, gone)}))]
+    )
+    assert listed.startswith("## Tiny\n")
+    assert [cells(row) for row in soup(listed).select("tbody tr")] == [
+        ["C1", "Title of C1", "headline", "+1.75 ± 0.25", "✓ holds", "before its rows"],
+        ["C2", "Title of C2", "headline", "-1.50 ± 0.25", "✗ fails", "after its rows"],
+        ["C3", "Title of C3", "paper’s", "+0.25 ± 0.25", "≈ tie", "not known"],
+        ["C4", "Title of C4", "ours", "–", "– not tested not judged at this size", "not known"],
+    ]
+
+
+def test_a_chapter_opens_with_findings_regime_and_headlines(
+    file: PaperFile, record: Record
+) -> None:
+    text = summary.first_screen(file, record, [record])
+    assert text.index("- SSD *works*.\n- It is fast.") < text.index("test accuracy")
+    regime, headlines = (soup(text).select_one(f".{k}") for k in ("regime", "headlines"))
+    assert [cells(r) for r in regime.select("tr")] == [
+        ["", "Here, laptop", "The paper"],
+        ["test accuracy", "91 %", "94 %"],
+    ]
+    first, second = headlines.select("tbody tr")
+    assert cells(first)[:4] == [
+        "C1 Sentence of C1.",
+        "0.15 <points>",
+        "2.3 points margin +1.75 ± 0.25",
+        "✓ holds",
+    ]
+    assert cells(second)[3] == "✗ fails rule younger than its rows"
+
+
+def test_a_record_from_before_findings_says_how_many_claims_hold(
+    tiny: dict[str, Any], record: Record
+) -> None:
+    """Fails where a chapter that nobody rewrote has an empty first screen."""
+    bare = record.model_copy(update={"findings": (), "regime": (), "profile": "ci"})
+    text = summary.first_screen(PaperFile.model_validate(tiny), bare, [])
+    assert "Of 4 claims, at ci size: 1 holds, 1 is a tie, 1 fails, 1 is not tested." in text
+    assert soup(text).select_one("div.regime").get_text() == "Our size, ci. everything"
+    assert "headlines" not in text
+
+
+class TestLadder:
+    def test_from_the_smallest_size_to_the_paper(self, file: PaperFile, record: Record) -> None:
+        """Fails where sizes are in the order of their publishing, or the paper's own is missing."""
+        bigger = record.model_copy(
+            update={"profile": "workstation", "verdicts": (verdict("C1", "tie", 0.125),)}
+        )
+        text = summary.first_screen(file, bigger, [bigger, record])
+        (svg,) = soup(text).select(".headlines svg")
+        assert svg["aria-label"] == (
+            "C1, Title of C1: the margin is laptop +1.75 ± 0.25, holds; "
+            "workstation +0.12 ± 0.25, tie; the paper +2.1."
+        )
+        labels = [t.get_text() for t in svg.select("text")]
+        assert [w for w in labels if w[0].isalpha()] == ["laptop", "workstation", "paper’s own"]
+
+    def test_higher_is_better(self) -> None:
+        """Fails where the axis is upside down, or where a margin is not against zero."""
+        steps = [
+            ("laptop", verdict("C1", "holds", 1.0)),
+            ("workstation", verdict("C1", "fails", -3.0)),
+        ]
+        text = ladder("C1", steps, None)
+        height = {t.get_text(): float(t["y"]) for t in soup(text).select("text")}
+        assert height["+1.0"] < height["0"] < height["-3.0"]  # from the top of the page
+
+    def test_nothing_to_draw(self) -> None:
+        assert ladder("C1", [("laptop", verdict("C1", "not tested"))], None) == ""
+
+
+class TestForest:
+    def test_a_line_a_claim(self, file: PaperFile) -> None:
+        """Fails where a claim without a margin is left out, or a margin stands beside another claim."""
+        page = soup(forest(file, VERDICTS).data)
+        label = page.svg["aria-label"]
+        assert label.endswith("C1 holds; C2 fails; C3 tie; C4 not tested.")
+        words = [t.get_text() for t in page.select("text")]
+        assert [w for w in words if w.startswith("C")] == [
+            f"C{i} Title of C{i}" for i in range(1, 5)
+        ]
+        assert [w for w in words if "±" in w or w == "not tested"] == [
+            "+1.75 ± 0.25",
+            "-1.50 ± 0.25",
+            "+0.25 ± 0.25",
+            "not tested",
+        ]
+
+    def test_none_where_nothing_was_judged(self, file: PaperFile) -> None:
+        assert forest(file, VERDICTS[3:]) is None
+
+
+def test_a_verdict_tells_what_it_presupposes_and_why_it_was_not_tested(file: PaperFile) -> None:
+    """Fails where a reader is told of a precondition only when it is broken."""
+    needs = [
+        Presupposed(name="it memorises", seed=s, holds=s == 0, found=f"train {99 - s} %")
+        for s in (0, 1)
+    ]
+    shown = [
+        verdict("C1", "tie", 0.25, presupposes=needs[:1], age="younger"),
+        verdict("C4", "not tested", reason="it does not memorise", presupposes=needs),
+    ]
+    first, second = soup(tables.verdicts_table(file, shown).data).select("tbody tr")
+    assert "Presupposes: it memorises (✓ seed 0: train 99 %)" in cells(first)[1]
+    assert "What might explain it." in cells(first)[1]
+    assert cells(first)[2:] == [
+        "+0.25 ± 0.25 seed 0: +0.25 ± 0.40 seed 1: +0.25 ± 0.40",
+        "≈ tie rule younger than its rows",
+    ]
+    assert "Not tested: it does not memorise." in cells(second)[1]
+    assert "(✓ seed 0: train 99 %; ✗ seed 1: train 98 %)" in cells(second)[1]
+    assert cells(second)[2:] == ["–", "– not tested our claim"]

@@ -1,0 +1,185 @@
+"""What a reader meets first: headlines with their verdicts, findings, the regime, the list of claims."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from ..papers import PROFILES, Claim, PaperFile
+from ..records import Record, Verdict
+from . import tables
+from .margins import ladder
+
+__all__ = ["all_claims", "first_screen", "front_page", "size_of"]
+
+#: Headlines of one paper on the front page, all nine of which fit on one screen.
+ON_FRONT = 2
+
+AGES = {
+    "older": "before its rows",
+    "younger": "after its rows",
+    "unknown": "not known",
+}
+
+
+def size_of(record: Record) -> str:
+    """ "laptop, 3 seeds" """
+    return f"{record.profile}, {tables.count(len(record.seeds), 'seed')}"
+
+
+def _headlines(file: PaperFile, record: Record) -> list[tuple[Claim, Verdict]]:
+    """The abstract's sentences that a record has a verdict on, in the YAML's order."""
+    found = {v.claim: v for v in record.verdicts}
+    return [(c, found[k]) for k, c in file.claims.items() if c.headline and k in found]
+
+
+def _counts(record: Record) -> str:
+    """How many claims hold, fail and so on, in a sentence; where no headline says more."""
+    kinds = Counter(v.verdict for v in record.verdicts)
+    words = {
+        "holds": ("holds", "hold"),
+        "holds in part": ("holds in some seeds", "hold in some seeds"),
+        "tie": ("is a tie", "are ties"),
+        "fails": ("fails", "fail"),
+        "not tested": ("is not tested", "are not tested"),
+    }
+    parts = [
+        f"{kinds[k]} {one if kinds[k] == 1 else more}"
+        for k, (one, more) in words.items()
+        if kinds[k]
+    ]
+    return f"Of {len(record.verdicts)} claims, at {record.profile} size: {', '.join(parts)}."
+
+
+def _paper_number(claim: Claim) -> str:
+    if claim.paper_value:
+        return html.escape(claim.paper_value)
+    if claim.paper_margin is not None:
+        return f"margin {tables.signed(claim.paper_margin, None)}"
+    return '<span class="muted">not available</span>'
+
+
+def _our_number(v: Verdict) -> str:
+    """Our number in words, where the chapter gives it, and the margin with its error."""
+    if v.mean is None:
+        return html.escape(v.ours) or '<span class="muted">–</span>'
+    margin = f"margin {tables.signed(v.mean, v.stderr).replace(' ', '&nbsp;')}"
+    return f'{html.escape(v.ours)} <span class="muted">{margin}</span>' if v.ours else margin
+
+
+def _judged(v: Verdict) -> str:
+    """The badge, why a claim was not tested, and whether its rule is younger than its rows."""
+    marks = ""
+    if v.reason:
+        marks += f'<br><span class="muted">{html.escape(v.reason)}</span>'
+    if v.age == "younger":
+        marks += '<br><span class="muted">rule younger than its rows</span>'
+    return tables.verdict_badge(v) + marks
+
+
+# --- the front page --------------------------------------------------------------------------
+
+
+def front_page(chapters: Iterable[tuple[str, PaperFile, Record]]) -> str:
+    """Each paper's headlines (slug, YAML, record): its number, ours with its error, the verdict."""
+    groups = []
+    for slug, file, record in chapters:
+        paper = (
+            f'<a href="papers/{slug}.html"><b>{html.escape(file.paper.short)}</b></a><br>'
+            f'<span class="muted">{html.escape(file.paper.venue)} {file.paper.year}<br>'
+            f"{html.escape(size_of(record))}</span>"
+        )
+        found = _headlines(file, record)
+        lines = [
+            [html.escape(c.title), _paper_number(c), _our_number(v), tables.verdict_badge(v)]
+            for c, v in found[:ON_FRONT]
+        ]
+        if len(found) > ON_FRONT:
+            lines[-1][0] += f' <a href="papers/{slug}.html">and {len(found) - ON_FRONT} more</a>'
+        groups.append((paper, lines or [[html.escape(_counts(record))]]))
+    head = ["Paper, our size", "What it claims", "The paper’s number", "Ours", "Verdict"]
+    return tables.grouped(head, groups, kind="front").data
+
+
+# --- the list of claims ----------------------------------------------------------------------
+
+
+def all_claims(chapters: Iterable[tuple[str, PaperFile, Record]]) -> str:
+    """MyST: a section a paper, a line a claim."""
+    out = []
+    for slug, file, record in chapters:
+        rows = []
+        for v in record.verdicts:
+            claim = file.claims.get(v.claim)
+            if claim is None:  # the YAML has been rewritten since
+                continue
+            whose = "ours" if claim.whose == "ours" else "headline" if claim.headline else "paper’s"
+            margin = tables.signed(v.mean, v.stderr) if v.mean is not None else "–"
+            badge = tables.verdict_badge(v)
+            if v.reason:
+                badge += f'<br><span class="muted">{html.escape(v.reason)}</span>'
+            rows.append([v.claim, html.escape(claim.title), whose, margin, badge, AGES[v.age]])
+        head = ["", "Claim", "Whose", "Margin ± error", "Verdict", "Rule written"]
+        shown = tables.table(head, rows, kind="claims").data
+        out.append(
+            f"## {file.paper.short}\n\n[{file.paper.title}](papers/{slug}.ipynb); {size_of(record)}, "
+            f"{record.finished[:10]}.\n\n```{{raw}} html\n{shown}\n```\n"
+        )
+    return "\n".join(out)
+
+
+# --- a chapter's first screen ----------------------------------------------------------------
+
+
+def first_screen(file: PaperFile, record: Record, published: Sequence[Record]) -> str:
+    """MyST: what was found, our regime beside the paper's, the headlines and their ladders.
+
+    Parameters
+    ----------
+    record : of the run that the page shows
+    published : of every published size, which the ladders are made of
+    """
+    found = "\n".join(f"- {sentence}" for sentence in record.findings) or _counts(record)
+    parts = [
+        "## What we found\n",
+        "::::{div} first-screen",
+        f":::{{div}} found\n{found}\n:::",
+        f"```{{raw}} html\n{_regime(file, record)}\n```",
+        "::::\n",
+    ]
+    if table := _headline_table(file, record, published):
+        parts.append(f"```{{raw}} html\n{table}\n```")
+    parts.append("\n## The paper")
+    return "\n".join(parts)
+
+
+def _regime(file: PaperFile, record: Record) -> str:
+    """Our regime beside the paper's; what was shrunk, in words, where a record has no facts."""
+    if record.regime:
+        rows = [[html.escape(x) for x in (f.name, f.ours, f.paper)] for f in record.regime]
+        head = ["", f"Here, {record.profile}", "The paper"]
+        return tables.table(head, rows, kind="regime").data
+    profile = file.profiles.get(record.profile)
+    words = html.escape(profile.shrunk) if profile else "not known"
+    return f'<div class="regime"><p><b>Our size, {record.profile}.</b> {words}</p></div>'
+
+
+def _headline_table(file: PaperFile, record: Record, published: Sequence[Record]) -> str:
+    sizes = sorted(published, key=lambda r: PROFILES.index(r.profile))
+    rows = []
+    for claim, v in _headlines(file, record):
+        steps = [(r.profile, w) for r in sizes for w in r.verdicts if w.claim == v.claim]
+        sentence = f"<b>{v.claim}</b> {html.escape(claim.statement)}"
+        steps_shown = ladder(f"{v.claim}, {claim.title}", steps, claim.paper_margin)
+        rows.append([sentence, _paper_number(claim), _our_number(v), _judged(v), steps_shown])
+    if not rows:
+        return ""
+    head = [
+        "What the paper claims",
+        "The paper’s number",
+        f"Ours: {html.escape(size_of(record))}",
+        "Verdict",
+        "Margin by size ± 2 errors",
+    ]
+    return tables.table(head, rows, kind="headlines").data
