@@ -1,4 +1,4 @@
-"""Answer Style Diversification: a task's answers, a share of them in the styles of other tasks.
+"""Answer Style Diversification (SEFE): a share of a task's answers in the styles of other tasks.
 
 SEFE (Chen et al., ICML 2025; arXiv 2505.02486), section 3 and appendix B; no generator model is
 asked here, since each `VisualItem` brings its distractors and explanations along.

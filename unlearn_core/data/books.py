@@ -1,4 +1,4 @@
-"""Two public-domain books, cut into passages to complete, with questions about what happens in them.
+"""Two public-domain books in passages to complete, and questions about them (FLAT, GUARD).
 
 They stand in for the copyrighted texts of MUSE (Shi et al., 2024; arXiv 2407.06460) and of the Harry Potter
 task of FLAT: the first chapters of *Alice's Adventures in Wonderland* are to be forgotten, the others of its

@@ -1,4 +1,4 @@
-"""Images with captions: what a text-to-image model learns from, and the words for what it draws."""
+"""Images with captions to learn to draw from, and words for them (RealEra, SalUn, Challenging Forgets)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions about images: what a model that sees and answers learns from."""
+"""Questions about images (SEFE, SafeEraser): what a model that sees and answers learns from."""
 
 from __future__ import annotations
 

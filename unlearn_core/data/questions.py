@@ -1,4 +1,4 @@
-"""Questions and answers about authors who don't exist, and what else TOFU asks.
+"""Questions and answers about authors who don't exist, and TOFU's others (FLAT, GUARD).
 
 `tofu` reads the benchmark (Maini et al., 2024; arXiv 2401.06121), of which an author is twenty
 consecutive questions and the forget set is the last authors of all. `fictional_authors` makes a

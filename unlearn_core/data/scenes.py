@@ -1,4 +1,4 @@
-"""Drawn images with questions of several answer styles, for models made from nothing.
+"""Drawn images with questions of several answer styles (SEFE), for models made from nothing.
 
 A sequence of `visual_tasks` stands in for CoIN's (SEFE, Chen et al., ICML 2025); what such a model
 learns before, `stage_zero`, is about other shapes, colours and numbers; only its vision tower has seen

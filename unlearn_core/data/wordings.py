@@ -1,4 +1,4 @@
-"""The same questions asked in other ways, to see what a method that looks at the prompt lets through."""
+"""The same questions asked in other ways (GUARD): what does a method that looks at prompts let by?"""
 
 from __future__ import annotations
 

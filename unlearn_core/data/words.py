@@ -1,4 +1,4 @@
-"""Texts as words."""
+"""A text as a list of words, and the words that say nothing by themselves."""
 
 from __future__ import annotations
 

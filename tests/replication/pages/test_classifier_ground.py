@@ -170,12 +170,13 @@ class TestTables:
         page = bases(classifier_tables([make_record(rows=rows)]))[FITTED]
         details = page.select("details")
         assert [words(d.summary) for d in details] == ["random: all metrics", "class: all metrics"]
-        assert [words(d.caption) for d in details] == ["Forgetting: random", "Forgetting: class"]
+        captions = ["Forgetting: random, one seed", "Forgetting: class, one seed"]
+        assert [words(d.caption) for d in details] == captions
         for detail in details:
             head = lines(detail)["Method"]
             for name, metric in zip(head, CLASSIFIER_DETAIL, strict=True):
                 assert name.startswith(METRICS[metric].label)
-        assert lines(details[1])["SSD"][CLASSIFIER_DETAIL.index("forget_accuracy")] == "12.5 n = 1"
+        assert lines(details[1])["SSD"][CLASSIFIER_DETAIL.index("forget_accuracy")] == "12.5"
 
 
 class TestPage:

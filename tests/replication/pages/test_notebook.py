@@ -6,61 +6,106 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from bs4 import BeautifulSoup
 
 from unlearn_core.replication.pages import notebook as nb
-from unlearn_core.replication.pages.tables import targets_table
+from unlearn_core.replication.pages.tables import seed_cell, targets_table
 from unlearn_core.replication.papers import Target
-from unlearn_core.replication.records import Row, Rows
+from unlearn_core.replication.records import Row, Search
 
 
-def test_a_search_shows_every_value_what_was_chosen_and_whether_at_an_edge(
-    make_row: Callable[..., Row],
-) -> None:
-    """Fails where one seed or one forget set stands for the mean, where another value than the
-    chosen one is bold, or an end of the grid is not called so (of two values both are ends)."""
-    grids = {
-        "FT": {"lr": [0.1, 0.01, 0.2]},
-        "SSD": {"alpha": [1, 2], "lam": [3, 4]},
-        "IU": {"scale": [5.0, 10.0, 20.0]},
-    }
-    gaps = {
-        "FT": {(0.1,): 6, (0.01,): 2, (0.2,): 9},
-        "SSD": {(1, 3): 4, (1, 4): 2.5, (2, 3): 7, (2, 4): 3},
-        "IU": {(5.0,): 3, (10.0,): 1, (20.0,): 8},
-    }
-    rows = [
-        make_row(
-            "tuning",
-            method,
-            seed,
-            {"forget": target, **dict(zip(grids[method], values, strict=True))},
-            gap=gap + seed + (target == "b"),
-        )
-        for method, found in gaps.items()
-        for values, gap in found.items()
-        for seed in (0, 2)
-        for target in ("a", "b")
+def searched(method: str, names: tuple[str, ...], found: dict[tuple, float], **more: Any) -> Search:
+    """A search whose first setting is the chosen one."""
+    known = {"kept": (True,) * len(found), "chosen": next(iter(found))} | more
+    return Search(
+        experiment="tuning",
+        method=method,
+        names=names,
+        tried=tuple(found),
+        scores=tuple(found.values()),
+        **known,
+    )
+
+
+def test_a_search_shows_what_was_tried_kept_and_chosen_and_how_flat_its_optimum_is() -> None:
+    """Fails where a setting that loses too much counts as the next best, where another value than
+    the chosen one is bold, or where an edge is not called so."""
+    searches = [
+        searched("FT", ("lr",), {(0.01,): 2, (0.1,): 6, (0.2,): 2.1}, kept=(True, True, False)),
+        searched("SSD", ("alpha", "lam"), {(1, 4): 2.5, (1, 3): 4, (2, 3): 7}, edges=("alpha",)),
+        searched("IU", ("scale",), {(5.0,): 3.0}, kept=(False,)),
+        searched("GA", ("lr",), {(float(i),): 1.0 + i for i in range(12)}),
     ]
-    experiment = SimpleNamespace(search=grids, title="The search")
-    chosen = {"FT": {"lr": 0.01}, "SSD": {"alpha": 1, "lam": 4}, "IU": {"scale": 10.0}}
+    rule = SimpleNamespace(by="gap")
+    wanted = {s.method: {} for s in searches}
+    experiment = SimpleNamespace(search=wanted, choose=rule, title="The search")
     run: Any = SimpleNamespace(
         experiment={"tuning": experiment}.__getitem__,
         seeds_of=lambda name: (0, 2),
-        targets=lambda name: ["a", "b"],
-        rows=Rows(rows),
-        shared={"tuning": chosen},
+        searches={("tuning", s.method): s for s in searches},
         profile_name="ci",
     )
     page = BeautifulSoup(nb.search(run, "tuning").data, "html.parser")
     assert page.caption.text == "The search, seeds 0, 2 (ci)"
     lines = [[c.text for c in tr.select("th, td")] for tr in page.select("tbody tr")]
-    assert lines == [  # the mean over seeds adds 1, that over targets 0.5
-        ["FT", "lr", "0.1: 7.5; 0.01: 3.5; 0.2: 10.5", "yes"],
-        ["SSD", "alpha, lam", "1, 3: 5.5; 1, 4: 4.0; 2, 3: 8.5; 2, 4: 4.5", ""],
-        ["IU", "scale", "5: 4.5; 10: 2.5; 20: 9.5", ""],
+    assert lines[:3] == [
+        ["FT", "lr 0.01", "2.0", "+4", "0.01: 2.0; 0.1: 6.0; (0.2: 2.1)", "–"],
+        ["SSD", "alpha 1, lam 4", "2.5", "+1.5", "1, 4: 2.5; 1, 3: 4.0; 2, 3: 7.0", "alpha"],
+        ["IU", "scale 5", "3.0, none is kept", "–", "(5: 3.0)", "–"],
     ]
-    assert [b.text for b in page.select("b")] == ["0.01: 3.5", "1, 4: 4.0", "10: 2.5"]
+    assert page.select_one("details summary").text == "12 settings"
+    assert [b.text for b in page.select("b")] == ["0.01: 2.0", "1, 4: 2.5", "(5: 3.0)", "0: 1.0"]
+
+
+class TestResults:
+    @pytest.fixture
+    def run(self, make_row: Callable[..., Row]) -> Any:
+        names = ("Original", "FT", "SSD", "SSD, known importances", "SSDX", "SSD (shuffled)")
+        rows = [
+            make_row("full", m, s, {}, gap=float(i + s))
+            for i, m in enumerate(names)
+            for s in (0, 2)
+        ]
+        return SimpleNamespace(
+            experiments=lambda prefix: ["full"] if "full".startswith(prefix) else [],
+            rows_of=lambda name: rows,
+            experiment=lambda name: SimpleNamespace(title="Full class"),
+            profile_name="ci",
+        )
+
+    def test_the_methods_that_are_asked_for_in_their_order(self, run: Any) -> None:
+        """Fails where another method whose name begins alike is taken for a variant."""
+        page = BeautifulSoup(
+            nb.results(run, "full", ["gap"], methods=["SSD", "FT"]).data, "html.parser"
+        )
+        assert [th.text for th in page.select("tbody th")] == [
+            "SSD",
+            "SSD, known importances",
+            "SSD (shuffled)",
+            "FT",
+        ]
+
+    def test_what_there_is_to_see_stands_below(self, run: Any) -> None:
+        page = BeautifulSoup(nb.results(run, "full", ["gap"], says="2 < 3.").data, "html.parser")
+        (note,) = page.select("p.says")
+        assert note.text == "2 < 3."
+        assert page.find_all(True)[-1] is note
+        assert "says" not in nb.results(run, "sub", ["gap"], says="2 < 3.").data
+
+
+def test_values_of_a_cell_have_the_same_digits() -> None:
+    """Fails where 1.0 stands beside 0.919, or where a small value loses what tells it apart."""
+
+    def cell(*values: float) -> str:
+        return " ".join(BeautifulSoup(seed_cell(values), "html.parser").get_text(" ").split())
+
+    assert cell(1.0, 0.919) == "0.96 1.00 · 0.92"
+    assert cell(9.1, 8.8) == "8.9 9.1 · 8.8"
+    assert cell(98.13, 100.0) == "99.1 98.1 · 100"
+    assert cell(0.0312, 0.0046) == "0.0179 0.0312 · 0.0046"
+    assert cell(0.0, 0.0) == "0 0 · 0"
+    assert cell(0.919) == "0.919 n = 1"
 
 
 def test_targets_are_a_table_a_setting_and_source_in_their_own_digits() -> None:

@@ -25,7 +25,7 @@ from unlearn_core.metrics import (
     generation,
 )
 from unlearn_core.models import TrainingError
-from unlearn_core.replication.pages.drawings import each, pictures
+from unlearn_core.replication.pages.drawings import _small, each, pictures
 from unlearn_core.replication.rehearsal import HUB, USER
 from unlearn_core.replication.run import Replication
 from unlearn_core.replication.trials import diffusion as erasing
@@ -181,6 +181,14 @@ def test_what_a_reader_sees(trial: ErasingTrial) -> None:
     own = trial.measure_original().detail["points"][1]
     assert f"{own['prompt']}<br><i>{own['group']}, {own['n']} images</i>" in table
     assert f"<td>{100 * own['own']:.0f}</td>" in table
+
+
+def test_as_many_whole_images_as_there_is_room_for() -> None:
+    """Fails where a strip is cut through an image, or is as wide as all of them."""
+    strip = picture(torch.rand(4, 3, 28, 28) * 2 - 1)
+    for count, width in ((1, 28), (3, 84), (8, 112)):
+        shown = Image.open(io.BytesIO(base64.b64decode(_small(strip, count))))
+        assert shown.size == (width, 28)
 
 
 def test_a_picture_is_what_was_drawn() -> None:

@@ -32,6 +32,7 @@ from ..run import source_hash
 from ..runner import build_folder, lock, stamped
 from . import summary, tables
 from .grounds import classifier_tables, drawing_tables, language_tables
+from .map import package_map
 
 __all__ = ["Chapter", "assemble", "build_book"]
 
@@ -384,6 +385,7 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
     generated = target / "_generated"
     generated.mkdir()
     pieces = {
+        "map": package_map(root / "unlearn_core", {s: load_paper(s) for s in known_papers()}),
         "front": summary.front_page(told(chapters)),
         "status": status(chapters),
         "ground": ground(chapters),

@@ -1,4 +1,4 @@
-"""What the chapter on tasks in a sequence shows: the tasks, and what is left of each in the end."""
+"""What the chapter on SEFE shows: the tasks in a sequence, and what is left of each in the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What models drew, side by side, and how far erasing reached: figures for pages."""
+"""What the chapters on RealEra, SalUn and Challenging Forgets show: what models drew."""
 
 from __future__ import annotations
 
@@ -74,10 +74,17 @@ def each(run: Replication, experiments: Sequence[str], target: object) -> HTML:
     return tables.table(["Method", *head], lines, caption=caption, kind="results")
 
 
-def _small(picture: str) -> str:
-    """A row's PNG as WebP, base64: a page of some hundred noisy pictures would be too large else."""
+#: Pictures that fit beside each other on a page, each as wide as its table shows it.
+ACROSS = 8
+
+
+def _small(picture: str, count: int) -> str:
+    """The first ``count`` squares of a row's PNG as WebP, base64: hundreds of noisy pictures in PNG
+    would make too large a page."""
+    strip = Image.open(io.BytesIO(base64.b64decode(picture)))
+    strip = strip.crop((0, 0, min(count * strip.height, strip.width), strip.height))
     out = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(picture))).save(out, "webp", quality=90, method=6)
+    strip.save(out, "webp", quality=90, method=6)
     return base64.b64encode(out.getvalue()).decode()
 
 
@@ -86,31 +93,36 @@ def pictures(
 ) -> HTML:
     """A line a model, a column a prompt: the same noise in all of them, one seed.
 
-    ``called`` says in words what is to be erased, where the target's name does not.
+    At most eight prompts, and as many images of each as there is room for, with the share of all
+    images that are named as what was asked for. ``called`` says in words what is to be erased,
+    where the target's name does not.
     """
     rows = _rows(run, experiments, target)
-    shown = [p for p in next(iter(rows.values())).detail["points"] if "picture" in p]
+    drawn = next(iter(rows.values())).detail["points"]
+    shown = [p for p in drawn if "picture" in p]
     shown.sort(key=lambda p: (ORDER.index(p["group"]), p["distance"]))
+    some, shown = len(shown) < len(drawn), shown[:ACROSS]
+    each_has = max(1, ACROSS // len(shown))
     head = ["", *(f"{html.escape(p['prompt'])}<br><i>{p['group']}</i>" for p in shown)]
     lines = []
     for method, row in rows.items():
         known = {p["prompt"]: p for p in row.detail["points"]}
         cells = [
-            f'<img class="drawn dark-light" src="data:image/webp;base64,{_small(p["picture"])}" '
+            f'<img class="drawn dark-light" src="data:image/webp;base64,{_small(p["picture"], each_has)}" '
             f'alt="{html.escape(method)}, {html.escape(p["prompt"])}: {p["own"]:.0%} of '
-            f'{p["n"]} images are named right">'
+            f'{p["n"]} images are named right"><span class="muted">{p["own"]:.0%}</span>'
             for p in (known[s["prompt"]] for s in shown)
         ]
         lines.append([html.escape(method), *cells])
     caption = (
         f"What is drawn where {called or target} is to be erased ({run.profile_name}); all models from the "
-        "same noise."
+        "same noise. Below a picture: of all images for that prompt, those named as what was asked for."
     )
-    if len(shown) < len(next(iter(rows.values())).detail["points"]):
+    if some:
         caption += (
             " Of the prompts under “kept” the two nearest to the concept and the farthest one."
         )
-    return tables.table(head, lines, caption=caption, kind="wide")
+    return tables.table(head, lines, caption=caption, kind="drawn")
 
 
 def reach(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import html
-import itertools
 from collections.abc import Callable, Sequence
 
 from IPython.display import HTML, Markdown
 
 from ...metrics import METRICS
-from ..records import Record, Row
+from ..records import Record, Row, Search
 from ..run import Replication
 from ..trials.base import ORIGINAL
 from . import tables
@@ -72,22 +71,22 @@ def claims(run: Replication) -> HTML:
 
 
 def setup(run: Replication) -> Markdown:
-    """The profile in words and its experiments in a table."""
+    """The profile in words and its experiments in a table, those of one setting together."""
     profile = run.profile
-    rows = []
+    groups: dict[str, list[list[str]]] = {}
     for name, e in profile.experiments.items():
         missing = next((s.reason for s in run.skips if s.experiment == name), None)
-        words = (
-            _spec(e.data),
-            _spec(e.model),
-            _spec(e.train),
-            _spec(e.forget),
-            f"skipped: {missing}" if missing else ", ".join(e.methods),
+        made_of = {"Data": e.data, "Model": e.model, "Training": e.train}
+        setting = "<br>".join(
+            f"<b>{k}</b> {html.escape(_spec(v))}" for k, v in made_of.items() if v
         )
-        rows.append([f"<b>{html.escape(e.title)}</b>", *map(html.escape, words)])
+        methods = f"skipped: {missing}" if missing else ", ".join(e.methods)
+        groups.setdefault(setting, []).append(
+            [f"<b>{html.escape(e.title)}</b>", *map(html.escape, (_spec(e.forget), methods))]
+        )
     wanted = {kind for e in profile.experiments.values() for kind in e.forget}
     what = "Order of tasks" if wanted == {"order"} else "To forget"
-    head = ["Experiment", "Data", "Model", "Training", what, "Methods"]
+    head = ["Setting", "Experiment", what, "Methods"]
     seeds = ", ".join(map(str, run.seeds))
     shared = any(e.original_seed is not None for e in profile.experiments.values())
     fixes = (
@@ -105,7 +104,7 @@ def setup(run: Replication) -> Markdown:
         f"{rehearsal}Profile **{run.profile_name}** ({profile.purpose}). {profile.shrunk} "
         f"Seeds: {seeds}; {fixes} Hardware it is meant for: "
         f"{profile.hardware}, {profile.memory_gb:g} GB of memory, about {profile.minutes:g} "
-        f"minutes.\n\n{tables.table(head, rows, kind='wide').data}"
+        f"minutes.\n\n{tables.grouped(head, groups.items(), kind='setup').data}"
     )
 
 
@@ -125,61 +124,108 @@ def results(
     run: Replication,
     prefix: str,
     *metrics: Sequence[str],
+    says: str = "",
+    methods: Sequence[str] = (),
     where: Callable[[Row], bool] = lambda row: True,
     caption: str | None = None,
     texts: int = 0,
 ) -> HTML:
     """A table of each list of metrics, for each experiment whose name begins with ``prefix``.
 
-    Tables of several experiments say which is which, also under a ``caption``. ``texts`` adds what every
-    model `said` to that many questions, of the first target and seed.
+    Tables of several experiments say which is which, also under a ``caption``.
+
+    Parameters
+    ----------
+    says : what there is to see in them, in a sentence, its numbers read from ``run.rows``; every
+        table of a chapter should have one
+    methods : show these alone, in this order (a method that the paper does not have is the common
+        ground's), with their variants, which are called "SSD, known importances"
+    where : show only rows of which this is true
+    texts : also show what every model `said` to that many questions, of the first target and seed
     """
     out, names = [], run.experiments(prefix)
     for name in names:
-        rows = [r for r in run.rows_of(name) if where(r)]
+        rows = _of(methods, [r for r in run.rows_of(name) if where(r)])
         own = run.experiment(name).title
         title = f"{caption}: {own}" if caption and len(names) > 1 else caption or own
         title = f"{title} ({run.profile_name})"
         out += [tables.results_table(rows, columns, title).data for columns in metrics]
         if texts:
             first = run.targets(name)[0], run.seeds_of(name)[0]
-            out.append(said(run, name, *first, count=texts).data)
-    return HTML("".join(out) or "<p>This profile has no such experiment.</p>")
+            out.append(said(run, name, *first, count=texts, methods=methods).data)
+    if not out:
+        return HTML("<p>This profile has no such experiment.</p>")
+    return HTML("".join(out) + (f'<p class="says">{html.escape(says)}</p>' if says else ""))
+
+
+def _of(methods: Sequence[str], rows: list[Row]) -> list[Row]:
+    """The rows of these methods and of their variants, in this order; all rows where none is named."""
+    if not methods:
+        return rows
+    return [
+        r
+        for m in methods
+        for r in rows
+        if r.method == m or r.method.startswith((f"{m}, ", f"{m} ("))
+    ]
 
 
 def search(run: Replication, tuning: str) -> HTML:
-    """The mean gap at every value that ``choose(run, tuning)`` tried, the chosen ones in bold.
+    """What a search tried: what it chose for every method, how much worse the next best is, edges.
 
-    Of three values or more the table also says whether the chosen one is the first or the last:
-    a wider search might then have found a smaller gap.
+    Fails where ``choose(run, tuning)`` has not been asked yet.
     """
     experiment, seeds = run.experiment(tuning), run.seeds_of(tuning)
+    by = METRICS[experiment.choose.by]
     lines = []
-    for method, grid in experiment.search.items():
-        chosen = run.shared[tuning][method]
-        cells = []
-        for values in itertools.product(*grid.values()):
-            at = dict(zip(grid, values, strict=True))
-            gaps = [
-                run.rows.value(tuning, method, "gap", seed, forget=target, **at)
-                for seed in seeds
-                for target in run.targets(tuning)
-            ]
-            text = f"{', '.join(map(_words, values))}: {tables.number(sum(gaps) / len(gaps))}"
-            cells.append(f"<b>{text}</b>" if at == chosen else text)
-        edge = any(len(v) > 2 and chosen[k] in (min(v), max(v)) for k, v in grid.items())
+    for method in experiment.search:
+        found = run.searches[tuning, method]
+        at = found.tried.index(found.chosen)
+        best = found.scores[at]
+        others = [
+            s
+            for i, (s, kept) in enumerate(zip(found.scores, found.kept, strict=True))
+            if kept and i != at
+        ]
+        after = min(others, key=lambda s: abs(s - best), default=None)
         lines.append(
-            [html.escape(method), html.escape(", ".join(grid)), "; ".join(cells), "yes" * edge]
+            [
+                html.escape(method),
+                _setting(found.names, found.chosen),
+                tables.number(best) if found.kept[at] else f"{tables.number(best)}, none is kept",
+                "–" if after is None else f"{after - best:+.2g}",
+                _tried(found),
+                html.escape(", ".join(found.edges)) or "–",
+            ]
         )
+    unit = f", {by.unit}" if by.unit else ""
     head = [
         "Method",
-        "Searched",
-        "Value: gap to retrained, points (chosen in bold)",
+        "Chosen",
+        f"{html.escape(by.label)}{unit}",
+        "Next best",
+        "Tried (in brackets: does not keep what must be kept)",
         "At an edge",
     ]
     words = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     caption = f"{experiment.title}, {words} ({run.profile_name})"
-    return tables.table(head, lines, caption=caption, kind="wide")
+    return tables.table(head, lines, caption=caption, kind="search")
+
+
+def _setting(names: Sequence[str], values: Sequence[object]) -> str:
+    return html.escape(", ".join(f"{n} {_words(v)}" for n, v in zip(names, values, strict=True)))
+
+
+def _tried(found: Search) -> str:
+    """Every setting with its score; one that does not keep what must be kept in brackets."""
+    cells = []
+    for values, score, kept in zip(found.tried, found.scores, found.kept, strict=True):
+        text = f"{', '.join(map(_words, values))}: {tables.number(score)}"
+        text = html.escape(text if kept else f"({text})")
+        cells.append(f"<b>{text}</b>" if values == found.chosen else text)
+    if len(cells) <= 9:
+        return "; ".join(cells)
+    return f"<details><summary>{len(cells)} settings</summary>{'; '.join(cells)}</details>"
 
 
 def said(
@@ -227,17 +273,20 @@ def strips(
     *,
     caption: str,
     alt: str,
+    methods: Sequence[str] = (),
     where: Callable[[Row], bool] = lambda row: True,
 ) -> Shown | None:
     """A dot plot of every method and seed, one panel a metric, for the first such experiment.
 
-    The chapter's own methods, whose names begin as the paper is called, are in another colour.
+    The chapter's own methods, whose names begin as the paper is called, are in another colour;
+    ``methods`` shows these alone, as in `results`.
     """
     names = run.experiments(prefix)
     if not names:
         return None
     first = run.targets(names[0])[0]
-    rows = [r for r in run.rows_of(names[0]) if r.variant.get("forget") == first and where(r)]
+    wanted = [r for r in run.rows_of(names[0]) if r.variant.get("forget") == first and where(r)]
+    rows = _of(methods, wanted)
     height = 0.32 * len({r.method for r in rows}) + 1.1
     with figure(caption, alt, size=(8.4, height), columns=len(metrics)) as (axes, shown):
         for i, (ax, metric) in enumerate(zip(axes, metrics, strict=True)):

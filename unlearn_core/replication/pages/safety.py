@@ -1,4 +1,4 @@
-"""Refusing what is safe: pictures and tables of the chapter on safety unlearning.
+"""What the chapter on SafeEraser shows: pictures and tables of refusing what is safe.
 
 Only of restricted symbols: nothing of the benchmark itself is ever shown.
 """

@@ -1,4 +1,4 @@
-"""Trials on a book: what a model continues word for word, what it knows, and what still looks learned."""
+"""Language models that know a book, on trial (FLAT, GUARD): what they continue and know."""
 
 from __future__ import annotations
 

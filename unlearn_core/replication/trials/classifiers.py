@@ -1,4 +1,4 @@
-"""Image classifiers on trial: what the classification notebooks share."""
+"""Image classifiers on trial (SSD, SalUn, IAU, Challenging Forgets)."""
 
 from __future__ import annotations
 

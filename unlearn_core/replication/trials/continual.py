@@ -1,4 +1,4 @@
-"""Tasks learned one after another, on trial: what the notebook about forgetting in a sequence uses."""
+"""Models that learn tasks one after another, on trial (SEFE)."""
 
 from __future__ import annotations
 

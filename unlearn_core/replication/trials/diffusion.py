@@ -1,4 +1,4 @@
-"""Models that draw, on trial: what the notebooks about erased concepts share."""
+"""Models that draw, on trial (RealEra, SalUn, Challenging Forgets): what is gone, what is left?"""
 
 from __future__ import annotations
 

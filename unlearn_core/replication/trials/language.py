@@ -1,4 +1,4 @@
-"""Language models on trial: what the notebooks about questions and answers share."""
+"""Language models that answer questions, on trial (FLAT, GUARD)."""
 
 from __future__ import annotations
 

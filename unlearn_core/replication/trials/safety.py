@@ -1,4 +1,4 @@
-"""What may be said about an image, on trial: what the notebook about safety unlearning uses."""
+"""What a model says about restricted and allowed images, on trial (SafeEraser)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rules read: one model and one thing to forget, in as many experiments as share them."""
+"""What the rules of FLAT and GUARD read: one thing to forget, in the experiments that share it."""
 
 from __future__ import annotations
 
