@@ -250,12 +250,11 @@ class Record(Model):
                 old = {"not tested at this scale": "not tested"}
                 for v in data["verdicts"]:
                     v["verdict"] = old.get(v["verdict"], v["verdict"])
-                    margins = list(v["margins"].values())
                     v["margins"] = {seed: {"value": m} for seed, m in v["margins"].items()}
-                    v["mean"] = sum(margins) / len(margins) if margins else None
             elif schema != SCHEMA:
                 raise ValueError(f"it has schema {schema}, and this version reads {SCHEMA}")
-            return cls.model_validate(data)
+            record = cls.model_validate(data)
+            return record if schema == SCHEMA else record._with_means()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             why: object = faults(error) if isinstance(error, ValidationError) else error
             why = f"it lacks {why}" if isinstance(error, KeyError) else why
@@ -263,6 +262,16 @@ class Record(Model):
                 f"{file} is no record that can be read ({why}). Delete it with the notebook beside "
                 "it and run the paper again, or take both from git again"
             ) from error
+
+    def _with_means(self) -> Record:
+        """With the mean margins that the first schema did not have."""
+        verdicts = tuple(
+            v.model_copy(update={"mean": sum(m.value for m in v.margins.values()) / len(v.margins)})
+            if v.margins
+            else v
+            for v in self.verdicts
+        )
+        return self.model_copy(update={"verdicts": verdicts})
 
     def of(self, claims: Container[str], config: str) -> Record:
         """The record without verdicts of claims that its paper no longer states.

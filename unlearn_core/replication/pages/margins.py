@@ -36,8 +36,7 @@ def forest(file: PaperFile, verdicts: Sequence[Verdict]) -> Shown | None:
     """
     if not any(v.margins for v in verdicts):
         return None
-    words = [f"{v.claim} {file.claims[v.claim].title}" for v in verdicts if v.claim in file.claims]
-    verdicts = [v for v in verdicts if v.claim in file.claims]
+    words = [f"{v.claim} {file.claims[v.claim].title}" for v in verdicts]
     counted = "; ".join(f"{v.claim} {v.text}" for v in verdicts)
     with figure(
         "Mean margins of all claims, in standard errors; small dots are seeds. In the grey band a margin "

@@ -111,9 +111,7 @@ def all_claims(chapters: Iterable[tuple[str, PaperFile, Record]]) -> str:
     for slug, file, record in chapters:
         rows = []
         for v in record.verdicts:
-            claim = file.claims.get(v.claim)
-            if claim is None:  # the YAML has been rewritten since
-                continue
+            claim = file.claims[v.claim]
             whose = "ours" if claim.whose == "ours" else "headline" if claim.headline else "paper’s"
             margin = tables.signed(v.mean, v.stderr) if v.mean is not None else "–"
             badge = tables.verdict_badge(v)
