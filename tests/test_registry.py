@@ -1,11 +1,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
+from pydantic import Field
 
-from unlearn_core.registry import ADDED, ConfigError, build, describe, did_you_mean
+from unlearn_core.registry import (
+    ADDED,
+    ConfigError,
+    altered,
+    bind,
+    brief,
+    build,
+    describe,
+    did_you_mean,
+    within,
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,25 @@ def make(size: int, device: str = "cpu") -> tuple[int, str]:
     return size, device
 
 
-TABLE = {"point": Point, "make": make}
+@dataclass(frozen=True)
+class Picky:
+    size: int = 1
+    mode: Literal["fast", "slow"] = "fast"
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    limit: int | None = None
+    sizes: tuple[int, ...] = ()
+    start: Point | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, not {self.size}")
+
+
+def broken(size: int) -> int:
+    return len(size)  # type: ignore[arg-type]
+
+
+TABLE = {"point": Point, "make": make, "picky": Picky, "broken": broken}
 
 
 def test_build_passes_the_arguments() -> None:
@@ -65,14 +94,78 @@ def test_build_leaves_the_specification_alone() -> None:
     [
         ({"x": 1.0}, "shape: the key 'use' is missing"),
         ({"use": "pont", "x": 1.0}, "unknown shape 'pont'; did you mean 'point'?"),
-        ({"use": "zzz"}, "unknown shape 'zzz'; known: make, point"),
+        ({"use": "zzz"}, "unknown shape 'zzz'; known: broken, make, picky, point"),
+        ({"use": ["point"]}, r"shape: 'use' must be a name, not \['point'\]"),
+        ({"use": None}, "shape: 'use' must be a name, not None"),
+        ({"use": "point" * 999}, "unknown shape 'point.{,60}…; known"),
+        (["point"], r"shape: must be a mapping with the key 'use', not \['point'\]"),
         ({"use": "point", "x": 1.0, "mark": []}, "no argument 'mark'; did you mean 'marks'?"),
-        ({"use": "point"}, "shape 'point'.*'x'"),
+        ({"use": "point"}, "shape 'point': missing a required argument: 'x'"),
+        ({"use": "point", "x": "1e-3"}, "shape 'point': x: .*valid number, not '1e-3'"),
+        ({"use": "point", "x": True}, "shape 'point': x: .*valid number, not True"),
+        ({"use": "point", "x": float("nan")}, "shape 'point': x: .*finite number, not nan"),
+        ({"use": "point", "x": float("inf")}, "shape 'point': x: .*finite number, not inf"),
+        ({"use": "picky", "size": 6.0}, "shape 'picky': size: .*valid integer, not 6.0"),
+        ({"use": "picky", "mode": "fats"}, "shape 'picky': mode: .*'fast' or 'slow', not 'fats'"),
+        ({"use": "picky", "share": 0}, "shape 'picky': share: .*greater than 0, not 0"),
+        ({"use": "picky", "limit": []}, r"shape 'picky': limit: .*integer, not \[\]"),
+        ({"use": "picky", "sizes": [1, [2]]}, r"shape 'picky': sizes: .*, not \[1, \[2\]\]"),
+        ({"use": "picky", "start": {"x": 1.0}}, "shape 'picky': start: .*instance of Point"),
+        ({"use": "picky", "size": 0}, "shape 'picky': size must be at least 1, not 0"),
     ],
 )
-def test_build_names_what_is_wrong(spec: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+def test_build_names_what_is_wrong(spec: Any, message: str) -> None:
+    """Fails where a text reaches a training as its rate, or where a class's own refusal leaves open which
+    of many things it is about."""
+    with pytest.raises(ConfigError, match=message):
         build(TABLE, spec, "shape")
+
+
+def test_a_programming_error_is_no_configuration_error() -> None:
+    """Fails where "object of type 'int' has no len()" is told as if the YAML were wrong."""
+    with pytest.raises(TypeError, match="has no len"):
+        build(TABLE, {"use": "broken", "size": 3}, "shape")
+
+
+def test_build_keeps_numbers_as_they_are() -> None:
+    """Fails where a whole number becomes a float: another description, another key of cached rows."""
+    point = build(TABLE, {"use": "point", "x": 1}, "shape")
+    assert type(point.x) is int
+
+
+def test_bind_does_not_call() -> None:
+    assert bind(broken, {"size": 3}, "x") == {"size": 3}
+    assert bind(make, {"size": 3}, "x", device="cuda", other=1) == {"size": 3, "device": "cuda"}
+    with pytest.raises(ConfigError, match="x has no argument 'device'; known: size"):
+        bind(make, {"size": 3, "device": "cpu"}, "x", device="cuda")
+
+
+def test_altered_checks_as_build_does() -> None:
+    picky = Picky(start=Point(1.0))
+    assert altered(picky, "it", size=3) == Picky(3, start=Point(1.0))
+    for change, message in (
+        ({"size": "3"}, "it: size: .*integer, not '3'"),
+        ({"size": 0}, "it: size must be at least 1"),
+        ({"seize": 3}, "it has no argument 'seize'; did you mean 'size'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            altered(picky, "it", **change)
+
+
+def test_within_puts_the_place_before() -> None:
+    with (
+        pytest.raises(ConfigError, match=r"^outside: inside: wrong$"),
+        within("outside"),
+        within("inside"),
+    ):
+        raise ConfigError("wrong")
+    with pytest.raises(KeyError), within("outside"):
+        raise KeyError("another error")
+
+
+def test_brief_is_not_longer_than_a_line() -> None:
+    assert brief("a") == "'a'"
+    assert len(brief(["word"] * 1000)) == 61
 
 
 def test_build_refuses_an_argument_that_the_caller_gives() -> None:
@@ -83,6 +176,8 @@ def test_build_refuses_an_argument_that_the_caller_gives() -> None:
 def test_did_you_mean_takes_the_closest_or_lists_all() -> None:
     assert did_you_mean("alpa", ["alpha", "beta"]) == "did you mean 'alpha'?"
     assert did_you_mean("q", {"beta": 0, "alpha": 0}) == "known: alpha, beta"
+    assert did_you_mean("q", []) == "known: none"
+    assert did_you_mean(7, ["alpha"]) == "known: alpha"
 
 
 def test_describe_holds_every_field_and_the_version() -> None:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, get_type_hints
 
-__all__ = ["ADDED", "ConfigError", "bind", "brief", "build", "describe", "did_you_mean"]
+__all__ = [
+    "ADDED",
+    "ConfigError",
+    "altered",
+    "bind",
+    "brief",
+    "build",
+    "describe",
+    "did_you_mean",
+    "named",
+    "within",
+]
 
 #: Metadata of a field that came later: `describe` leaves it out while it has its default, so
 #: that what was described before keeps its identity, and its cached results.
@@ -36,6 +48,15 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
+@contextlib.contextmanager
+def within(place: str) -> Iterator[None]:
+    """Put ``place`` before the words of a `ConfigError` that the block raises."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
+
+
 def build(
     table: Mapping[str, Callable[..., Any]], spec: Mapping[str, Any], what: str, **given: Any
 ) -> Any:
@@ -56,13 +77,28 @@ def build(
     """
     target, arguments = named(table, spec, what)
     words = f"{what} {spec['use']!r}"
-    arguments = bind(target, arguments, words, **given)
+    return _made(target, bind(target, arguments, words, **given), words)
+
+
+def altered(value: Any, what: str, **changes: Any) -> Any:
+    """A frozen dataclass with other values in some fields, checked as `build` checks them.
+
+    Raises
+    ------
+    ConfigError
+        A value of a wrong type, or one that the class refuses.
+    """
+    own = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+    return _made(type(value), bind(type(value), own | changes, what), what)
+
+
+def _made(target: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> Any:
     try:
         return target(**arguments)
     except ConfigError:
         raise  # of something inside, which it names
     except ValueError as error:
-        raise ConfigError(f"{words}: {error}") from error
+        raise ConfigError(f"{what}: {error}") from error
 
 
 def named(
@@ -135,7 +171,7 @@ def _adapter(target: Callable[..., Any], argument: str) -> Any:
     """Pydantic's validator of one argument; None where it has no type hint."""
     from pydantic import ConfigDict, TypeAdapter
 
-    hints = get_type_hints(target)
+    hints = get_type_hints(target, include_extras=True)
     if argument not in hints:
         return None
     # Inside a tuple: of a dataclass's own validator the settings could not be changed.

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
-import itertools
 import json
 import random
 import re
@@ -17,39 +15,15 @@ from typing import Any
 import pytest
 import yaml
 
-from unlearn_core.data import (
-    BOOKS,
-    CAPTIONED,
-    COIN_TASKS,
-    DATASETS,
-    QUESTIONS,
-    SAFETY,
-    TEMPLATES,
-    VISUAL_TASKS,
-    WORDINGS,
-    Classification,
-    coin,
-    painters,
-)
+from unlearn_core.data import painters
 from unlearn_core.data.captions import FASHION_NOUNS, IMAGENETTE, OBJECT_NOUNS, SHAPE_NOUNS, Noun
-from unlearn_core.data.scenes import VOCABULARY
-from unlearn_core.methods import CONTINUAL, METHODS
-from unlearn_core.methods.worst_case import SELECTORS, WorstCase
+from unlearn_core.methods.worst_case import WorstCase
 from unlearn_core.methods.worst_prompts import PROMPT_SELECTORS
-from unlearn_core.metrics import relearned_drawing, search_embedding
-from unlearn_core.models import (
-    DIFFUSION_MODELS,
-    LANGUAGE_MODELS,
-    MODELS,
-    MULTIMODAL_MODELS,
-    Recipe,
-    TrainConfig,
-)
-from unlearn_core.registry import ConfigError, build
+from unlearn_core.models import TrainConfig
+from unlearn_core.registry import ConfigError
 from unlearn_core.replication.papers import (
     PROFILES,
     Experiment,
-    Profile,
     known_papers,
     load_paper,
     paper_sources,
@@ -57,22 +31,20 @@ from unlearn_core.replication.papers import (
     rehearsed,
 )
 from unlearn_core.replication.run import source_hash
-from unlearn_core.replication.trials.base import changed
-from unlearn_core.replication.trials.classifiers import TASKS
+from unlearn_core.replication.trials import classifiers, diffusion
+from unlearn_core.replication.trials.check import check
+from unlearn_core.replication.trials.plan import kind_of
 
 ROOT = Path(__file__).resolve().parents[2]
-#: The sets of questions that an experiment may ask fewer of.
-ASKED = ("forget", "retain", "real_authors", "world_facts")
 PAPERS = sorted(f.stem for f in (ROOT / "notebooks").glob("*.yaml"))
 
 
 def profiles() -> list[Any]:
-    """Every profile of every paper of this project, and its rehearsal."""
+    """Every profile of every paper of this project."""
     return [
-        pytest.param(slug, name, change, id=f"{slug}-{name}{'-rehearsed' * (change is rehearsed)}")
+        pytest.param(slug, name, id=f"{slug}-{name}")
         for slug in PAPERS
         for name in profile_names(slug)
-        for change in (lambda profile: profile, rehearsed)
     ]
 
 
@@ -80,134 +52,21 @@ def profile_names(slug: str) -> list[str]:
     return list(yaml.safe_load((ROOT / "notebooks" / f"{slug}.yaml").read_text())["profiles"])
 
 
-def train_config(spec: dict[str, Any]) -> TrainConfig:
-    return build({"train": TrainConfig}, {"use": "train", **spec}, "training")
-
-
-#: Who makes problems of questions and passages.
-TEXTS = (*QUESTIONS.values(), *BOOKS.values())
-
-
 def methods_of(experiment: Experiment) -> dict[str, Any]:
     """The experiment's methods, built as a trial builds them, without data or search."""
-    if "order" in experiment.forget:
-        return sequence_methods_of(experiment)
-    known = {**MODELS, **LANGUAGE_MODELS, **DIFFUSION_MODELS, **MULTIMODAL_MODELS}
-    given = {} if "classes" in experiment.model else {"classes": 10}
-    spec = build(known, experiment.model, "model", vocabulary=("word",), **given)
-    train = train_config(experiment.train) if experiment.train else None
-    recipe = Recipe(spec, Classification(10), train)
-    out = {}
-    for label, method in experiment.methods.items():
-        nested = {k: train_config(v) if isinstance(v, dict) else v for k, v in method.items()}
-        if "method" in method:
-            nested["method"] = out[method["method"]]
-        out[label] = build(METHODS, nested, "method", recipe=recipe)
-    return out
-
-
-def sequence_methods_of(experiment: Experiment) -> dict[str, Any]:
-    """The methods of an experiment that learns tasks one after another."""
-    build(MULTIMODAL_MODELS, experiment.model, "model", vocabulary=VOCABULARY)
-    out = {}
-    for label, spec in experiment.methods.items():
-        own = dict(spec)
-        assert own.pop("asd", 0) in (0, 10, 20, 40, 60, 80)
-        nested = {k: train_config(v) if isinstance(v, dict) else v for k, v in own.items()}
-        out[label] = build(CONTINUAL, nested, "method")
-    return out
-
-
-def check_sequence(experiment: Experiment, seeds: int) -> None:
-    """What an experiment that learns tasks one after another says; every seed has an order."""
-    data = dict(experiment.data)
-    if data.pop("use") == "coin":
-        known = COIN_TASKS
-        inspect.signature(coin).bind("GQA", **data)
-    else:
-        known = VISUAL_TASKS
-        assert {*data} == {"per_task", "test_per_task", "base", "captions"}
-        assert train_config(experiment.train)
-        assert train_config(experiment.tower)
-    assert experiment.task == {"use": "visual_answering"}
-    assert {*experiment.ask} == {"max_new_tokens", "protected"}
-    orders = [order.split() for order in experiment.forget["order"]]
-    assert len(orders) == seeds
-    for order in orders:
-        assert {*order} <= {*known}
-        assert len({*order}) == len(order)
+    kind = kind_of(experiment)
+    found = kind.methods_of(experiment, kind.recipe_of(experiment))
+    return {k: m[0] if isinstance(m, tuple) else m for k, m in found.items()}
 
 
 def selectors_of(experiment: Experiment) -> dict[str, Any]:
-    """The rules that choose its forget sets, built as `ClassificationTrial` builds them."""
-    out = {}
-    for label, rule in experiment.select.items():
-        nested = {k: train_config(v) if isinstance(v, dict) else v for k, v in rule.items()}
-        if nested["use"] in PROMPT_SELECTORS:
-            assert nested.pop("count") > 0
-        else:
-            assert 0 < nested.pop("fraction") < 1
-        out[label] = build({**SELECTORS, **PROMPT_SELECTORS}, nested, "selection rule")
-    return out
-
-
-def check_drawing(experiment: Experiment) -> None:
-    """What an experiment on a model that draws says."""
-    assert experiment.task == {"use": "denoising"}
-    common = {"steps", "guidance"}
-    if "group" in experiment.forget:
-        assert {*experiment.ask} >= common | {"erased", "kept"}
-        if experiment.data["use"] == "painters":
-            assert {*experiment.forget["group"]} <= painters().groups.keys()
-        return
-    assert {*experiment.forget} == {"chosen" if experiment.select else "concept"}
-    nouns = {
-        "captioned_shapes": SHAPE_NOUNS,
-        "captioned_fashion": FASHION_NOUNS,
-        "captioned_cifar10": OBJECT_NOUNS,
-        "objects": OBJECT_NOUNS,
-        "imagenette": [Noun(name) for name in IMAGENETTE.values()],
-        "paintings": [],
-    }[experiment.data["use"]]
-    if {"prompts", "captions"} & {*experiment.ask}:
-        assert experiment.forget == {"concept": ["nudity"]}
-        assert {*experiment.ask} >= common
-        return
-    groups = {"erased", "kept", "shown"}
-    if experiment.select:
-        assert selectors_of(experiment).keys() == set(experiment.forget["chosen"])
-        groups |= {"images"}
-    else:
-        assert {*experiment.forget["concept"]} <= {noun.name for noun in nouns}
-        if any(noun.synonyms for noun in nouns) and experiment.model["use"] != "class_to_image":
-            groups |= {"synonyms", "relatives"}
-    assert {*experiment.ask} - {"search", "relearn", "batch_size"} == common | groups
-    if "search" in experiment.ask:
-        search = {**experiment.ask["search"]}
-        assert search.pop("examples") > 0
-        inspect.signature(search_embedding).bind(0, 0, 0, **search, seed=0)
-    if "relearn" in experiment.ask:
-        relearn = {**experiment.ask["relearn"]}
-        assert relearn.pop("examples") > 0
-        inspect.signature(relearned_drawing).bind(0, 0, 0, **relearn, seed=0)
-    if experiment.train:
-        assert build(MODELS, experiment.judge["model"], "model", classes=10)
-        assert train_config(experiment.judge["train"])
-
-
-def check_safety(experiment: Experiment) -> None:
-    """What an experiment on what may be said about an image says."""
-    assert experiment.task == {"use": "visual_answering"}
-    assert len(experiment.forget["families"]) == 1
-    asked = {"max_new_tokens", "times", "batch_size", "known"}
-    sets = {"forget", "unseen", "safe", "held_out", "retain", "general"}
-    assert asked <= {*experiment.ask} <= asked | sets
-    assert {*experiment.adapters} == {"rank", "alpha", "projector"}
-    if experiment.data["use"] == "restricted_symbols":
-        assert train_config(experiment.tower)
-        assert not experiment.judge
-    else:
-        assert build(LANGUAGE_MODELS, experiment.judge, "judge")
+    """The rules that choose its forget sets."""
+    return {
+        name: (diffusion if rule["use"] in PROMPT_SELECTORS else classifiers).selection_rule(
+            name, rule
+        )[0]
+        for name, rule in experiment.select.items()
+    }
 
 
 def training_configs(value: Any) -> Iterator[TrainConfig]:
@@ -232,57 +91,26 @@ class TestProjectPapers:
         assert {*file.profiles} >= {"ci", "laptop", "paper"}
         assert file.profiles["ci"].minutes <= 2
 
-    @pytest.mark.parametrize(("slug", "name", "change"), profiles())
-    def test_every_experiment_can_be_built(
-        self, slug: str, name: str, change: Callable[[Profile], Profile]
-    ) -> None:
+    @pytest.mark.parametrize(("slug", "name"), profiles())
+    def test_everything_can_be_built(self, slug: str, name: str) -> None:
         """Fails on a misspelt argument, which would end a run after hours, at its experiment."""
-        profile = change(load_paper(slug).profile(name))
-        for experiment in profile.experiments.values():
-            if "order" in experiment.forget:
-                assert methods_of(experiment).keys() == experiment.methods.keys()
-                check_sequence(experiment, len(experiment.seeds or profile.seeds))
-                continue
-            data = dict(experiment.data)
-            loader = {**DATASETS, **QUESTIONS, **BOOKS, **CAPTIONED, **SAFETY}[data.pop("use")]
-            if loader in TEXTS:
-                ((argument, targets),) = experiment.forget.items()
-                assert targets
-                data[argument] = targets[0]
-                assert experiment.ask["max_new_tokens"] > 0
-                assert {*experiment.ask} <= {
-                    "max_new_tokens",
-                    "every",
-                    "wordings",
-                    "answer_tokens",
-                    *ASKED,
-                }
-                assert {*experiment.ask.get("wordings", ())} <= {*WORDINGS}
-            inspect.signature(loader).bind(**data)
-            methods = methods_of(experiment)
-            assert methods.keys() == experiment.methods.keys()
-            for label, grid in experiment.search.items():
-                for values in itertools.product(*grid.values()):
-                    changed(methods[label], dict(zip(grid, values, strict=True)))
-            if loader in TEXTS:
-                assert experiment.task == {"use": "answering"}
-                assert experiment.templates in TEMPLATES
-                continue
-            if loader in CAPTIONED.values():
-                check_drawing(experiment)
-                continue
-            if loader in SAFETY.values():
-                check_safety(experiment)
-                continue
-            build(TASKS, experiment.task, "task", classes=10)
-            (kind,) = experiment.forget
-            assert kind in ("class", "subclass", "fraction", "count", "chosen")
-            selectors = selectors_of(experiment)
-            if kind == "chosen":  # as positions, so by a rule about images
-                rules = [selectors[name] for name in experiment.forget["chosen"]]
-                assert all(getattr(rule, "by", "example") == "example" for rule in rules)
-            if experiment.judged_on == "validation" or "patience" in experiment.train:
-                assert data["validation_per_class"]
+        check(slug, name, rehearsal=True)
+
+    @pytest.mark.parametrize(("slug", "name"), profiles())
+    def test_every_concept_can_be_drawn(self, slug: str, name: str) -> None:
+        """Fails where a model is to forget what its data don't have, which only they tell."""
+        nouns = {
+            "captioned_shapes": SHAPE_NOUNS,
+            "captioned_fashion": FASHION_NOUNS,
+            "captioned_cifar10": OBJECT_NOUNS,
+            "objects": OBJECT_NOUNS,
+            "imagenette": [Noun(name) for name in IMAGENETTE.values()],
+        }
+        for experiment in load_paper(slug).profile(name).experiments.values():
+            asked, data = experiment.forget.get("concept", []), experiment.data["use"]
+            assert {*asked} <= {noun.name for noun in nouns.get(data, [])} | {"nudity"}
+            if "group" in experiment.forget and data == "painters":
+                assert {*experiment.forget["group"]} <= painters().groups.keys()
 
     @pytest.mark.parametrize("slug", PAPERS)
     def test_no_text_is_empty(self, slug: str) -> None:
@@ -333,7 +161,7 @@ class TestRehearsed:
         found = 0
         for experiment in profile.experiments.values():
             built = [*methods_of(experiment).values()]
-            built += [train_config(experiment.train)] if experiment.train else []
+            built += [kind_of(experiment).recipe_of(experiment)]
             built += selectors_of(experiment).values()
             for config in (c for part in built for c in training_configs(part)):
                 assert config.max_steps == 2
@@ -352,25 +180,14 @@ class TestRehearsed:
         for name, small in after.experiments.items():
             full = before.experiments[name]
             assert small.data == full.data | before.rehearsal.data.get(full.data["use"], {})
-            assert small.ask == (full.ask | before.rehearsal.ask if full.ask else {})
+            over = {k: v for k, v in before.rehearsal.ask.items() if k in full.ask}
+            assert small.ask == full.ask | over
             assert small.oracle == full.oracle
             assert bool(small.train) == bool(full.train), "a model that was trained elsewhere"
             assert list(small.methods) == list(full.methods)
             assert small.grid.keys() == full.grid.keys()
             for label, method in methods_of(full).items():
                 assert type(methods_of(small)[label]) is type(method)
-
-    @pytest.mark.parametrize("slug", PAPERS)
-    def test_every_override_is_used(self, slug: str) -> None:
-        """Fails on a misspelt name in the rehearsal block, which would shrink nothing."""
-        profile = load_paper(slug).profile("paper")
-        experiments = profile.experiments.values()
-        over = profile.rehearsal
-        assert set(over.data) <= {e.data["use"] for e in experiments}
-        assert set(over.models) <= {e.model["use"] for e in experiments}
-        used = [m["use"] for e in experiments for m in (*e.methods.values(), *e.select.values())]
-        assert set(over.methods) <= set(used)
-        assert set(over.grid) <= {k for e in experiments for k in e.grid}
 
     def test_overrides(self, project: Any, tiny: dict[str, Any]) -> None:
         ci = tiny["profiles"]["ci"]

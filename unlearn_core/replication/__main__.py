@@ -54,6 +54,20 @@ def run(options: argparse.Namespace) -> int:
 
     papers = options.papers.split() if "papers" in options else []
     failed = False
+
+    def check(profile: str, *, rehearsal: bool = False) -> None:
+        """Whether all that the experiments name is there, of the papers that would run."""
+        slugs = [
+            slug
+            for slug in runner.chosen(papers, profile)
+            if runner.out_of_date(slug, profile, rehearsal)
+        ]
+        if slugs:
+            from .trials.check import check  # only then, as it needs PyTorch
+
+            for slug in slugs:
+                check(slug, profile, rehearsal=rehearsal)
+
     if options.command == "execute":
         runner.execute(options.paper, options.profile)
     elif options.command == "list":
@@ -62,9 +76,12 @@ def run(options: argparse.Namespace) -> int:
             state = "would run" if runner.out_of_date(slug, options.profile) else "up to date"
             print(
                 f"{slug:16} {state:12} about {profile.minutes:g} min, {profile.memory_gb:g} GB, "
-                f"{profile.hardware}, seeds {', '.join(map(str, profile.seeds))}"
+                f"{profile.hardware}, seeds {', '.join(map(str, profile.seeds))}",
+                flush=True,
             )
+        check(options.profile)
     elif options.command == "reproduce":
+        check(options.profile)
         outcomes = runner.reproduce(
             options.profile, papers, jobs=options.jobs, launch=options.launch
         )
@@ -77,6 +94,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.command == "rehearse":
         from .rehearsal import rehearse
 
+        check("paper", rehearsal=True)
         outcomes = rehearse(papers, jobs=options.jobs)
         print(runner.summary(outcomes))
         failed = any(o.state == "failed" for o in outcomes)

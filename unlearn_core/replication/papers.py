@@ -70,6 +70,14 @@ def _several(names: Any) -> Any:
     )
 
 
+def _named(spec: dict[str, Any]) -> dict[str, Any]:
+    if "use" not in spec:
+        raise ValueError("the key 'use' is missing")
+    if not isinstance(spec["use"], str):
+        raise ValueError(f"'use' must be a name, not {brief(spec['use'])}")
+    return spec
+
+
 def _request(wanted: Any) -> Any:
     values = wanted if isinstance(wanted, list) else [wanted]
     if not values:
@@ -82,6 +90,9 @@ def _request(wanted: Any) -> Any:
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Seeds = Annotated[tuple[Seed, ...], AfterValidator(_once)]
+
+#: What is built by the name under ``use``, from the other keys.
+Spec = Annotated[dict[str, Any], AfterValidator(_named)]
 
 #: Values of a sweep or a search.
 Values = Annotated[list[Any], Field(min_length=1), AfterValidator(_scalars), AfterValidator(_once)]
@@ -207,11 +218,11 @@ class Experiment(Model):
     """One experiment of a profile. The mappings are checked by whoever builds from them."""
 
     title: str
-    data: dict[str, Any]
-    model: dict[str, Any]
+    data: Spec
+    model: Spec
     train: dict[str, Any] = Field({}, description="nothing of a model that was trained elsewhere")
     forget: dict[str, Requests] = Field(min_length=1, max_length=1)
-    methods: dict[str, dict[str, Any]] = {}
+    methods: dict[str, Spec] = {}
     oracle: str | None = None
     grid: dict[str, Values] = Field({}, description="values that the notebook loops over")
     requires: Requirement | None = None
@@ -226,13 +237,13 @@ class Experiment(Model):
         description="the experiment whose original and oracle serve this one: all but its "
         "methods is the same",
     )
-    task: dict[str, Any] = Field({"use": "classification"}, description="what is trained for")
+    task: Spec = Field({"use": "classification"}, description="what is trained for")
     attack: Literal["entropy", "confidence", "shadow"] = Field(
         "entropy", description="the membership attack that is measured and that the gap reads"
     )
     shadow: dict[str, Any] = Field({}, description="arguments of the shadow-model attack")
     relearn: dict[str, Any] | None = Field(None, description="arguments of the relearning probe")
-    select: dict[str, dict[str, Any]] = Field(
+    select: dict[str, Spec] = Field(
         {}, description="how the forget sets that 'chosen' names are chosen"
     )
     search: dict[str, dict[str, Values]] = Field(
@@ -299,7 +310,7 @@ class Rehearsal(Model):
     models: dict[str, dict[str, Any]] = Field({}, description='by what "use" names')
     methods: dict[str, dict[str, Any]] = Field({}, description='by what "use" names')
     grid: dict[str, Values] = {}
-    ask: dict[str, Any] = {}
+    ask: dict[str, Any] = Field({}, description="in the place of what an experiment asks")
 
 
 class Profile(Model):
@@ -556,7 +567,7 @@ def rehearsed(profile: Profile) -> Profile:
     plain["seeds"] = over.seeds or profile.seeds
     for experiment in plain["experiments"].values():
         experiment["train"] |= over.train if experiment["train"] else {}
-        experiment["ask"] |= over.ask if experiment["ask"] else {}
+        experiment["ask"] |= {k: v for k, v in over.ask.items() if k in experiment["ask"]}
         experiment["data"] |= over.data.get(experiment["data"]["use"], {})
         experiment["model"] |= over.models.get(experiment["model"]["use"], {})
         for method in experiment["methods"].values():

@@ -60,7 +60,9 @@ def test_a_search_lists_its_grid(project: Any, tiny: dict[str, Any]) -> None:
 
 def test_an_unknown_measure_is_named(project: Any, tiny: dict[str, Any]) -> None:
     run = run_of(project, tiny, measure=["originl"])
-    with pytest.raises(ConfigError, match="full_class: nothing is called measure_originl; did you"):
+    with pytest.raises(
+        ConfigError, match=r"full_class: measure\.0: nothing is called 'originl'; did"
+    ):
         plan(run)
 
 

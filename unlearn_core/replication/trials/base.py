@@ -7,8 +7,10 @@ method, and measures what that did and cost; how a model is evaluated is its sub
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -19,11 +21,22 @@ from torch.utils.data import Dataset
 from ...data import ForgetSplit, Source
 from ...methods import METHODS, Method, Retrain
 from ...methods.baselines.retrain import retrain_seed
-from ...metrics import VERSION, Cost, Estimate, changed_weights, measure
+from ...metrics import METRICS, VERSION, Cost, Estimate, changed_weights, measure
 from ...models import Checkpoint, Recipe, TrainConfig, default_device
-from ...registry import ConfigError, build, describe, did_you_mean
+from ...registry import (
+    ConfigError,
+    altered,
+    bind,
+    brief,
+    build,
+    describe,
+    did_you_mean,
+    named,
+    within,
+)
 from ...seeding import derive_seed
 from ..cache import digest
+from ..papers import Choice, Experiment
 from ..records import ORIGINAL, Row, now
 from ..run import Replication, finite_values
 from .search import choose
@@ -33,6 +46,26 @@ __all__ = ["ORIGINAL", "Costs", "OptimizerSteps", "Trial", "changed", "train_con
 
 def train_config(spec: Mapping[str, Any]) -> TrainConfig:
     return build({"train": TrainConfig}, {"use": "train", **spec}, "training configuration")
+
+
+def nested(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments in which every mapping is a training configuration."""
+    return {k: train_config(v) if isinstance(v, dict) else v for k, v in spec.items()}
+
+
+#: What every trial reads of an experiment.
+COMMON = frozenset(
+    {
+        *("title", "data", "model", "task", "forget", "methods", "grid", "measure"),
+        *("requires", "seeds", "original_seed"),
+    }
+)
+
+
+def check_task(e: Experiment, name: str) -> None:
+    """Of a trial that knows one task: it is the one that the experiment names."""
+    if e.task != {"use": name}:
+        raise ConfigError(f"task: {{use: {name}}}, not {brief(e.task)}")
 
 
 class Trial:
@@ -59,9 +92,149 @@ class Trial:
     def each(cls, run: Replication, prefix: str) -> Iterator[Self]:
         """Every experiment whose name begins with ``prefix``, on each of its seeds and targets."""
         for name in run.experiments(prefix):
-            for seed in run.seeds_of(name):
-                for target in run.targets(name):
-                    yield cls(run, name, seed, target)
+            with within(f"{run.slug}, {run.profile_name}, {name}"):
+                cls.check(run.experiment(name), run.seeds_of(name))
+            for seed, target in cls.pairs(run, name):
+                yield cls(run, name, seed, target)
+
+    @classmethod
+    def pairs(cls, run: Replication, name: str) -> Iterable[tuple[int, Any]]:
+        """The seeds of an experiment, and what is to be forgotten on each: everything, as a rule."""
+        return itertools.product(run.seeds_of(name), run.targets(name))
+
+    # --- what an experiment says --------------------------------------------------------------
+
+    #: What it may say beside `COMMON`, as this trial reads it.
+    reads: ClassVar[frozenset[str]] = frozenset(
+        {"train", "oracle", "originals_of", "search", "choose", "tuned"}
+    )
+
+    #: What its ``data`` can name.
+    problems: ClassVar[Mapping[str, Callable[..., Any]]]
+
+    #: What its ``ask`` holds, as arguments.
+    asks: ClassVar[type]
+
+    @classmethod
+    def check(cls, e: Experiment, seeds: Sequence[int]) -> None:
+        """Build all that an experiment names, without data, and refuse what nothing reads.
+
+        Raises
+        ------
+        ConfigError
+            It says what no such trial reads, names what there is not, or gives what can't be.
+        """
+        for key, info in Experiment.model_fields.items():
+            if key not in COMMON | cls.reads and getattr(e, key) != info.default:
+                raise ConfigError(f"{key}: {cls.__name__} reads nothing of it")
+        if "ask" in cls.reads:
+            bind(cls.asks, e.ask, "ask")
+        cls.check_problem(e)
+        recipe = cls.recipe_of(e)
+        cls.check_settings(e, cls.methods_of(e, recipe), seeds)
+
+    @classmethod
+    def check_problem(cls, e: Experiment) -> None:
+        """The data, and what is to be forgotten of them."""
+        problem, arguments = named(cls.problems, e.data, "data set")
+        bind(problem, arguments, f"data set {e.data['use']!r}")
+        cls.requests(e)
+
+    @classmethod
+    def check_settings(
+        cls, e: Experiment, methods: Mapping[str, Any], seeds: Sequence[int]
+    ) -> None:
+        """The hyper-parameters of searches, sweeps and rows."""
+        for label, grid in e.search.items():
+            with within(f"search.{label}"):
+                for name, values in grid.items():
+                    for value in values:
+                        changed(methods[label], {name: value})
+        for metric in (e.choose.by, *e.choose.keep) if e.search else ():
+            if metric not in METRICS:
+                raise ConfigError(
+                    f"choose: no metric {brief(metric)}; {did_you_mean(metric, METRICS)}"
+                )
+        if not e.search and e.choose != Choice():
+            raise ConfigError("choose: there is no search")
+        for name, values in e.grid.items():
+            with within(f"grid.{name}"):
+                having = [m for m in methods.values() if name in hyper_parameters(m)]
+                if not having:
+                    raise ConfigError("no method of the experiment has such a hyper-parameter")
+                for value in values:
+                    for method in having:
+                        changed(method, {name: value})
+        for i, entry in enumerate(e.measure):
+            with within(f"measure.{i}"):
+                cls.check_measure(entry, e, methods, seeds)
+
+    @classmethod
+    def check_measure(
+        cls,
+        entry: str | Mapping[str, Any],
+        e: Experiment,
+        methods: Mapping[str, Any],
+        seeds: Sequence[int],
+    ) -> None:
+        """One entry of what is measured (see `plan`)."""
+        whole = {entry: None} if isinstance(entry, str) else dict(entry)
+        some = whole.pop("seeds", [])
+        if not isinstance(some, list) or not set(map(str, some)) <= set(map(str, seeds)):
+            raise ConfigError(f"seeds: some of {[*seeds]}, not {brief(some)}")
+        if whole == {"methods": None} or (whole == {"search": None} and e.search):
+            return
+        measures = [n.removeprefix("measure_") for n in dir(cls) if n.startswith("measure_")]
+        (measure, labels), *changes = whole.items() or [("", None)]
+        if measure not in measures:
+            raise ConfigError(
+                f"nothing is called {brief(measure)}; {did_you_mean(measure, measures)}"
+            )
+        own = inspect.signature(getattr(cls, f"measure_{measure}")).parameters
+        for label in labels if isinstance(labels, list) else [labels]:
+            if label not in [ORIGINAL, *methods] and not (label is None and "label" not in own):
+                known = [ORIGINAL, *methods]
+                raise ConfigError(f"{measure}: of {brief(label)}; {did_you_mean(label, known)}")
+            for name, values in changes:
+                for value in values if isinstance(values, list) else [values]:
+                    if name not in own:  # a hyper-parameter, where the measure takes such
+                        if "changes" not in own or label not in methods:
+                            raise ConfigError(f"{measure}: no argument {brief(name)}")
+                        changed(methods[label], {name: value})
+
+    @classmethod
+    def requests(cls, e: Experiment) -> tuple[str, list[Any]]:
+        """The kind of what is to be forgotten, and its values; each once."""
+        ((kind, wanted),) = e.forget.items()
+        values = wanted if isinstance(wanted, list) else [wanted]
+        if len(set(values)) < len(values):
+            raise ConfigError(f"forget.{kind}: something comes twice in {brief(values)}")
+        return kind, values
+
+    @classmethod
+    def recipe_of(cls, e: Experiment) -> Recipe:
+        """How the original is made."""
+        raise NotImplementedError
+
+    @classmethod
+    def methods_of(
+        cls, e: Experiment, recipe: Recipe, chosen: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> dict[str, Method]:
+        """The methods, with the hyper-parameters that a search has ``chosen`` for some."""
+        out: dict[str, Method] = {}
+        for label, spec in e.methods.items():
+            with within(f"methods.{label}"):
+                own = nested(spec)
+                if "method" in spec:  # a method about another one, which it names
+                    if not isinstance(spec["method"], str) or spec["method"] not in out:
+                        raise ConfigError(
+                            f"about {brief(spec['method'])}, no method before it; "
+                            f"{did_you_mean(spec['method'], out)}"
+                        )
+                    own["method"] = out[spec["method"]]
+                method = build(METHODS, own, "method", recipe=recipe)
+                out[label] = changed(method, (chosen or {}).get(label, {}))
+        return out
 
     # --- what a subclass says -----------------------------------------------------------------
 
@@ -134,20 +307,8 @@ class Trial:
 
         Where the experiment is tuned, with the hyper-parameters that the search chose.
         """
-        out: dict[str, Method] = {}
         chosen = self.chosen() if self.experiment.tuned else {}
-        for label, spec in self.experiment.methods.items():
-            nested = {k: train_config(v) if isinstance(v, dict) else v for k, v in spec.items()}
-            if "method" in spec:  # a method about another one, which it names
-                if spec["method"] not in out:
-                    raise ConfigError(
-                        f"{label} is about {spec['method']!r}, no method before it; "
-                        f"{did_you_mean(spec['method'], out)}"
-                    )
-                nested["method"] = out[spec["method"]]
-            method = build(METHODS, nested, "method", recipe=self.recipe)
-            out[label] = changed(method, chosen.get(label, {}))
-        return out
+        return self.methods_of(self.experiment, self.recipe, chosen)
 
     def unlearned(self, label: str) -> nn.Module:
         """What the method of that name makes of the original; the last one is kept."""
@@ -336,14 +497,24 @@ class Trial:
 def changed(method: Method, changes: Mapping[str, Any]) -> Method:
     """The method with other hyper-parameters, its own or, failing that, those of its training."""
     for name, value in changes.items():
-        own = {f.name for f in fields(method)}
-        if name in own:
-            method = replace(method, **{name: value})
-        elif "train" in own and name in {f.name for f in fields(TrainConfig)}:
-            method = replace(method, train=replace(method.train, **{name: value}))
+        known = hyper_parameters(method)
+        what = type(method).__name__
+        if name not in known:
+            raise ConfigError(
+                f"{what} has no hyper-parameter {brief(name)}; {did_you_mean(name, known)}"
+            )
+        if known[name]:
+            method = altered(method, what, **{name: value})
         else:
-            raise ConfigError(f"{type(method).__name__} has no hyper-parameter {name!r}")
+            train = altered(method.train, f"{what}, train", **{name: value})
+            method = altered(method, what, train=train)
     return method
+
+
+def hyper_parameters(method: Any) -> dict[str, bool]:
+    """What `changed` can change, and whether it is the method's own or else its training's."""
+    own = {f.name: True for f in fields(method)}
+    return {f.name: False for f in fields(TrainConfig) if "train" in own} | own
 
 
 @dataclass

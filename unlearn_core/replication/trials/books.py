@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
+
+from pydantic import PositiveInt
 
 from ...data import BOOKS, BookData, QuestionSet
 from ...metrics import (
@@ -32,13 +35,20 @@ __all__ = ["UNTOUCHED", "CompletionTrial"]
 UNTOUCHED = "Before fine-tuning"
 
 
-class CompletionTrial(AnsweringTrial):
-    """A trial on passages to complete and questions about them, as MUSE and FLAT's Harry Potter task.
+@dataclass(frozen=True, kw_only=True)
+class PassagesAsked:
+    """What ``ask`` holds: how long continuations and answers may be, in tokens."""
 
-    ``ask`` says how long continuations and answers may be: ``max_new_tokens`` and ``answer_tokens``.
-    """
+    max_new_tokens: PositiveInt
+    answer_tokens: PositiveInt
+
+
+class CompletionTrial(AnsweringTrial):
+    """A trial on passages to complete and questions about them, as MUSE and FLAT's Harry Potter task."""
 
     problems: ClassVar[Mapping[str, Callable[..., BookData]]] = BOOKS
+    reads = AnsweringTrial.reads - {"relearn"}
+    asks = PassagesAsked
     data: BookData
 
     @cached_property

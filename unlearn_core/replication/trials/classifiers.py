@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data import (
+    DATASETS,
     Classification,
     ForgetSplit,
     ImageSet,
@@ -38,19 +39,30 @@ from ...metrics import (
     outputs_of,
     relearned_accuracy,
 )
+from ...metrics.shadow import ATTACK_TRAINING
 from ...models import MODELS, Recipe, predict, shuffled_epochs, to
-from ...registry import ConfigError, build, describe
+from ...registry import ConfigError, bind, brief, build, describe, did_you_mean, within
 from ...seeding import derive_seed, generator
 from ..cache import digest
 from ..outcomes import OUTCOMES, pack
+from ..papers import Experiment
 from ..records import Row
 from ..run import Replication
-from .base import ORIGINAL, Costs, Trial, train_config
+from .base import ORIGINAL, Costs, Trial, nested, train_config
 
 __all__ = ["ORIGINAL", "ClassificationTrial", "trials"]
 
 #: What a model can be trained for, by the name in a profile's ``task``.
 TASKS = {"classification": Classification, "gradient_restriction": GradientRestriction}
+
+#: What can be forgotten, and what a request of that kind is.
+FORGET = {
+    "class": "the name or number of a class",
+    "subclass": "the name or number of a sub-class",
+    "fraction": "a share of the training images, between 0 and 1",
+    "count": "a number of training images",
+    "chosen": "the name of a rule in select that chooses examples",
+}
 
 
 class ClassificationTrial(Trial):
@@ -59,15 +71,57 @@ class ClassificationTrial(Trial):
     """
 
     original_spec: ClassVar[dict[str, Any]] = {"method": None, "sides_only": False}
+    problems = DATASETS
+    reads = Trial.reads | {"attack", "shadow", "relearn", "select", "judged_on"}
 
     def __init__(self, run: Replication, experiment: str, seed: int, target: Any) -> None:
         super().__init__(run, experiment, seed, target)
         self.data = run.data(experiment)
-        classes = len(self.data.classes)
-        spec = build(MODELS, self.experiment.model, "model", classes=classes)
-        task = build(TASKS, self.experiment.task, "task", classes=classes)
-        self.recipe = Recipe(spec, task, train_config(self.experiment.train))
+        self.recipe = self.recipe_of(self.experiment, len(self.data.classes))
         self._pairs: dict[str, Any] = {}  # importances by how they are estimated
+
+    @classmethod
+    def recipe_of(cls, e: Experiment, classes: int = 10) -> Recipe:
+        """As many classes as the data have; ten where they are not at hand."""
+        spec = build(MODELS, e.model, "model", classes=classes)
+        task = build(TASKS, e.task, "task", classes=classes)
+        return Recipe(spec, task, train_config(e.train))
+
+    @classmethod
+    def check(cls, e: Experiment, seeds: Sequence[int]) -> None:
+        super().check(e, seeds)
+        if e.attack == "shadow":
+            check_attack(e.shadow)
+        elif e.shadow:
+            raise ConfigError(f"shadow: the attack is {e.attack!r}, which reads nothing of it")
+        if e.relearn is not None:
+            bind(relearned_accuracy, e.relearn, "relearn", model=None, split=None, seed=0)
+        stops = train_config(e.train).patience is not None
+        if (stops or e.judged_on == "validation") and not e.data.get("validation_per_class"):
+            raise ConfigError(
+                "data: patience or judged_on asks for validation images: say validation_per_class"
+            )
+
+    @classmethod
+    def check_problem(cls, e: Experiment) -> None:
+        super().check_problem(e)
+        rules = {name: selection_rule(name, rule) for name, rule in e.select.items()}
+        kind, wanted = cls.requests(e)
+        for value in wanted:
+            if kind in ("class", "subclass"):
+                right = isinstance(value, str | int)
+            elif kind == "fraction":
+                right = isinstance(value, float) and 0 < value < 1
+            elif kind == "count":
+                right = isinstance(value, int) and value > 0
+            elif kind == "chosen":
+                right = value in rules and getattr(rules[value][0], "by", "example") != "class"
+            else:
+                raise ConfigError(
+                    f"forget: unknown kind {brief(kind)}; {did_you_mean(kind, FORGET)}"
+                )
+            if not right:
+                raise ConfigError(f"forget.{kind}: {FORGET[kind]}, not {brief(value)}")
 
     @cached_property
     def split(self) -> ForgetSplit:
@@ -300,12 +354,10 @@ class ClassificationTrial(Trial):
         The row's detail holds ``index``: positions in the training set or, for a rule about
         classes, their numbers.
         """
-        rule = dict(self.experiment.select[name])
-        classes = rule.get("by") == "class"
+        selector, fraction = selection_rule(name, self.experiment.select[name])
+        classes = getattr(selector, "by", "example") == "class"
         among = len(self.data.classes) if classes else len(self.data.train)
-        budget = round(rule.pop("fraction") * among)
-        rule = {k: train_config(v) if isinstance(v, dict) else v for k, v in rule.items()}
-        selector = build(SELECTORS, rule, "selection rule")
+        budget = round(fraction * among)
 
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
             original, task = self.original, Classification(len(self.data.classes))
@@ -393,6 +445,25 @@ class ClassificationTrial(Trial):
                 abs(forget.value - test.value) <= 4 * noise + 1e-9,
                 f"{forget.value:.1f} % and {test.value:.1f} %, sigma {noise:.1f} points",
             )
+
+
+def selection_rule(name: str, rule: Mapping[str, Any]) -> tuple[Any, float]:
+    """A rule of an experiment's ``select``, and the share of examples or classes that it chooses."""
+    with within(f"select.{name}"):
+        own = nested(rule)
+        fraction = own.pop("fraction", None)
+        if not (isinstance(fraction, float) and 0 < fraction < 1):
+            raise ConfigError(f"fraction: a share between 0 and 1, not {brief(fraction)}")
+        return build(SELECTORS, own, "selection rule"), fraction
+
+
+def check_attack(says: Mapping[str, Any]) -> None:
+    """The arguments of `ShadowAttack.fit` that an experiment's ``shadow`` gives."""
+    with within("shadow"):
+        own = {k: v for k, v in says.items() if k in ("shadows", "seed")}
+        training = {k: v for k, v in says.items() if k not in own}
+        bind(ShadowAttack.fit, own, "the attack", pool=None, recipe=None)
+        train_config(asdict(ATTACK_TRAINING) | training)
 
 
 def trials(run: Replication, prefix: str) -> Iterator[ClassificationTrial]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ...data import (
+    COIN_TASKS,
+    VISUAL_TASKS,
     AnswerStyleDiversification,
     Source,
     VisualAnswering,
@@ -44,16 +47,30 @@ from ...models import (
     VisionChat,
     learn_to_see,
 )
-from ...registry import ConfigError, build, describe
+from ...registry import (
+    ConfigError,
+    altered,
+    bind,
+    brief,
+    build,
+    describe,
+    did_you_mean,
+    named,
+    within,
+)
 from ..cache import digest
+from ..papers import Experiment
 from ..records import Row
 from ..run import Replication
-from .base import Trial, train_config
+from .base import Trial, check_task, nested, train_config
 
 __all__ = ["BEFORE", "ContinualTrial"]
 
 #: The method column's word for the model before its first task.
 BEFORE = "Before the first task"
+
+#: Percentages of a task's answers that who published CoIN's tasks converted.
+PUBLISHED = (0, 10, 20, 40, 60, 80)
 
 #: Of how many questions of a task a row keeps what was said.
 SHOWN = 3
@@ -84,6 +101,30 @@ class CaptionedRecipe(SeeingRecipe):
         return model
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How large drawn tasks are: what ``data: {use: visual_tasks, …}`` says.
+
+    Attributes
+    ----------
+    per_task, test_per_task : questions of a task
+    base, captions : what the model learns before the first task, and its vision tower before
+    """
+
+    per_task: PositiveInt
+    test_per_task: PositiveInt
+    base: PositiveInt
+    captions: PositiveInt
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksAsked:
+    """What ``ask`` holds: the longest answer, and the share of entries whose movement is told apart."""
+
+    max_new_tokens: PositiveInt
+    protected: Annotated[float, Field(gt=0, le=1)]
+
+
 class ContinualTrial(Trial):
     """One order of tasks: a model learns them in turn, and after each is asked all that it has learned.
 
@@ -94,24 +135,67 @@ class ContinualTrial(Trial):
 
     def __init__(self, run: Replication, experiment: str, seed: int, target: Any) -> None:
         super().__init__(run, experiment, seed, target)
-        e = self.experiment
         self.order = tuple(target.split())
-        model = build(MULTIMODAL_MODELS, e.model, "model", vocabulary=VOCABULARY)
-        self.recipe = Recipe(model, VisualAnswering(), None)
-        if e.train:
-            tower, n = train_config(e.tower), e.data["captions"]
-            self.recipe = CaptionedRecipe(model, VisualAnswering(), train_config(e.train), tower, n)
-        self.coin = e.data["use"] == "coin"
+        self.recipe = self.recipe_of(self.experiment)
+        self.coin = self.experiment.data["use"] == "coin"
+
+    problems: ClassVar[Mapping[str, Callable[..., Any]]] = {"visual_tasks": Sizes, "coin": coin}
+    reads = frozenset({"train", "tower", "ask"})
+    asks = TasksAsked
 
     @classmethod
-    def each(cls, run: Replication, prefix: str) -> Iterator[Self]:
-        """Every experiment whose name begins with ``prefix``, on each seed and the order that it has."""
-        for name in run.experiments(prefix):
-            seeds, orders = run.seeds_of(name), run.targets(name)
-            if len(seeds) != len(orders):
-                raise ConfigError(f"{name}: {len(orders)} orders for {len(seeds)} seeds")
-            for seed, order in zip(seeds, orders, strict=True):
-                yield cls(run, name, seed, order)
+    def recipe_of(cls, e: Experiment) -> Recipe:
+        check_task(e, "visual_answering")
+        model = build(MULTIMODAL_MODELS, e.model, "model", vocabulary=VOCABULARY)
+        if not e.train:
+            if e.tower:
+                raise ConfigError("tower: a model that is not trained here learns nothing before")
+            return Recipe(model, VisualAnswering(), None)
+        tower, train = train_config(e.tower), train_config(e.train)
+        return CaptionedRecipe(model, VisualAnswering(), train, tower, e.data["captions"])
+
+    @classmethod
+    def check_problem(cls, e: Experiment) -> None:
+        problem, arguments = named(cls.problems, e.data, "data set")
+        published = problem is coin
+        bind(
+            problem,
+            arguments,
+            f"data set {e.data['use']!r}",
+            **{"name": "", "ratio": 0} if published else {},
+        )
+        if bool(e.train) == published:
+            raise ConfigError(
+                "train: drawn tasks are for a model that is trained here, CoIN's for one that is not"
+            )
+        known = COIN_TASKS if published else VISUAL_TASKS
+        ((kind, orders),) = e.forget.items()
+        for order in orders if isinstance(orders, list) else [orders]:
+            if kind != "order" or not isinstance(order, str):
+                raise ConfigError(f"forget: names of tasks under 'order', not {brief(e.forget)}")
+            names = order.split()
+            for name in names:
+                if name not in known:
+                    raise ConfigError(
+                        f"forget.order: unknown task {brief(name)}; {did_you_mean(name, known)}"
+                    )
+            if len(set(names)) < len(names):
+                raise ConfigError(f"forget.order: a task comes twice in {brief(order)}")
+
+    @classmethod
+    def check_settings(
+        cls, e: Experiment, methods: Mapping[str, Any], seeds: Sequence[int]
+    ) -> None:
+        super().check_settings(e, {label: method for label, (method, _) in methods.items()}, seeds)
+        ((_, orders),) = e.forget.items()
+        count = len(orders) if isinstance(orders, list) else 1
+        if count != len(seeds):
+            raise ConfigError(f"forget.order: {count} orders for {len(seeds)} seeds")
+
+    @classmethod
+    def pairs(cls, run: Replication, name: str) -> Iterable[tuple[int, Any]]:
+        """Each seed and the order that it has."""
+        return zip(run.seeds_of(name), run.targets(name), strict=True)
 
     # --- data -------------------------------------------------------------------------------------
 
@@ -131,8 +215,6 @@ class ContinualTrial(Trial):
             names = sorted(self.order)
             made = visual_tasks(names, sizes["per_task"], sizes["test_per_task"], seed=0)
             self.run.shared[key] = dict(zip(names, made, strict=True))
-        if len(set(self.order)) < len(self.order):
-            raise ConfigError(f"{self.name}: a task comes twice in the order {self.target!r}")
         return tuple(self.run.shared[key][name] for name in self.order)
 
     def published(self, name: str, ratio: int) -> CoinTask:
@@ -176,12 +258,21 @@ class ContinualTrial(Trial):
     @cached_property
     def methods(self) -> dict[str, tuple[ContinualMethod, float]]:  # type: ignore[override]
         """Each method under its name in the chapter, and its percentage of converted answers."""
+        return self.methods_of(self.experiment, self.recipe)
+
+    @classmethod
+    def methods_of(  # type: ignore[override]
+        cls, e: Experiment, recipe: Recipe
+    ) -> dict[str, tuple[ContinualMethod, float]]:
         out = {}
-        for label, spec in self.experiment.methods.items():
-            own = dict(spec)
-            ratio = own.pop("asd", 0)
-            nested = {k: train_config(v) if isinstance(v, dict) else v for k, v in own.items()}
-            out[label] = build(CONTINUAL, nested, "method"), ratio
+        for label, spec in e.methods.items():
+            with within(f"methods.{label}"):
+                own = nested(spec)
+                ratio = own.pop("asd", 0)
+                altered(AnswerStyleDiversification(), "asd", ratio=ratio)
+                if e.data["use"] == "coin" and ratio not in PUBLISHED:
+                    raise ConfigError(f"asd: one of {PUBLISHED} is published, not {ratio}")
+                out[label] = build(CONTINUAL, own, "method"), ratio
         return out
 
     def stages(self, ratio: float) -> list[Stage]:
@@ -274,10 +365,10 @@ class ContinualTrial(Trial):
 
         spec = {**self.evaluation(), "method": describe(method), "asd": ratio}
         row = self.bare_row(label, spec, compute)
-        self.check(row)
+        self.check_row(row)
         return row
 
-    def check(self, row: Row) -> None:
+    def check_row(self, row: Row) -> None:
         """No method trains the vision tower, and what is scored right is known."""
         changed = row.detail["tower_changed"]
         own = self.name, self.seed

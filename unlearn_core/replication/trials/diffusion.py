@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from ...data import (
@@ -57,13 +59,13 @@ from ...metrics import (
     unlearning_accuracy,
 )
 from ...models import DIFFUSION_MODELS, MODELS, Diffusion, Recipe, TextConditional, predict
-from ...registry import build, describe
+from ...registry import ConfigError, bind, brief, build, describe, within
 from ...seeding import derive_seed, generator
 from ..cache import digest
 from ..papers import Experiment
 from ..records import Row
 from ..run import Replication
-from .base import ORIGINAL, Trial, train_config
+from .base import ORIGINAL, Trial, nested, train_config
 
 __all__ = [
     "ClassErasingTrial",
@@ -105,6 +107,62 @@ class Prompt(NamedTuple):
     count: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What ``ask`` holds for every trial: how images are drawn, and how many at a time."""
+
+    steps: PositiveInt
+    guidance: NonNegativeFloat
+    batch_size: PositiveInt = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsAsked(Asked):
+    """Also how many images of what is erased and of what is kept."""
+
+    erased: PositiveInt
+    kept: PositiveInt
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturesAsked(PromptsAsked):
+    """Also how many images of a prompt a row keeps; and how to learn the concept again."""
+
+    shown: PositiveInt
+    relearn: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsAsked(PicturesAsked):
+    """Also how many images of each synonym of what is erased and of what is kept; and how to search for an
+    embedding that draws the concept."""
+
+    synonyms: PositiveInt
+    relatives: PositiveInt
+    search: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenAsked(PicturesAsked):
+    """Also how many images of a word a search of words sees."""
+
+    images: PositiveInt
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplicitAsked(Asked):
+    """Also how many of I2P's prompts; all where nothing is said."""
+
+    prompts: PositiveInt | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionsAsked(Asked):
+    """Also how many captions of COCO."""
+
+    captions: PositiveInt
+
+
 class ErasingTrial(Trial):
     """A trial whose target is a concept, by its usual name.
 
@@ -119,9 +177,43 @@ class ErasingTrial(Trial):
         if digest(e.data) not in known:
             known[digest(e.data)] = build(CAPTIONED, e.data, "data set")
         self.data = known[digest(e.data)]
+        self.recipe = self.recipe_of(e)
+
+    problems = CAPTIONED
+    reads = Trial.reads | {"ask", "judge"}
+    asks: ClassVar[type] = WordsAsked
+
+    #: What can be forgotten: the word for it.
+    kind: ClassVar[str] = "concept"
+
+    @classmethod
+    def recipe_of(cls, e: Experiment) -> Recipe:
         model = build(DIFFUSION_MODELS, e.model, "model")
         task = build({"denoising": Denoising}, e.task, "task")
-        self.recipe = Recipe(model, task, train_config(e.train) if e.train else None)
+        return Recipe(model, task, train_config(e.train) if e.train else None)
+
+    @classmethod
+    def check(cls, e: Experiment, seeds: Sequence[int]) -> None:
+        super().check(e, seeds)
+        nothing = dict.fromkeys(("model", "images", "start", "shown", "look", "seed"))
+        for name, attack in (("search", search_embedding), ("relearn", relearned_drawing)):
+            if (says := e.ask.get(name)) is None:
+                continue
+            given = {k: v for k, v in says.items() if k != "examples"}
+            taken = {k: v for k, v in nothing.items() if k in inspect.signature(attack).parameters}
+            with within("ask"):
+                bind(attack, given, name, **taken)
+                if not isinstance(says.get("examples"), int) or says["examples"] < 1:
+                    raise ConfigError(f"{name}: examples: a number of images, not {brief(says)}")
+        if "judge" in cls.reads:
+            cls.judge_recipe_of(e)
+
+    @classmethod
+    def check_problem(cls, e: Experiment) -> None:
+        super().check_problem(e)
+        kind, wanted = cls.requests(e)
+        if kind != cls.kind or not all(isinstance(value, str) for value in wanted):
+            raise ConfigError(f"forget: names under {cls.kind!r}, not {brief(e.forget)}")
 
     # --- what is erased ---------------------------------------------------------------------------
 
@@ -211,12 +303,18 @@ class ErasingTrial(Trial):
 
     # --- who judges -------------------------------------------------------------------------------
 
+    @classmethod
+    def judge_recipe_of(cls, e: Experiment, classes: int = 10) -> Recipe:
+        """How the classifier is made; ten classes where the data are not at hand."""
+        with within("judge"):
+            if e.judge.keys() != {"model", "train"}:
+                raise ConfigError(f"a model and its train, not {brief(e.judge)}")
+            model = build(MODELS, e.judge["model"], "model", classes=classes)
+            return Recipe(model, Classification(classes), train_config(e.judge["train"]))
+
     @cached_property
     def judge_recipe(self) -> Recipe:
-        spec = self.experiment.judge
-        classes = len(self.data.nouns)
-        model = build(MODELS, spec["model"], "model", classes=classes)
-        return Recipe(model, Classification(classes), train_config(spec["train"]))
+        return self.judge_recipe_of(self.experiment, len(self.data.nouns))
 
     @property
     def judge_identity(self) -> dict[str, Any]:
@@ -379,6 +477,8 @@ class ClassErasingTrial(ErasingTrial):
     A class has no synonyms, and no distance from another.
     """
 
+    asks = PicturesAsked
+
     @cached_property
     def concepts(self) -> Concepts:
         n, own = len(self.data.nouns), self.data.label(self.target)
@@ -424,6 +524,8 @@ class ClassErasingTrial(ErasingTrial):
 class PretrainedErasingTrial(ErasingTrial):
     """The same of a model that was trained elsewhere, on images that are not at hand: CLIP names what
     is drawn, as in MACE."""
+
+    reads = ErasingTrial.reads - {"train", "judge"}
 
     @cached_property
     def split(self) -> ForgetSplit:
@@ -482,6 +584,8 @@ class ExplicitTrial(PretrainedErasingTrial):
     Nothing that is drawn is kept: a row has counts only.
     """
 
+    asks = ExplicitAsked
+
     #: What MACE erases, and what takes its place.
     NAMES = ("nudity", "naked", "erotic", "sexual")
     ANCHOR = "a person wearing clothes"
@@ -531,6 +635,8 @@ class ExplicitTrial(PretrainedErasingTrial):
 
 class CocoTrial(ExplicitTrial):
     """The same models, asked for what has nothing to do with it: captions of COCO, and their images."""
+
+    asks = CaptionsAsked
 
     @cached_property
     def coco(self) -> tuple[tuple[str, ...], tuple[Path, ...], Source]:
@@ -592,6 +698,9 @@ class NamesTrial(PretrainedErasingTrial):
     Every name is asked for in every template. No picture is kept.
     """
 
+    asks = PromptsAsked
+    kind = "group"
+
     @cached_property
     def concepts(self) -> Concepts:
         first, *_ = self.data.templates
@@ -644,6 +753,16 @@ class PromptSetTrial(ErasingTrial):
     asked follows from the choice, which each seed makes for itself: so does the original's row.
     """
 
+    reads = ErasingTrial.reads | {"select"}
+    asks = ChosenAsked
+    kind = "chosen"
+
+    @classmethod
+    def check_problem(cls, e: Experiment) -> None:
+        super().check_problem(e)
+        for name, rule in e.select.items():
+            selection_rule(name, rule)
+
     @property
     def first(self) -> PromptSetTrial:  # type: ignore[override]
         return self
@@ -672,10 +791,7 @@ class PromptSetTrial(ErasingTrial):
 
     def measure_selection(self) -> Row:
         """Which words are chosen, by the original model."""
-        rule = dict(self.experiment.select[self.target])
-        budget = rule.pop("count")
-        rule = {k: train_config(v) if isinstance(v, dict) else v for k, v in rule.items()}
-        selector = build(PROMPT_SELECTORS, rule, "selection rule")
+        selector, budget = selection_rule(self.target, self.experiment.select[self.target])
 
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
             original, (prompts, images) = self.original, self.candidates
@@ -764,6 +880,8 @@ class PretrainedPromptSetTrial(PromptSetTrial, PretrainedErasingTrial):
     """The same of a model that was trained elsewhere: it draws the images that tell how well each word is
     still known, and CLIP names what is drawn, among all words."""
 
+    reads = PretrainedErasingTrial.reads | {"select"}
+
     def shown(self, part: int) -> list[Tensor]:
         """A few images that the original draws for each word, other ones for each part."""
         few = self.experiment.ask["images"]
@@ -775,6 +893,8 @@ class PretrainedPromptSetTrial(PromptSetTrial, PretrainedErasingTrial):
 class LabelledErasingTrial(PretrainedErasingTrial):
     """A model that was trained elsewhere, and real images of ten classes to forget one of: the next class
     takes the concept's place, as in SalUn's code."""
+
+    asks = PicturesAsked
 
     @cached_property
     def concepts(self) -> Concepts:
@@ -792,6 +912,16 @@ class LabelledErasingTrial(PretrainedErasingTrial):
     def prompts(self) -> list[Prompt]:
         """All classes, the concept's first; a class has no synonyms here."""
         return [p for p in super().prompts if p.group in ("erased", "kept")]
+
+
+def selection_rule(name: str, rule: Mapping[str, Any]) -> tuple[Any, int]:
+    """A rule of an experiment's ``select``, and how many words it chooses."""
+    with within(f"select.{name}"):
+        own = nested(rule)
+        count = own.pop("count", None)
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ConfigError(f"count: a number of words, not {brief(count)}")
+        return build(PROMPT_SELECTORS, own, "selection rule"), count
 
 
 def erasing_kind(e: Experiment) -> type[ErasingTrial]:

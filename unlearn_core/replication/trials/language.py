@@ -7,14 +7,17 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import PositiveInt
 
 from ...data import (
     QUESTIONS,
     TEMPLATES,
+    WORDINGS,
     Answering,
     ForgetSplit,
     QuestionData,
@@ -47,8 +50,9 @@ from ...metrics import (
     share,
 )
 from ...models import LANGUAGE_MODELS, Chat, EncodedSet, NotFiniteError, Recipe
-from ...registry import build, describe
+from ...registry import ConfigError, bind, build, describe, named
 from ..cache import digest
+from ..papers import Experiment
 from ..records import Row
 from ..run import Replication
 from .base import ORIGINAL, OptimizerSteps, Trial, changed, train_config
@@ -61,7 +65,28 @@ log = logging.getLogger(__name__)
 SHOWN = 12
 
 #: What an experiment's ``ask`` holds beside limits of its sets.
-NO_SETS = ("max_new_tokens", "every", "wordings", "answer_tokens")
+NO_SETS = ("max_new_tokens", "every", "wordings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionsAsked:
+    """What ``ask`` holds.
+
+    Attributes
+    ----------
+    max_new_tokens : the longest answer
+    forget, retain, real_authors, world_facts : how many questions of each set; all where nothing is said
+    every : optimizer steps between two looks at a training
+    wordings : other ways to ask
+    """
+
+    max_new_tokens: PositiveInt
+    forget: PositiveInt | None = None
+    retain: PositiveInt | None = None
+    real_authors: PositiveInt | None = None
+    world_facts: PositiveInt | None = None
+    every: PositiveInt | None = None
+    wordings: tuple[Literal[tuple(WORDINGS)], ...] = ()  # type: ignore[valid-type]
 
 
 class AnsweringTrial(Trial):
@@ -71,8 +96,9 @@ class AnsweringTrial(Trial):
     ``forget_authors=5``.
     """
 
-    #: What the profile's ``data`` can name.
     problems: ClassVar[Mapping[str, Callable[..., Any]]] = QUESTIONS
+    reads = Trial.reads | {"templates", "ask", "relearn"}
+    asks = QuestionsAsked
     data: QuestionData
 
     def __init__(self, run: Replication, experiment: str, seed: int, target: Any) -> None:
@@ -84,9 +110,28 @@ class AnsweringTrial(Trial):
         if digest(spec) not in known:
             known[digest(spec)] = build(self.problems, spec, "data set")
         self.data = known[digest(spec)]
+        self.recipe = self.recipe_of(e)
+
+    @classmethod
+    def recipe_of(cls, e: Experiment) -> Recipe:
         model = build(LANGUAGE_MODELS, e.model, "model")
         task = build({"answering": Answering}, e.task, "task")
-        self.recipe = Recipe(model, task, train_config(e.train))
+        return Recipe(model, task, train_config(e.train))
+
+    @classmethod
+    def check(cls, e: Experiment, seeds: Sequence[int]) -> None:
+        super().check(e, seeds)
+        if e.relearn is not None:
+            bind(relearned_probability, e.relearn, "relearn", chat=None, split=None, seed=0)
+
+    @classmethod
+    def check_problem(cls, e: Experiment) -> None:
+        argument, wanted = cls.requests(e)
+        if argument in e.data:
+            raise ConfigError(f"data.{argument}: forget says it")
+        problem, arguments = named(cls.problems, e.data, "data set")
+        for value in wanted:
+            bind(problem, arguments | {argument: value}, f"data set {e.data['use']!r}")
 
     @cached_property
     def templates(self) -> tuple[str, ...]:

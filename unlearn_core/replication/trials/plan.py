@@ -117,11 +117,6 @@ def _of(trial: Trial) -> Iterator[Planned]:
         if measure == "search":
             yield from _search(trial)
             continue
-        if not hasattr(trial, f"measure_{measure}"):
-            known = [m.removeprefix("measure_") for m in dir(trial) if m.startswith("measure_")]
-            raise ConfigError(
-                f"{trial.name}: nothing is called measure_{measure}; {did_you_mean(measure, known)}"
-            )
         names = [k for k, _ in grid]
         values = [e.grid[k] if v == "grid" else v for k, v in grid]
         values = [v if isinstance(v, list) else [v] for v in values]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from pydantic import PositiveInt
 
 from ...data import (
     REFUSALS,
@@ -20,6 +22,8 @@ from ...data import (
     VisualAnswering,
     VisualSet,
     evenly_spaced,
+    restricted_symbols,
+    safety_benchmark,
 )
 from ...data.restricted_symbols import VOCABULARY
 from ...methods import Method
@@ -45,13 +49,13 @@ from ...models import (
     SeeingRecipe,
     VisionChat,
 )
-from ...registry import build, describe
+from ...registry import ConfigError, bind, brief, build, describe, within
 from ...seeding import derive_seed
 from ..cache import digest
 from ..papers import Experiment
 from ..records import Row
 from ..run import Replication
-from .base import Trial, train_config
+from .base import Trial, check_task, train_config
 
 __all__ = [
     "JUDGE",
@@ -72,6 +76,37 @@ SHOWN = 6
 RESTRICTED_SETS, SAFE_SETS = ("forget", "unseen"), ("safe", "held_out")
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkAsked:
+    """What ``ask`` holds.
+
+    Attributes
+    ----------
+    max_new_tokens : the longest answer
+    times : answers to a question about a restricted image
+    batch_size : questions at a time
+    known : answers of a known label that the judge reads
+    forget, unseen, safe, retain : how many questions of each set; all where nothing is said
+    """
+
+    max_new_tokens: PositiveInt
+    times: PositiveInt
+    batch_size: PositiveInt
+    known: PositiveInt
+    forget: PositiveInt | None = None
+    unseen: PositiveInt | None = None
+    safe: PositiveInt | None = None
+    retain: PositiveInt | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SymbolsAsked(BenchmarkAsked):
+    """Also how many questions of two sets that the benchmark doesn't have."""
+
+    held_out: PositiveInt | None = None
+    general: PositiveInt | None = None
+
+
 class SafetyTrial(Trial):
     """Forgetting the recipes of restricted symbols, with adapters on the language side.
 
@@ -79,12 +114,36 @@ class SafetyTrial(Trial):
     are the arguments of `adapters`, and ``projector``, what is trained in whole beside them (or null).
     """
 
+    problems: ClassVar[Mapping[str, Callable[..., Any]]] = {
+        "restricted_symbols": restricted_symbols
+    }
+    reads = Trial.reads | {"ask", "adapters", "tower"}
+    asks: ClassVar[type] = SymbolsAsked
+
+    #: The word for all that is forgotten.
+    families: ClassVar[str] = "restricted"
+
     def __init__(self, run: Replication, experiment: str, seed: int, target: Any) -> None:
         super().__init__(run, experiment, seed, target)
-        e = self.experiment
+        self.recipe = self.recipe_of(self.experiment)
+
+    @classmethod
+    def recipe_of(cls, e: Experiment) -> Recipe:
+        check_task(e, "visual_answering")
         model = build(MULTIMODAL_MODELS, e.model, "model", vocabulary=VOCABULARY)
         task = VisualAnswering(REFUSALS)
-        self.recipe = SeeingRecipe(model, task, train_config(e.train), train_config(e.tower))
+        return SeeingRecipe(model, task, train_config(e.train), train_config(e.tower))
+
+    @classmethod
+    def check_problem(cls, e: Experiment) -> None:
+        super().check_problem(e)
+        if e.forget != {"families": [cls.families]}:
+            raise ConfigError(f"forget: {{families: [{cls.families}]}}, not {brief(e.forget)}")
+        given = dict(e.adapters)
+        with within("adapters"):
+            if not isinstance(given.pop("projector", 0), str | None):
+                raise ConfigError("projector: the name of what is trained in whole, or null")
+            bind(adapters, given, "adapters", model=None, seed=0)
 
     # --- data -------------------------------------------------------------------------------------
 
@@ -330,10 +389,25 @@ class BenchmarkTrial(SafetyTrial):
     It is harmful: a row has rates and counts, and nothing of what was asked or said.
     """
 
+    problems: ClassVar[Mapping[str, Callable[..., Any]]] = {"safety_benchmark": safety_benchmark}
+    reads = Trial.reads - {"train"} | {"ask", "adapters", "judge"}
+    asks = BenchmarkAsked
+    families = "harmful"
+
     def __init__(self, run: Replication, experiment: str, seed: int, target: Any) -> None:
         Trial.__init__(self, run, experiment, seed, target)
-        model = build(MULTIMODAL_MODELS, self.experiment.model, "model")
-        self.recipe = Recipe(model, VisualAnswering(self.data.refusals), None)
+        self.recipe = self.recipe_of(self.experiment, self.data.refusals)
+
+    @classmethod
+    def recipe_of(cls, e: Experiment, refusals: Sequence[str] = REFUSALS) -> Recipe:
+        """The benchmark brings its refusals; others stand in for them where the data are not at hand."""
+        check_task(e, "visual_answering")
+        return Recipe(build(MULTIMODAL_MODELS, e.model, "model"), VisualAnswering(refusals), None)
+
+    @classmethod
+    def check(cls, e: Experiment, seeds: Sequence[int]) -> None:
+        super().check(e, seeds)
+        build(LANGUAGE_MODELS, e.judge, "judge")
 
     @property
     def data(self) -> SafetyBenchmark:  # type: ignore[override]
