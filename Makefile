@@ -52,8 +52,9 @@ $(STAMP): pyproject.toml constraints.txt
 reproduce: $(STAMP) ## run what is out of date and render the book [PROFILE PAPERS JOBS LAUNCH]
 	$(RUN) reproduce $(PROFILE_OF) $(CHOICE) $(AT_A_TIME) --launch=$(call quote,$(LAUNCH))
 
-test: $(STAMP) ## run the tests, all but the benchmarks [ARGS="-k ssd"]
-	$(PY) -m pytest $(ARGS)
+# Files are shared out to as many processes as there are cores, to four at most.
+test: $(STAMP) ## run the tests, all but the benchmarks [ARGS="-k ssd"; ARGS="-n0 --pdb": in one process]
+	$(PY) -m pytest -n logical --maxprocesses=4 $(ARGS)
 
 # Memory is kept as in a notebook, or page faults would be what is measured.
 KEPT = 'from unlearn_core.replication.runner import KEEP_MEMORY as k; print(*map("=".join, k.items()))'

@@ -51,6 +51,29 @@ def pytest_pyfunc_call() -> None:
     _as_in_a_shell()
 
 
+#: What begins first where tests are shared out to several processes: it takes longest.
+FIRST = ("tests/replication/test_rehearsal.py", "tests/book/")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist
+        items.sort(key=lambda item: [not item.nodeid.startswith(first) for first in FIRST])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests stay in one process, as its fixtures want it; so do those of the one book."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "book" if file.startswith("tests/book/") else file
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, Tensor]]:
     """``golden("ssd/zrf")``: the arrays of one recorded case, as tensors; not the texts in it."""

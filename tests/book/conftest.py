@@ -1,8 +1,13 @@
-"""One run of what `make reproduce` runs, and the pages that it leaves."""
+"""One run of what `make reproduce` runs, and the pages that it leaves.
+
+It works in ``build/tests``: what the reader has made stays as it is. Shared are the cache, and
+notebooks of profile ci that the reader has run and that are up to date, which are copied.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +21,13 @@ from bs4 import BeautifulSoup
 
 from unlearn_core.replication.papers import PROFILES, load_paper
 from unlearn_core.replication.records import Record, Row
+from unlearn_core.replication.runner import out_of_date, stamped
 
 ROOT = Path(__file__).resolve().parents[2]
 SLUGS = sorted(file.stem for file in (ROOT / "notebooks").glob("*.yaml"))
+
+#: Of the tests, and of nobody else.
+BUILD = Path("build/tests")
 
 #: Seconds. `ci` has 75 s a modality of a notebook; a shared machine gets a multiple of that.
 LIMIT = 20 * 60
@@ -49,10 +58,10 @@ def editions_of(slug: str) -> list[Edition]:
     The largest published profile comes first, and what was run here comes after what was published.
     """
     found: list[Edition] = []
-    for whose, folder in (("published", ROOT / "book" / "published"), ("own", ROOT / "build")):
+    for whose, folder in (("published", ROOT / "book" / "published"), ("own", ROOT / BUILD)):
         for profile in PROFILES[::-1]:
             notebook = folder / profile / f"{slug}.ipynb"
-            if notebook.exists() and notebook.with_suffix(".json").exists():
+            if (whose == "published" and notebook.exists()) or stamped(folder / profile, slug):
                 page = f"runs/{slug}_{profile}_{whose}.html" if found else f"papers/{slug}.html"
                 found.append(Edition(slug, page, notebook, whose == "published"))
     return found
@@ -94,12 +103,12 @@ def run_reproduce() -> Reproduce:
     Of this project's variables only the cache's place is handed on: profile ci needs no hub, and
     nothing from the network.
     """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("UNLEARN_")}
+    if cache := os.environ.get("UNLEARN_CACHE"):
+        environment["UNLEARN_CACHE"] = cache
+    environment |= {"UNLEARN_BUILD": BUILD.as_posix(), "HF_HUB_OFFLINE": "1"}
 
     def run(*options: str) -> str:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("UNLEARN_")}
-        if cache := os.environ.get("UNLEARN_CACHE"):
-            environment["UNLEARN_CACHE"] = cache
-        environment["HF_HUB_OFFLINE"] = "1"
         command = [sys.executable, "-m", "unlearn_core.replication", "reproduce"]
         command += ["--profile", "ci", *options]
         with subprocess.Popen(
@@ -129,8 +138,32 @@ def run_reproduce() -> Reproduce:
 @pytest.fixture(scope="session")
 def site(run_reproduce: Reproduce) -> Site:
     """Profile ci of every paper, run if it is out of date, and the book rendered."""
+    theirs, ours = ROOT / "build" / "ci", ROOT / BUILD / "ci"
+    ours.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLEARN_ROOT", str(ROOT))
+        for name in {k for k in os.environ if k.startswith("UNLEARN_")} - {"UNLEARN_ROOT"}:
+            patch.delenv(name)
+        current = [slug for slug in SLUGS if not out_of_date(slug, "ci")]
+    for slug in current:
+        if stamped(ours, slug) != stamped(theirs, slug):
+            for suffix in ("ipynb", "json", "log", "stamp"):
+                shutil.copy(theirs / f"{slug}.{suffix}", ours)
+    before = readers_own()
     output = run_reproduce()
-    return Site(ROOT / "build" / "site" / "_build" / "html", output)
+    assert readers_own() == before, "the tests have changed what the reader has made"
+    return Site(ROOT / BUILD / "site" / "_build" / "html", output)
+
+
+def readers_own() -> dict[Path, int]:
+    """The time of every file below ``build`` that is not the tests'."""
+    shared = {ROOT / "build" / "cache", ROOT / BUILD}
+    return {
+        file: file.stat().st_mtime_ns
+        for folder in (ROOT / "build").iterdir()
+        if folder not in shared
+        for file in (folder, *folder.rglob("*"))
+    }
 
 
 @pytest.fixture(autouse=True)

@@ -137,7 +137,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     made = Project(tmp_path / "project")
     made.paper("tiny")
     monkeypatch.setenv("UNLEARN_ROOT", str(made.root))
-    for name in ("UNLEARN_CACHE", "UNLEARN_CLEAN", "UNLEARN_REHEARSE"):
+    for name in ("UNLEARN_BUILD", "UNLEARN_CACHE", "UNLEARN_CLEAN", "UNLEARN_REHEARSE"):
         monkeypatch.delenv(name, raising=False)
     return made
 

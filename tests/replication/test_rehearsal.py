@@ -187,7 +187,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "PYTHONPATH": str(ROOT),
         "UNLEARN_CACHE": str(root / "real-cache"),
     }
-    for name in ("UNLEARN_HUB", "UNLEARN_CLEAN", *USER):
+    for name in ("UNLEARN_HUB", "UNLEARN_CLEAN", "UNLEARN_BUILD", *USER):
         environment.pop(name, None)
     code = (
         "import sys; from unlearn_core.replication.rehearsal import rehearse; "

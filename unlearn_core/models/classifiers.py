@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 from ..data import Source, resolve
 from ..seeding import seeded
@@ -42,6 +41,9 @@ class ResNet18Classifier(
 
     def __init__(self, classes: int, channels: int = 3, width: int = 64) -> None:
         super().__init__()
+        # torchvision takes a second to import, and only this needs it.
+        from torchvision.models.resnet import BasicBlock
+
         self.stem = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
