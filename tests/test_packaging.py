@@ -428,6 +428,13 @@ def test_licence_is_mit() -> None:
 CI = ROOT / ".ci" / "run"
 
 
+#: What `make reproduce` ends with where nothing is to be done.
+UP_TO_DATE = """if [ "$1" = reproduce ]; then
+  for file in notebooks/*.yaml; do echo "$(basename "$file" .yaml) up to date 0.0"; done
+fi
+"""
+
+
 @pytest.fixture
 def ci(tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
     """Run `.ci/run` with stand-ins for make and apt: its exit status and what it called."""
@@ -435,7 +442,7 @@ def ci(tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
     def run(**bodies: str) -> tuple[int, list[str]]:
         called = tmp_path / "calls"
         called.write_text("")
-        bodies = {"make": "", "apt-get": "", "dpkg-query": "echo ok installed"} | bodies
+        bodies = {"make": UP_TO_DATE, "apt-get": "", "dpkg-query": "echo ok installed"} | bodies
         for name, body in bodies.items():
             text = f'echo "{name} $* $UNLEARN_REQUIRE_BROWSER" >> {called}\n{body}'
             script(tmp_path / "bin" / name, text if name != "dpkg-query" else body)
@@ -451,16 +458,31 @@ def ci(tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
     return run
 
 
-def test_ci_script_is_executable_and_parses() -> None:
-    assert os.access(CI, os.X_OK)
-    subprocess.run(["bash", "-n", CI], check=True)
+@pytest.mark.parametrize("script", sorted(CI.parent.iterdir()), ids=lambda file: file.name)
+def test_ci_scripts_are_executable_and_parse(script: Path) -> None:
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", script], check=True)
 
 
-def test_ci_sets_up_lints_and_tests_with_a_browser(ci: Callable[..., Any]) -> None:
+def test_ci_sets_up_lints_and_runs_the_two_commands_twice(ci: Callable[..., Any]) -> None:
     status, called = ci()
     assert status == 0
-    assert [line.split()[:2] for line in called] == [["make", t] for t in ("setup", "lint", "test")]
-    assert called[-1] == "make test 1"
+    made = [line.split()[1] for line in called]
+    assert made == ["setup", "lint", "reproduce", "test", "reproduce", "test"]
+    assert called[3] == "make test 1", "all tests, with a browser"
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        "echo ssd: running; echo ssd ran 55.0",  # and eight others are not even named
+        f"{UP_TO_DATE} echo 'ssd: running (profile ci)'",
+    ],
+)
+def test_ci_fails_when_a_second_run_runs_something(ci: Callable[..., Any], second: str) -> None:
+    status, called = ci(make=second)
+    assert status != 0
+    assert called[-1].startswith("make reproduce")
 
 
 def test_ci_installs_what_is_missing(ci: Callable[..., Any]) -> None:
@@ -471,9 +493,9 @@ def test_ci_installs_what_is_missing(ci: Callable[..., Any]) -> None:
     assert {"chromium", "dataset-fashion-mnist", "--yes"} <= set(called[1].split())
 
 
-@pytest.mark.parametrize("target", ["setup", "lint", "test"])
+@pytest.mark.parametrize("target", ["setup", "lint", "reproduce", "test"])
 def test_ci_fails_when_a_step_fails(ci: Callable[..., Any], target: str) -> None:
-    status, called = ci(make=f'test "$1" != {target}')
+    status, called = ci(make=f'{UP_TO_DATE} test "$1" != {target}')
     assert status != 0
     assert called[-1].startswith(f"make {target}")
 

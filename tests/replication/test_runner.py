@@ -407,6 +407,13 @@ class TestReproduce:
             reproduce("ci", launch=launch)
         assert fake.calls == []
 
+    def test_what_was_killed_says_so(self, project: Any, fake: Fake) -> None:
+        """Fails where the log of a notebook that the system has ended, for memory, ends in nothing."""
+        fake.write(more="kill -KILL $$")
+        (outcome,) = reproduce("ci")
+        assert outcome.state == "failed"
+        assert "ended by SIGKILL" in summary([outcome])
+
     def test_a_launcher_that_fails_is_a_failure(self, project: Any, fake: Fake) -> None:
         assert states(reproduce("ci", launch="false")) == {"tiny": "failed"}
         assert fake.calls == []

@@ -217,14 +217,12 @@ class Replication:
         elif os.environ.get("UNLEARN_NO_NEW_ROWS") == "1":
             raise ConfigError(f"{called} would be a new row, and UNLEARN_NO_NEW_ROWS asks for none")
         else:
-            with self.cache.lock("rows", key):
+            # A wait for another run that makes it is part of its time.
+            with self.progress.making(called), self.cache.lock("rows", key):
                 row = self._made(key, self.cache.read("rows", key))
-                if row is not None:  # another run has made it meanwhile
-                    self.progress.found(called)
-                else:
+                if row is None:
                     began = time.perf_counter()
-                    with self.progress.making(called):
-                        metrics, detail = compute()
+                    metrics, detail = compute()
                     provenance = Provenance(
                         commit=self.commit,
                         dirty=self.dirty,

@@ -12,6 +12,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -328,6 +329,9 @@ def reproduce(
                     lines.tell(slug, folder / f"{slug}.progress")
                     continue
                 del running[slug]
+                if process.returncode < 0:  # it could not say so itself
+                    with (folder / f"{slug}.log").open("a", encoding="utf-8") as log_end:
+                        log_end.write(f"ended by {signal.Signals(-process.returncode).name}\n")
                 state = "failed" if process.returncode else "ran"
                 seconds = time.perf_counter() - began
                 lines.end(slug, f"{slug}: {state} after {span(seconds)}")
