@@ -330,7 +330,11 @@ def test_setup_runs_once(bare: Path) -> None:
     stamp = (bare / ".venv/.stamp").stat().st_mtime
     os.utime(bare / "constraints.txt", (stamp + 5, stamp + 5))
     assert make("test", folder=bare).returncode == 0
-    assert (bare / "calls").read_text().splitlines() == [*calls, *calls, "-m pytest"]
+    assert (bare / "calls").read_text().splitlines() == [
+        *calls,
+        *calls,
+        "-m pytest -n logical --maxprocesses=4",
+    ]
 
 
 def test_a_failed_install_is_tried_again(bare: Path) -> None:

@@ -124,10 +124,11 @@ class TestProjectPapers:
         assert all(claim.judged_at for claim in file.claims.values())
 
     @pytest.mark.parametrize("slug", PAPERS)
-    def test_one_to_three_claims_are_judged_at_ci_and_all_at_paper(self, slug: str) -> None:
+    def test_one_to_three_claims_are_judged_at_ci_and_the_paper_s_at_paper(self, slug: str) -> None:
         claims = load_paper(slug).claims
         assert sum("ci" in claim.judged_at for claim in claims.values()) in (1, 2, 3)
-        assert all("paper" in claim.judged_at for claim in claims.values())
+        # What is asked of drawn symbols alone is no question to the paper's own data.
+        assert all("paper" in c.judged_at for c in claims.values() if c.whose == "paper")
 
     @pytest.mark.parametrize("slug", PAPERS)
     def test_every_claim_and_measured_deviation_is_in_the_notebook(self, slug: str) -> None:

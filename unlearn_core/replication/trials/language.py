@@ -52,6 +52,7 @@ from ...metrics import (
 from ...models import LANGUAGE_MODELS, Chat, EncodedSet, NotFiniteError, Recipe
 from ...registry import ConfigError, bind, build, describe, named
 from ..cache import digest
+from ..outcomes import OUTCOMES, pack
 from ..papers import Experiment
 from ..records import Row
 from ..run import Replication
@@ -430,6 +431,16 @@ class AnsweringTrial(Trial):
             "forget_token_probability": sum(probabilities[:n]) / n,
             "template_probability": sum(template) / len(template),
         }
+
+    def with_comparison(self, row: Row, retrained: Row) -> Row:
+        """Also what is recalled of every forget answer, which paired errors need."""
+        row = super().with_comparison(row, retrained)
+        if said := row.detail.get("said_forget"):
+            recall = rouge_l(said, self.sets["forget"].answers)
+            kept = {OUTCOMES: {"forget_rouge": pack(recall.numpy())}}
+            row = row.model_copy(update={"detail": {**row.detail, **kept}})
+            self.run.rows.add(row)
+        return row
 
     def compare(self, row: Row, retrained: Row) -> dict[str, Estimate]:
         other = torch.tensor(retrained.detail["log_truth_ratios"])
