@@ -241,13 +241,14 @@ class TestCleanOnly:
     def test_what_is_published_is_not_made_again(
         self, project: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Fails where a chapter's new row costs all others again on a machine without the cache,
-        or where a run that does not publish takes its rows from the book."""
+        """Fails where a chapter's new row costs all others again on a machine without the cache, the
+        same row at another size included, or where a run that does not publish takes its rows from
+        the book."""
         commit(project.root)
         run, work = replication(), Work()
         made = row(run, work)
         run.claim("C1")(lambda rows, seed: 1.0)
-        run.finish().write(project.root / "book" / "published" / "ci" / "tiny.json")
+        run.finish().write(project.root / "book" / "published" / "laptop" / "tiny.json")
         commit(project.root)
         monkeypatch.setenv("UNLEARN_CACHE", str(project.root / "build" / "another"))
         assert row(replication(), work).detail == {"detail": 2}, "it was not made here"

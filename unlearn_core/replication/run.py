@@ -64,7 +64,7 @@ class Replication:
     -----------
     UNLEARN_CACHE : the cache's folder, relative to the project's root (default ``build/cache``)
     UNLEARN_CLEAN : "1" accepts only rows that were made on a clean commit, and makes others again;
-        what the cache lacks is taken from the records of this profile in ``book/published``
+        what the cache lacks is taken from the records in ``book/published``
     UNLEARN_NO_NEW_ROWS : "1" makes no row: one that was not made before ends the run
     UNLEARN_REHEARSE : "1" runs the profile for a few steps (`make rehearse`)
     """
@@ -123,14 +123,14 @@ class Replication:
 
     @cached_property
     def published(self) -> dict[str, Row]:
-        """The rows that the book has published in this profile, by key.
+        """The rows that the book has published, by key: a row that two sizes share is one row.
 
         A run that publishes makes none of them again, so that one chapter's new row needs no
         second night for all others; any other run makes its own.
         """
         if not self.clean_only:
             return {}
-        files = sorted((self.root / "book" / "published" / self.profile_name).glob("*.json"))
+        files = sorted((self.root / "book" / "published").glob("*/*.json"))
         return {row.key: row for file in files for row in Record.read(file).rows}
 
     def experiments(self, prefix: str = "") -> list[str]:

@@ -348,6 +348,10 @@ class ClassificationTrial(Trial):
 
         return self.row("One pass", {"method": None, "batch_size": size}, compute)
 
+    def measure_selection(self, label: str) -> Row:
+        """What the rule of that name chooses."""
+        return self.select(label)
+
     def select(self, name: str) -> Row:
         """What a rule of the experiment's ``select`` chooses, by the original model.
 
