@@ -261,7 +261,7 @@ def test_real_images_of_ten_classes(stable: Replication, tmp_path: Path) -> None
         "data": {"use": "imagenette", "path": str(tmp_path / "imagenette"), "size": 16},
         "forget": {"concept": ["parachute"]},
         # Real classes are asked for by name alone.
-        "ask": {k: v for k, v in e.ask.items() if k not in ("synonyms", "relatives")},
+        "ask": {k: v for k, v in e.ask.items() if k not in ("synonyms", "relatives", "search")},
         "methods": {
             "SalUn": {
                 "use": "salun_generation",
