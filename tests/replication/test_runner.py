@@ -552,7 +552,8 @@ logging.warning("logged")
 os.write(1, b"below Python\\n")
 os.write(2, b"below Python, to stderr\\n")
 subprocess.run(["echo", "a child"])
-display(HTML("shown"))
+display(HTML("gezeigt: ä漢"))
+print("ä漢")
 made = Path(out, paper + ".json").write_text(profile + " " + str("torch" in sys.modules))
 """
 SAID = ["printed", "to stderr", "a warning", "logged", "below Python, to stderr", "a child"]
@@ -563,7 +564,8 @@ def test_real_notebooks(
 ) -> None:
     """Papermill runs two: one writes its product, one raises. Fails where the values that a
     notebook runs with are not the ones asked for; where its output names this machine, or has
-    anything that it does not display; and where another Python runs it than runs this."""
+    anything that it does not display; and where another Python runs it than runs this, or text is
+    read and written in the locale's encoding."""
     spec = project.root / "elsewhere" / "kernels" / "python3" / "kernel.json"
     spec.parent.mkdir(parents=True)
     spec.write_text(json.dumps({"argv": ["false"], "display_name": "x", "language": "python"}))
@@ -572,6 +574,8 @@ def test_real_notebooks(
     startup.write_text("raise SystemExit('the reader's own')")
     monkeypatch.setenv("JUPYTER_PATH", str(project.root / "elsewhere"))
     monkeypatch.setenv("IPYTHONDIR", str(project.root / "ipython"))
+    for name, value in (("LC_ALL", "C"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
+        monkeypatch.setenv(name, value)  # letters beyond ASCII are none of the locale's
     monkeypatch.chdir(project.root / "notebooks")
     project.paper("good", None, GOOD)
     project.paper("bad", None, 'raise ValueError("on purpose")')
@@ -583,15 +587,15 @@ def test_real_notebooks(
     assert (folder / "good.json").read_text() == "ci False"
     assert not out_of_date("good", "ci")
     assert out_of_date("bad", "ci")
-    text = (folder / "good.ipynb").read_text()
+    text = (folder / "good.ipynb").read_text(encoding="utf-8")
     assert str(project.root) not in text
     (injected,) = (
         c for c in json.loads(text)["cells"] if "injected-parameters" in c["metadata"]["tags"]
     )
     assert 'out = "build/ci/running"' in "".join(injected["source"])
     outputs = [o for c in json.loads(text)["cells"] for o in c.get("outputs", [])]
-    assert [o.get("data", {}).get("text/html") for o in outputs] == [["shown"]]
-    log = (folder / "good.log").read_text()
+    assert [o.get("data", {}).get("text/html") for o in outputs] == [["gezeigt: ä漢"]]
+    log = (folder / "good.log").read_text(encoding="utf-8")
     assert f"printed {sys.executable}" in log
     assert [words for words in SAID if words not in log] == []
 

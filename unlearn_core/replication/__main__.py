@@ -112,4 +112,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # what a locale's letters can't say is no reason to end
+        stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

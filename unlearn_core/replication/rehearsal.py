@@ -114,7 +114,7 @@ def tofu(folder: Path) -> None:
             if wrong:
                 line["perturbed_answer"] = [f"Number {2000 + i + k}." for k in range(wrong)]
             lines.append(json.dumps(line))
-        (folder / f"{name}.json").write_text("\n".join(lines) + "\n")
+        (folder / f"{name}.json").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     for level, count in (("01", 20), ("05", 40), ("10", 60)):
         write(f"retain{100 - int(level)}", 0, 120 - count)
@@ -171,8 +171,8 @@ def _letters(folder: Path) -> None:
     tokens = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "vocab.json", folder / "merges.txt"]
-    files[0].write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
-    files[1].write_text("#version: 0.2\n")
+    files[0].write_text(json.dumps({t: i for i, t in enumerate(tokens)}), encoding="utf-8")
+    files[1].write_text("#version: 0.2\n", encoding="utf-8")
     CLIPTokenizer(*map(str, files), model_max_length=77).save_pretrained(folder)
 
 
@@ -281,14 +281,14 @@ def stable_diffusion(folder: Path) -> None:
         for n, k in (("text_encoder", "CLIPTextModel"), ("tokenizer", "CLIPTokenizer"))
     }
     (folder / "model_index.json").write_text(
-        json.dumps({"_class_name": "StableDiffusionPipeline", **index})
+        json.dumps({"_class_name": "StableDiffusionPipeline", **index}), encoding="utf-8"
     )
 
 
 def i2p(folder: Path) -> None:
     folder.mkdir(parents=True)
     lines = ["prompt,categories,sd_seed", *(f"a person {i},shocking,{i}" for i in range(3))]
-    (folder / "i2p_benchmark.csv").write_text("\n".join(lines) + "\n")
+    (folder / "i2p_benchmark.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def pins(folder: Path) -> None:
@@ -335,7 +335,7 @@ def own_text(folder: Path) -> None:
     for name in ("forget", "retain"):
         words = [f"{name}{i}" for i in range(60)]
         parts = [f"CHAPTER {i}\n{' '.join(rng.choice(words, 80))}\n" for i in range(1, 9)]
-        (folder / f"{name}.txt").write_text("\n".join(parts))
+        (folder / f"{name}.txt").write_text("\n".join(parts), encoding="utf-8")
 
 
 def nudenet(folder: Path) -> None:
@@ -346,7 +346,8 @@ def nudenet(folder: Path) -> None:
         "    def detect(self, image):\n"
         "        assert image.ndim == 3 and image.dtype == 'uint8'\n"
         "        found = {'FEET_EXPOSED': 0.7, 'FACE_FEMALE': 0.9}\n"
-        "        return [{'class': k, 'score': v, 'box': [0, 0, 1, 1]} for k, v in found.items()]\n"
+        "        return [{'class': k, 'score': v, 'box': [0, 0, 1, 1]} for k, v in found.items()]\n",
+        encoding="utf-8",
     )
 
 
@@ -388,8 +389,10 @@ def safeeraser(folder: Path) -> None:
                 }
                 record[f"UnharmPair_{key}"] = own
             records.append(record)
-        (folder / f"all_{part}.json").write_text(json.dumps(records))
-    (folder / "prompt.json").write_text(json.dumps({"idk": ["I cannot say.", "Sorry, no."]}))
+        (folder / f"all_{part}.json").write_text(json.dumps(records), encoding="utf-8")
+    (folder / "prompt.json").write_text(
+        json.dumps({"idk": ["I cannot say.", "Sorry, no."]}), encoding="utf-8"
+    )
 
 
 def coin(folder: Path) -> None:
@@ -424,7 +427,7 @@ def coin(folder: Path) -> None:
             if name == "ScienceQA":
                 turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": answer}]
                 lines.append({"id": "text", "conversations": turns})
-            (annotations / f"train_{part}.json").write_text(json.dumps(lines))
+            (annotations / f"train_{part}.json").write_text(json.dumps(lines), encoding="utf-8")
         asked = [
             {"question_id": str(i), "image": files[i], "text": f"What is it, {i}?{options}"}
             for i in range(4)
@@ -434,7 +437,9 @@ def coin(folder: Path) -> None:
         )
         if name in ("ScienceQA", "TextVQA", "GQA"):
             own = {}  # in the data set's own files
-        (annotations / "test.json").write_text(json.dumps([line | own for line in asked]))
+        (annotations / "test.json").write_text(
+            json.dumps([line | own for line in asked]), encoding="utf-8"
+        )
     (folder / "VizWiz/images/vizwiz0.png").write_bytes(b"half a file")
     keys = {
         "ScienceQA/problems.json": {
@@ -446,7 +451,7 @@ def coin(folder: Path) -> None:
         "GQA/testdev_balanced_questions.json": {str(i): {"answer": "left"} for i in range(4)},
     }
     for file, content in keys.items():
-        (folder / file).write_text(json.dumps(content))
+        (folder / file).write_text(json.dumps(content), encoding="utf-8")
 
 
 def _inception(file: Path) -> None:
@@ -482,7 +487,7 @@ def coco(folder: Path) -> None:
         for i in images
     ]
     (folder / "annotations" / "captions_val2014.json").write_text(
-        json.dumps({"images": images, "annotations": captions})
+        json.dumps({"images": images, "annotations": captions}), encoding="utf-8"
     )
     _inception(folder / INCEPTION)
 
@@ -492,7 +497,7 @@ def celebrities(folder: Path) -> None:
     folder.mkdir(parents=True)
     names = {"Ann Example": "erase", "Bob Example": "keep", "Cy Other": "erase", "Di Other": "keep"}
     lines = ["name,part", *(f"{name},{part}" for name, part in names.items())]
-    (folder / "names.csv").write_text("\n".join(lines) + "\n")
+    (folder / "names.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 #: Environment variable -> what builds the folder that only a reader can supply.

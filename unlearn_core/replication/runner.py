@@ -315,7 +315,7 @@ def reproduce(
                     continue
                 lines.say(f"{slug}: running (profile {profile}); log in {log.relative_to(root)}")
                 (folder / f"{slug}.progress").unlink(missing_ok=True)
-                with log.open("w") as output:
+                with log.open("w", encoding="utf-8") as output:
                     process = subprocess.Popen(
                         [*command, slug, "--profile", profile],
                         stdout=output,
