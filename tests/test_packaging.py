@@ -513,6 +513,8 @@ def test_workflow_tests_every_push_on_both_pythons() -> None:
     assert set(flow[True]) == {"push", "pull_request"}  # YAML 1.1 reads the key "on" as true
     job = flow["jobs"]["test"]
     assert "bash .ci/run" in [step.get("run") for step in job["steps"]]
+    lowest = flow["jobs"]["lowest"]
+    assert "bash .ci/lowest_versions" in [step.get("run") for step in lowest["steps"]]
     pythons = job["strategy"]["matrix"]["python"]
     for python in pythons:
         assert f"Programming Language :: Python :: {python}" in PROJECT["classifiers"]

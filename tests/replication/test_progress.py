@@ -84,6 +84,19 @@ def test_nothing_is_known(clock: Clock) -> None:
     assert at.state == State(planned=None, made=1, cached=1, left=None)
 
 
+def test_rows_that_were_never_made_are_expected(clock: Clock) -> None:
+    """What is declared says how many there are at least; a search may go on with more."""
+    at = Progress({})
+    at.expect(2)
+    assert at.state.planned == 2
+    for name in ("a", "b", "c"):
+        make(at, clock, name, 1.0)
+    assert at.state == State(planned=3, made=3)
+    known = Progress({"a": 1.0})
+    known.expect(5)
+    assert known.state.planned == 1
+
+
 def test_what_a_reader_is_told() -> None:
     state = State(planned=87, made=3, cached=9, row="a / SSD / seed 0", since=100.0, left=500.0)
     said = "12 of 87 rows (9 from the cache); a / SSD / seed 0 for 60 s; about 7 min left"

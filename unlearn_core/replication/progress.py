@@ -115,10 +115,15 @@ class Progress:
         self.planned = dict(planned)
         self._made: dict[str, float] = {}
         self._cached: set[str] = set()
+        self._expected = 0
         self._begun: list[tuple[str, float]] = []  # a row may need another one first
         self._shown, self._width = 0.0, 0
         file = os.environ.get("UNLEARN_PROGRESS")
         self._file = Path(file) if file else None
+
+    def expect(self, rows: int) -> None:
+        """At least so many are to come, where no record tells which."""
+        self._expected = rows
 
     @contextmanager
     def making(self, name: str) -> Iterator[None]:
@@ -144,6 +149,8 @@ class Progress:
     def state(self) -> State:
         done = self._made.keys() | self._cached
         planned = len(self.planned.keys() | done) if self.planned else None
+        if planned is None and self._expected:
+            planned = max(self._expected, len(done))
         row, since = self._begun[-1] if self._begun else (None, 0.0)
         return State(planned, len(self._made), len(self._cached), row, since, self._left(done))
 

@@ -91,6 +91,7 @@ def plan(run: Replication, prefix: str = "") -> list[Planned]:
 
 def make(run: Replication, *prefixes: str) -> None:
     """Make the rows of these experiments, or take them from the cache; those of all where none is named."""
+    run.progress.expect(len(plan(run)))
     for prefix in prefixes or ("",):
         for trial in trials(run, prefix):
             for row in _of(trial):
