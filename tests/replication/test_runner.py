@@ -378,6 +378,24 @@ class TestReproduce:
             "tiny ci",
         ]
 
+    def test_an_interruption_ends_the_notebooks_and_is_one_line(
+        self, project: Any, fake: Fake, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        """Fails where notebooks run on behind the prompt, or the reader meets a traceback."""
+        fake.write(more="echo $$ > pid; exec sleep 60")
+        pid = project.root / "pid"
+
+        def tell(*_: object) -> None:
+            if pid.exists() and pid.read_text().strip():
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(runner.Lines, "tell", tell)
+        assert main(["reproduce", "--no-book"]) == 130
+        said = capsys.readouterr().err.splitlines()
+        assert said == ["interrupted; the same command goes on where it was"]
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid.read_text()), 0)
+
     def test_one_failure_does_not_stop_the_others(self, project: Any, fake: Fake) -> None:
         """Fails where an error ends the run, or where what failed is up to date the next time."""
         project.paper("bad")

@@ -281,7 +281,7 @@ def reproduce(
     needs = {slug: 1.5 if rehearsal else p.memory_gb for slug, p in profiles.items()}
     memory = float("inf")
     if jobs is None:
-        jobs = 1 if prefix or has_accelerator() else min(cores(), len(files))
+        jobs = 1 if prefix or has_accelerator() else max(1, min(cores(), len(files)))
         memory = available_memory()
     folder = root / run_folder(profile, rehearsal)
     environment = {**os.environ, **(variables or {}), "UNLEARN_ROOT": str(root)}
@@ -341,6 +341,8 @@ def reproduce(
     except BaseException:
         for process, _ in running.values():
             process.terminate()
+        for process, _ in running.values():
+            process.wait()
         raise
     return [ended[slug] for slug in files]
 
