@@ -573,6 +573,11 @@ def rehearsed(profile: Profile) -> Profile:
         for method in experiment["methods"].values():
             method |= over.methods.get(method["use"], {})
         experiment["grid"] |= {k: v for k, v in over.grid.items() if k in experiment["grid"]}
+        # What only some seeds measure is rehearsed on the one that there is.
+        experiment["measure"] = [
+            {k: v for k, v in entry.items() if k != "seeds"} if isinstance(entry, dict) else entry
+            for entry in experiment["measure"]
+        ]
         for selector in experiment["select"].values():
             selector |= over.methods.get(selector["use"], {})
         experiment["search"] = {

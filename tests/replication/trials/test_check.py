@@ -343,3 +343,31 @@ def test_a_rehearsal_asks_only_what_the_experiment_asks() -> None:
     )
     asked = rehearsed(profile).experiments["one"].ask
     assert asked == plain["ask"] | {"retain": 2}
+
+
+def test_a_sweep_may_name_the_grid_of_its_hyper_parameter(
+    project: Any, tiny: dict[str, Any]
+) -> None:
+    """Fails where "grid" is taken for a value, or for a grid that is not there."""
+    full = tiny["profiles"]["ci"]["experiments"]["full_class"]
+    full |= {"grid": {"alpha": [1, 2]}, "measure": [{"method": "SSD", "alpha": "grid"}]}
+    project.paper("tiny", tiny)
+    check("tiny", "ci")
+    full["measure"] = [{"method": "SSD", "lam": "grid"}]
+    project.paper("tiny", tiny)
+    with pytest.raises(ConfigError, match=r"measure.*lam: grid, but there is no such grid"):
+        check("tiny", "ci")
+    full |= {"grid": {"alpha": [1, 2], "lam": [-1]}, "measure": [{"method": "SSD", "lam": "grid"}]}
+    project.paper("tiny", tiny)
+    with pytest.raises(ConfigError, match="must be positive"):
+        check("tiny", "ci")
+
+
+def test_a_rehearsal_measures_what_only_some_seeds_do(project: Any, tiny: dict[str, Any]) -> None:
+    """Fails where a row of a seed that the rehearsal lacks is left out, or ends it."""
+    full = tiny["profiles"]["ci"]["experiments"]["full_class"]
+    full["measure"] = ["original", {"method": "SSD", "seeds": [1]}]
+    tiny["profiles"]["ci"]["rehearsal"] = {"seeds": [0]}
+    project.paper("tiny", tiny)
+    small = rehearsed(check("tiny", "ci", rehearsal=True).profile("ci"))
+    assert small.experiments["full_class"].measure == ("original", {"method": "SSD"})

@@ -45,6 +45,7 @@ from unlearn_core.replication.records import ROW_SCHEMA, Row, Value
 from unlearn_core.replication.run import InvariantError, Replication
 from unlearn_core.replication.trials import classifiers as classification
 from unlearn_core.replication.trials.base import Costs, OptimizerSteps, changed
+from unlearn_core.replication.trials.check import check
 from unlearn_core.replication.trials.classifiers import (
     ORIGINAL,
     ClassificationTrial,
@@ -580,8 +581,9 @@ class TestExamples:
         del experiment(tiny)["ask"]
         assert "ask" not in trial_of(project, tiny).measure_method("Retrain").spec
         experiment(tiny)["ask"] = {"forget": 5}
-        with pytest.raises(ConfigError, match="of classifiers 'retain' is asked"):
-            trial_of(project, tiny).measure_method("Retrain")
+        project.paper("tiny", tiny)
+        with pytest.raises(ConfigError, match="ask has no argument 'forget'; known: retain"):
+            check("tiny", "ci")
 
 
 class TestControls:

@@ -195,7 +195,10 @@ class Trial:
             if label not in [ORIGINAL, *methods] and not (label is None and "label" not in own):
                 known = [ORIGINAL, *methods]
                 raise ConfigError(f"{measure}: of {brief(label)}; {did_you_mean(label, known)}")
-            for name, values in changes:
+            for name, wanted in changes:
+                if wanted == "grid" and name not in e.grid:
+                    raise ConfigError(f"{measure}: {name}: grid, but there is no such grid")
+                values = e.grid[name] if wanted == "grid" else wanted
                 for value in values if isinstance(values, list) else [values]:
                     if name not in own:  # a hyper-parameter, where the measure takes such
                         if "changes" not in own or label not in methods:

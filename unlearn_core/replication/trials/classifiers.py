@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from ...data import (
@@ -65,6 +66,18 @@ FORGET = {
 }
 
 
+@dataclass(frozen=True)
+class ImagesAsked:
+    """What ``ask`` holds.
+
+    Attributes
+    ----------
+    retain : how many retain images, at equal distances, a model is judged on; all where nothing is said
+    """
+
+    retain: PositiveInt | None = None
+
+
 class ClassificationTrial(Trial):
     """A trial whose target is a class, a size, or the name of a rule that chooses the forget set by
     the original model.
@@ -72,7 +85,8 @@ class ClassificationTrial(Trial):
 
     original_spec: ClassVar[dict[str, Any]] = {"method": None, "sides_only": False}
     problems = DATASETS
-    reads = Trial.reads | {"attack", "shadow", "relearn", "select", "judged_on"}
+    reads = Trial.reads | {"attack", "shadow", "relearn", "select", "judged_on", "ask"}
+    asks = ImagesAsked
 
     def __init__(self, run: Replication, experiment: str, seed: int, target: Any) -> None:
         super().__init__(run, experiment, seed, target)
@@ -180,8 +194,6 @@ class ClassificationTrial(Trial):
 
     def evaluate(self, model: nn.Module) -> tuple[dict[str, Estimate], dict[str, Any]]:
         e = self.experiment
-        if set(e.ask) - {"retain"}:
-            raise ConfigError(f"{self.name}: of classifiers 'retain' is asked, not {sorted(e.ask)}")
         outputs = outputs_of(model, self.split, e.ask.get("retain"))
         given: dict[str, Any] = {"random_model": self.random_model} if e.attack == "entropy" else {}
         if e.attack == "shadow":
@@ -348,9 +360,10 @@ class ClassificationTrial(Trial):
 
         return self.row("One pass", {"method": None, "batch_size": size}, compute)
 
-    def measure_selection(self, label: str) -> Row:
-        """What the rule of that name chooses."""
-        return self.select(label)
+    def measure_selection(self) -> Row:
+        """What the experiment's one rule chooses: classes, say, each of which is then forgotten."""
+        (rule,) = self.experiment.select
+        return self.select(rule)
 
     def select(self, name: str) -> Row:
         """What a rule of the experiment's ``select`` chooses, by the original model.
