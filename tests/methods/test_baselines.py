@@ -110,7 +110,7 @@ class TestRetrain:
             assert not torch.equal(a, b)
 
     def test_an_unknown_mode_is_refused(self, recipe: Recipe) -> None:
-        with pytest.raises(ValueError, match="unknown mode 'half'; known: full, head_reset"):
+        with pytest.raises(ValueError, match="mode must be 'full' or 'head_reset', not 'half'"):
             Retrain(recipe, mode="half")
 
 
@@ -221,7 +221,7 @@ class TestBadTeacher:
 
     @pytest.mark.parametrize("share", [0.0, -0.1, 1.1])
     def test_the_share_is_checked(self, recipe: Recipe, share: float) -> None:
-        with pytest.raises(ValueError, match=r"retain_share must lie in \(0, 1\]"):
+        with pytest.raises(ValueError, match=r"retain_share must be in \(0, 1\]"):
             BadTeacher(recipe, retain_share=share)
 
 

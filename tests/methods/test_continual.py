@@ -162,11 +162,11 @@ class TestAdapters:
     @pytest.mark.parametrize(
         ("options", "match"),
         [
-            ({"rank": 0}, "rank and alpha are positive, not 0 and 256"),
-            ({"alpha": 0.0}, "rank and alpha are positive, not 128 and 0.0"),
-            ({"dropout": 1.0}, r"dropout is in \[0, 1\), not 1.0"),
+            ({"rank": 0}, "rank must be at least 1, not 0"),
+            ({"alpha": 0.0}, "alpha must be positive, not 0.0"),
+            ({"dropout": 1.0}, r"dropout must be in \[0, 1\), not 1.0"),
             ({"targets": ()}, "name at least one linear map"),
-            ({"projector_rate": 0.0}, r"projector_rate is in \(0, 1\], not 0.0"),
+            ({"projector_rate": 0.0}, r"projector_rate must be in \(0, 1\], not 0.0"),
         ],
     )
     def test_unknown_options(self, options: dict[str, Any], match: str) -> None:
@@ -357,7 +357,7 @@ class TestLoTA:
         assert same(state(first), state(second))
 
     def test_unknown_options(self) -> None:
-        with pytest.raises(ValueError, match=r"share is in \(0, 1\], not 1.5"):
+        with pytest.raises(ValueError, match=r"share must be in \(0, 1\], not 1.5"):
             LoTA(share=1.5)
 
 
@@ -418,7 +418,7 @@ class TestReplay:
         assert len(Replay(share=0.001).data(tasks, 0)) == 6 + 1 + 1
 
     def test_unknown_options(self) -> None:
-        with pytest.raises(ValueError, match=r"share is in \(0, 1\], not 0"):
+        with pytest.raises(ValueError, match=r"share must be in \(0, 1\], not 0"):
             Replay(share=0)
 
 
@@ -434,5 +434,5 @@ def test_joint_training_is_one_task(model: Chat, tasks: list[Stage]) -> None:
 
 @pytest.mark.parametrize("cls", [OLoRA, EWCLoRA])
 def test_negative_weights(cls: type[SequentialLoRA]) -> None:
-    with pytest.raises(ValueError, match="weight is at least 0"):
+    with pytest.raises(ValueError, match="weight must be at least 0"):
         cls(weight=-1.0)

@@ -95,11 +95,11 @@ class TestFisherForgetting:
 
     @pytest.mark.parametrize("bad", [{"noise": 0.0}, {"floor": 0.0}, {"noise": float("nan")}])
     def test_hyperparameters_that_make_no_sense(self, bad: dict) -> None:
-        with pytest.raises(ValueError, match="noise and floor must be positive"):
+        with pytest.raises(ValueError, match=r"must be (positive|a finite number), not"):
             FisherForgetting(**bad)
 
     def test_unknown_labels_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="unknown labels 'true'; known: given, expected"):
+        with pytest.raises(ValueError, match="labels must be 'given' or 'expected', not 'true'"):
             FisherForgetting(labels="true")
 
 
@@ -246,7 +246,7 @@ class TestInfluenceCG:
         "bad", [{"iterations": 0}, {"samples": 0}, {"damping": -1.0}, {"damping": float("nan")}]
     )
     def test_hyperparameters_that_make_no_sense(self, bad: dict) -> None:
-        with pytest.raises(ValueError, match=r"must be at least 1|damping must not be negative"):
+        with pytest.raises(ValueError, match=r"must be (at least [01]|a finite number)"):
             InfluenceCG(**bad)
 
 

@@ -149,9 +149,9 @@ def test_an_answer_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"divergence": "hellinger"}, "unknown divergence 'hellinger'; known: tv, js, pearson, kl"),
-        ({"padded_to": 1}, "padded_to must be at least 2, not 1"),
-        ({"reduce": "sum"}, "unknown reduce 'sum'"),
+        ({"divergence": "hellinger"}, "'tv' or 'js' or 'pearson' or 'kl', not 'hellinger'"),
+        ({"padded_to": 1}, "padded_to must be at least 2 or None, not 1"),
+        ({"reduce": "sum"}, "reduce must be 'sequence' or 'batch_mean', not 'sum'"),
     ],
 )
 def test_unknown_options(options: dict[str, Any], match: str) -> None:

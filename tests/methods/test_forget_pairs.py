@@ -184,5 +184,7 @@ class TestWhatIsRefused:
 
     def test_mismatch_without_unrelated_answers(self, learned: tuple[Chat, ForgetSplit]) -> None:
         chat, split = learned
-        with pytest.raises(ValueError, match="no unrelated answers"):
+        with pytest.raises(
+            ValueError, match="Mismatch needs the split's unrelated set, which is missing"
+        ):
             Mismatch()(chat, replace(split, unrelated=None))

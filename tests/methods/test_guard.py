@@ -342,9 +342,9 @@ class TestExtractors:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"extractor": "ner"}, "unknown extractor 'ner'; known: oracle, key_phrases"),
-        ({"beams": 0}, "beams and beta must be at least 1"),
-        ({"beta": 0}, "beams and beta must be at least 1"),
+        ({"extractor": "ner"}, "extractor must be 'oracle' or .*, not 'ner'"),
+        ({"beams": 0}, "beams must be at least 1, not 0"),
+        ({"beta": 0}, "beta must be at least 1 or None, not 0"),
         ({"delta": 0.0}, r"delta must be in \(0, 1\]"),
     ],
 )

@@ -361,11 +361,11 @@ class TestSalUn:
     @pytest.mark.parametrize(
         ("bad", "message"),
         [
-            ({"keep": 0.0}, r"keep must lie in \(0, 1\]"),
-            ({"keep": 1.5}, r"keep must lie in \(0, 1\]"),
-            ({"freeze": "soft"}, "unknown freeze 'soft'"),
-            ({"mask": "layer"}, "unknown mask 'layer'; known: saliency, random"),
-            ({"order": "retain_first"}, "unknown order 'retain_first'"),
+            ({"keep": 0.0}, r"keep must be in \(0, 1\]"),
+            ({"keep": 1.5}, r"keep must be in \(0, 1\]"),
+            ({"freeze": "soft"}, "freeze must be 'exact' or 'gradient', not 'soft'"),
+            ({"mask": "layer"}, "mask must be 'saliency' or 'random', not 'layer'"),
+            ({"order": "retain_first"}, "order must be .*, not 'retain_first'"),
         ],
     )
     def test_hyperparameters_that_make_no_sense(self, bad: dict, message: str) -> None:
@@ -479,7 +479,7 @@ class TestSalUnSoft:
 
     @pytest.mark.parametrize("ratio", [0.0, 1.1, float("nan")])
     def test_the_ratio_is_checked(self, ratio: float) -> None:
-        with pytest.raises(ValueError, match=r"ratio must lie in \(0, 1\]"):
+        with pytest.raises(ValueError, match=r"ratio must be (in \(0, 1\]|a finite number)"):
             SalUnSoft(ratio=ratio)
 
 
@@ -557,5 +557,5 @@ class TestMasked:
 
     @pytest.mark.parametrize("bad", [{"keep": 0.0}, {"freeze": "hard"}])
     def test_its_options_are_checked(self, bad: dict) -> None:
-        with pytest.raises(ValueError, match=r"keep must lie|unknown freeze"):
+        with pytest.raises(ValueError, match=r"(keep|freeze) must be"):
             Masked(ASCENT, **bad)

@@ -176,7 +176,7 @@ class TestRandomLabel:
         assert same(method(trained, parts, 3), model)
 
     def test_an_unknown_order_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="unknown order 'last'; known: mixed, forget_first"):
+        with pytest.raises(ValueError, match="order must be 'mixed' or 'forget_first', not 'last'"):
             RandomLabel(order="last")
 
 
@@ -215,7 +215,7 @@ class TestL1Sparse:
         assert flat(found).abs().sum() < 0.9 * flat(plain).abs().sum()
 
     def test_a_negative_penalty_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="a must not be negative, but it is -1"):
+        with pytest.raises(ValueError, match="a must be at least 0, not -1"):
             L1Sparse(a=-1.0)
 
 
@@ -308,7 +308,7 @@ class TestBoundaryShrink:
 
     @pytest.mark.parametrize("step", [0.0, 1.5, float("nan")])
     def test_the_step_is_checked(self, step: float) -> None:
-        with pytest.raises(ValueError, match=r"step must lie in \(0, 1\]"):
+        with pytest.raises(ValueError, match=r"step must be (in \(0, 1\]|a finite number)"):
             BoundaryShrink(step=step)
 
 
@@ -522,13 +522,13 @@ class TestInfluence:
         with torch.no_grad():
             model.net[3].bias[0] = math.nan
         with pytest.raises(TrainingError, match="influence: the loss is nan"):
-            InfluenceUnlearning()(model, split)
+            InfluenceUnlearning().unlearn(model, split, 0)
 
     @pytest.mark.parametrize(
         "bad", [{"samples": 0}, {"batch_size": 0}, {"scale": 0.0}, {"damping": float("nan")}]
     )
     def test_hyperparameters_that_make_no_sense(self, bad: dict) -> None:
-        with pytest.raises(ValueError, match=r"must be at least 1|must be positive"):
+        with pytest.raises(ValueError, match=r"must be (at least 1|positive|a finite number)"):
             InfluenceUnlearning(**bad)
 
 

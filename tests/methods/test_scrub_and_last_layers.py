@@ -128,12 +128,12 @@ class TestScrub:
 
     @pytest.mark.parametrize("m_steps", [-1, 4, 5])
     def test_both_parts_have_epochs(self, m_steps: int) -> None:
-        with pytest.raises(ValueError, match=r"m_steps must lie in \[0, 3\]"):
+        with pytest.raises(ValueError, match=r"m_steps must (lie in \[0, 3\]|be at least 0)"):
             Scrub(self.config, m_steps=m_steps)
 
     @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
     def test_the_temperature_is_checked(self, temperature: float) -> None:
-        with pytest.raises(ValueError, match="temperature must be positive"):
+        with pytest.raises(ValueError, match=r"temperature must be (positive|a finite number)"):
             Scrub(self.config, temperature=temperature)
 
     @pytest.mark.parametrize("other", [{"schedule": "cosine"}, {"warmup_epochs": 1.0}])
@@ -230,7 +230,7 @@ class TestCFk:
         model = copy.deepcopy(trained)
         model.head.bias.data[0] = math.nan
         with pytest.raises(TrainingError, match="cf_k: the loss is nan at step 1"):
-            CFk(CONFIG)(model, tiny_split, 0, inplace=True)
+            CFk(CONFIG).unlearn(model, tiny_split, 0)
         assert all(p.requires_grad for p in model.parameters())
 
     @pytest.mark.parametrize("cls", [CFk, EUk])

@@ -213,13 +213,13 @@ class TestLearning:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"ratio": 0.0}, r"ratio is in \(0, 1\], not 0.0"),
-        ({"ratio": 2.0}, r"ratio is in \(0, 1\], not 2.0"),
-        ({"weight": -1.0}, "weight is at least 0 and finite, not -1.0"),
-        ({"weight": float("inf")}, "weight is at least 0 and finite, not inf"),
-        ({"regularise": "ab"}, "unknown regularise 'ab'; known: update, a, b, factors"),
-        ({"selection": "low"}, "unknown selection 'low'; known: top, random"),
-        ({"rank": 0}, "rank and alpha are positive, not 0"),
+        ({"ratio": 0.0}, r"ratio must be in \(0, 1\], not 0.0"),
+        ({"ratio": 2.0}, r"ratio must be in \(0, 1\], not 2.0"),
+        ({"weight": -1.0}, "weight must be at least 0, not -1.0"),
+        ({"weight": float("inf")}, "weight must be a finite number, not inf"),
+        ({"regularise": "ab"}, "'update' or 'a' or 'b' or 'factors', not 'ab'"),
+        ({"selection": "low"}, "selection must be 'top' or 'random', not 'low'"),
+        ({"rank": 0}, "rank must be at least 1, not 0"),
     ],
 )
 def test_unknown_options(options: dict[str, Any], match: str) -> None:

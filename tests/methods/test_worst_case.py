@@ -229,6 +229,18 @@ class TestProjection:
         assert (w[::2] == 1).all()
         assert ((w > 0) & (w < 1)).sum() > 10_000
 
+    @pytest.mark.parametrize("scale", [1.0, 3.7, 1e6])
+    @pytest.mark.parametrize("budget", [1, 3, 7])
+    def test_a_binary_point_is_binary_exactly(self, budget: int, scale: float) -> None:
+        """Fails at 1 - 1e-16: a sign step on 1 - w then moves every weight by a whole step."""
+        g = torch.Generator().manual_seed(budget)
+        a = torch.rand(12, generator=g, dtype=torch.float64)
+        chosen = torch.randperm(12, generator=g)[:budget]
+        a[chosen] += 1 + scale
+        expected = torch.zeros_like(a)
+        expected[chosen] = 1
+        assert torch.equal(project_capped_simplex(a, budget), expected)
+
     def test_equal_entries_share_alike(self) -> None:
         for value in (0.0, -1e16, 1e300):
             w = project_capped_simplex(torch.full((8,), value, dtype=torch.float64), 2)
@@ -644,13 +656,13 @@ class TestErrors:
         [
             ({"iterations": 0}, "iterations must be at least 1"),
             ({"alpha": 0.0}, "alpha must be positive"),
-            ({"alpha": math.nan}, "alpha must be positive"),
-            ({"gamma": -1.0}, "gamma not negative"),
-            ({"settled": 0.0}, r"settled must lie in \(0, 1\], not 0.0"),
-            ({"initial": "zero"}, "unknown initial 'zero'; known: uniform, random"),
-            ({"lower": "scrub"}, "unknown lower 'scrub'; known: fine_tune, retrain"),
-            ({"direction": "up"}, "unknown direction 'up'; known: worst, easiest"),
-            ({"by": "prompt"}, "unknown by 'prompt'; known: example, class"),
+            ({"alpha": math.nan}, "alpha must be a finite number"),
+            ({"gamma": -1.0}, "gamma must be at least 0, not -1.0"),
+            ({"settled": 0.0}, r"settled must be in \(0, 1\] or None, not 0.0"),
+            ({"initial": "zero"}, "initial must be 'uniform' or 'random'"),
+            ({"lower": "scrub"}, "lower must be 'fine_tune' or 'retrain'"),
+            ({"direction": "up"}, "direction must be 'worst' or 'easiest'"),
+            ({"by": "prompt"}, "by must be 'example' or 'class'"),
             ({"train": TrainConfig(1, 0.1, momentum=0.9)}, "a sign step has no momentum"),
             ({"train": TrainConfig(1, 0.1, weight_decay=0.1)}, "a sign step has no momentum"),
             ({"train": TrainConfig(1, 0.1, optimizer="adam")}, "a sign step has no momentum"),

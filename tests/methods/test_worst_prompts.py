@@ -120,7 +120,7 @@ def test_bad_input(model: Any, images: list[Tensor]) -> None:
         SMALL.select(model, ("a disc", "a disc", "a ring"), images, 1, seed=0)
     with pytest.raises(ValueError, match="no image of 'a ring'"):
         SMALL.select(model, PROMPTS, [images[0], images[1][:0], images[2]], 1, seed=0)
-    with pytest.raises(ValueError, match="unknown direction 'best'"):
+    with pytest.raises(ValueError, match="direction must be 'worst' or 'easiest', not 'best'"):
         replace(SMALL, direction="best")
     with pytest.raises(ValueError, match="takes SGD"):
         replace(SMALL, train=TrainConfig(epochs=1, lr=1e-3, optimizer="adam"))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import ClassVar
+import inspect
+from collections.abc import Set
+from dataclasses import dataclass, fields
+from numbers import Integral
+from typing import Any, ClassVar
 
 from torch import nn
 
 from ..data import ForgetSplit
-from ..models import TrainConfig
+from ..fields import check_fields
+from ..models import Chat, Diffusion, NotFiniteError, TrainConfig, VisionChat
+from ..registry import did_you_mean
 
 __all__ = ["ANY", "DIFFUSION", "FORGET_TEXT", "IMAGES", "MULTIMODAL", "NEEDS", "TEXT", "Method"]
 
@@ -43,26 +48,96 @@ NEEDS = {
 }
 
 
+#: The parts of a split that a method can need.
+PARTS = ("forget", "retain", "decouple", "unrelated")
+
+#: What a model is, by the modality of the split, and how one of another kind becomes one.
+MODELS: dict[str, tuple[type[nn.Module], str]] = {
+    "images": (nn.Module, "a torch.nn.Module from images to logits"),
+    "text": (Chat, "a Chat: wrap it in Chat(model, tokenizer, template)"),
+    "multimodal": (VisionChat, "a VisionChat: wrap it in VisionChat(model, tokenizer, ...)"),
+    "diffusion": (Diffusion, "a Diffusion: wrap the parts of a pipeline in TextConditional"),
+}
+
+
+def require_finite(model: nn.Module, whose: str) -> None:
+    """Raise where a model computes nothing but NaN.
+
+    A buffer may hold minus infinity, as masks of attention do.
+
+    Raises
+    ------
+    NotFiniteError
+        Names ``whose`` model it is, and the weight or buffer.
+    """
+    for name, t in (*model.named_parameters(), *model.named_buffers()):
+        if t.is_meta or not t.is_floating_point():
+            continue
+        sound = t.isfinite() if isinstance(t, nn.Parameter) else t.isfinite() | t.isneginf()
+        if not sound.all():
+            raise NotFiniteError(f"{whose} is not finite: {name}")
+
+
+class _Signature:
+    """The signature of a class, which is that of its ``__init__``, whatever ``__new__`` takes."""
+
+    def __get__(self, instance: object, cls: type) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("an instance has the signature of its __call__")
+        _, *own = inspect.signature(cls.__init__).parameters.values()
+        return inspect.Signature(own)
+
+
 @dataclass(frozen=True)
 class Method:
     """Base of the methods; subclasses implement `unlearn` and declare ``name`` and ``needs``.
 
-    ``works_on`` holds the modalities that a method can be called on, images where it says nothing.
-    ``version`` is raised by hand when the method's behaviour changes: cached results of the
+    ``works_on`` holds the modalities that a method can be called on, images where it says nothing;
+    ``trains`` says whether it changes, or asks the gradients of, what can be trained in the given
+    model. ``version`` is raised by hand when the method's behaviour changes: cached results of the
     former version are then computed again.
+
+    Hyper-parameters are held to their annotations (`unlearn_core.fields`) when a method is made; a
+    subclass with a ``__post_init__`` of its own calls this one.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
     draws: ClassVar[bool]  # does the seed matter?
     works_on: ClassVar[frozenset[str]] = IMAGES
+    trains: ClassVar[bool] = True
     version: ClassVar[int] = 1
+
+    __signature__ = _Signature()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if missing := [n for n in ("name", "needs", "draws") if not hasattr(cls, n)]:
+            raise TypeError(f"{cls.__name__} doesn't declare {' and '.join(missing)}")
+        if not isinstance(cls.needs, Set):
+            raise TypeError(f"{cls.__name__}.needs is a set of names, not {cls.needs!r}")
         unknown = cls.needs - set(NEEDS)
         if unknown:
             raise TypeError(f"{cls.__name__}.needs: unknown {sorted(unknown)}; known: {[*NEEDS]}")
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Method:
+        """Say what is meant instead, where a method is made as it can't be."""
+        name, known = cls.__name__, {f.name for f in fields(cls)}
+        if any(isinstance(a, nn.Module | ForgetSplit) for a in (*args, *kwargs.values())):
+            raise TypeError(
+                f"{name} is made of hyper-parameters alone, and what is made is called with the "
+                f"model and the split: {name}(...)(model, split)"
+            )
+        if wrong := sorted(kwargs.keys() - known):
+            cure = did_you_mean(wrong[0], sorted(known)) if known else "it has none"
+            configs = [f.name for f in fields(cls) if isinstance(f.default, TrainConfig)]
+            if configs and wrong[0] in {f.name for f in fields(TrainConfig)}:
+                cure = f"it is part of {configs[0]}=TrainConfig(...)"
+            raise TypeError(f"{name} has no hyper-parameter {wrong[0]!r}; {cure}")
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(
         self, model: nn.Module, split: ForgetSplit, seed: int = 0, *, inplace: bool = False
@@ -72,18 +147,79 @@ class Method:
         ``model`` stays bit for bit as it was, unless ``inplace`` says that it may be used up (for
         models too big to copy).
 
+        Parameters
+        ----------
+        model : of the split's modality: a network for images, a `Chat` for text and for images with
+            text, a `Diffusion` for what is drawn
+        split : what is to be forgotten and what is kept, with the task
+        seed : at least 0; of everything that the method draws
+
+        Raises
+        ------
+        TypeError, ValueError
+            As of `check`, before any work.
+        NotFiniteError
+            The model that is given, or the one that was made, has weights that are not finite.
+        TrainingError
+            Training can't go on.
+        """
+        self.check(model, split, seed)
+        work = model if inplace else copy.deepcopy(model)
+        unlearned = self.unlearn(work, split.only(self.needs, type(self).__name__), seed)
+        if not isinstance(unlearned, nn.Module):
+            raise TypeError(f"{self.name}: unlearn returns a model, not {unlearned!r}")
+        require_finite(unlearned, f"{self.name}: the unlearned model")
+        return unlearned.eval()
+
+    def check(self, model: nn.Module, split: ForgetSplit, seed: int = 0) -> None:
+        """Raise what can be known to be wrong before any work.
+
         Raises
         ------
         TypeError
-            The split is of a modality that the method doesn't work on.
+            The model is none of the split's modality, or the method works on another; what is given
+            as a split, or as a seed, is none.
+        ValueError
+            A part of the split that the method needs is missing or empty, nothing in the model can be
+            trained, or the seed is negative.
+        NotFiniteError
+            The model has weights that are not finite.
         """
-        if split.task.modality not in self.works_on:
+        name = type(self).__name__
+        if isinstance(model, ForgetSplit):
+            raise TypeError(f"{name}: the model comes first, then the split")
+        if not isinstance(split, ForgetSplit):
             raise TypeError(
-                f"{type(self).__name__} works on {' and '.join(sorted(self.works_on))}, not on "
-                f"{split.task.modality}"
+                f"{name}: the split is a ForgetSplit, as forget_class and its like make them, not "
+                f"of type {type(split).__name__}"
             )
-        work = model if inplace else copy.deepcopy(model)
-        return self.unlearn(work, split.only(self.needs, type(self).__name__), seed).eval()
+        modality = split.task.modality
+        if modality not in self.works_on:
+            raise TypeError(
+                f"{name} works on {' and '.join(sorted(self.works_on))}, not on {modality}"
+            )
+        kind, cure = MODELS.get(modality, MODELS["images"])
+        if not isinstance(model, kind):
+            raise TypeError(
+                f"{name}: the model is of type {type(model).__name__}, and it must be {cure}"
+            )
+        if isinstance(seed, bool) or not isinstance(seed, Integral):
+            raise TypeError(f"{name}: the seed is a whole number, not {seed!r}")
+        if seed < 0:
+            raise ValueError(f"{name}: the seed is at least 0, not {seed}")
+        for part in PARTS:
+            if part not in self.needs:
+                continue
+            data = getattr(split, part)
+            if data is None or not len(data):
+                state = "missing" if data is None else "empty"
+                raise ValueError(f"{name} needs the split's {part} set, which is {state}")
+        if self.trains and not any(p.requires_grad for p in model.parameters()):
+            raise ValueError(
+                f"{name}: all weights of the model are frozen; thaw those that may change with "
+                "requires_grad_(True)"
+            )
+        require_finite(model, f"{self.name}: the given model")
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         """Change ``model`` in place, or make a new one, and return it."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data import Task
+from ..fields import check_fields
 from ..models import Chat, TrainConfig, shuffled_epochs, train
 from ..seeding import derive_seed
 from .adapters import submodule
@@ -70,6 +71,9 @@ class ContinualMethod:
 
     train: TrainConfig = SEFE_TRAIN
     projector: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def learn(
         self, model: Chat, tasks: Sequence[Stage | tuple[str, Task, Dataset]], seed: int = 0

@@ -27,13 +27,14 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data import Answering, ForgetSplit
+from ..fields import Rule
 from ..models import TrainConfig, train
 from ..seeding import generator
 from .base import FORGET_TEXT, TEXT, Method
@@ -115,17 +116,8 @@ class FLAT(Method):
 
     divergence: Literal["tv", "js", "pearson", "kl"] = "tv"
     train: TrainConfig = FORGET_TEXT
-    padded_to: int | None = None
+    padded_to: Annotated[int, Rule("at least 2", lambda n: n >= 2)] | None = None
     reduce: Literal["sequence", "batch_mean"] = "sequence"
-
-    def __post_init__(self) -> None:
-        for name, known in (("divergence", DIVERGENCES), ("reduce", ("sequence", "batch_mean"))):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}"
-                )
-        if self.padded_to is not None and self.padded_to < 2:
-            raise ValueError(f"padded_to must be at least 2, not {self.padded_to}")
 
     def loss(self, task: Answering, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         r""":math:`L` of a batch of pairs "template" and "forget": a scalar."""
@@ -180,10 +172,6 @@ class FixedWeights(Method):
 
     train: TrainConfig = FORGET_TEXT
     of: Literal["probability", "loss"] = "probability"
-
-    def __post_init__(self) -> None:
-        if self.of not in ("probability", "loss"):
-            raise ValueError(f"of is 'probability' or 'loss', not {self.of!r}")
 
     def loss(self, task: Answering, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Of a batch of pairs "template" and "forget": a scalar."""

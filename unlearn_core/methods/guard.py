@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import IGNORED, ForgetSplit, QuestionSet, function_words, words_of
+from ..fields import Count, Share
 from ..models import Chat, SentenceEncoder, TrainConfig
 from .base import TEXT, Method
 from .inference_time import FlaggedChat, PromptClassifier
@@ -42,8 +43,6 @@ __all__ = ["GUARD", "GuardedChat", "Penalty", "key_phrases", "key_phrases_of", "
 
 #: The probability of what is forbidden, where a likelihood is asked for.
 EPSILON = 1e-10
-
-EXTRACTORS = ("oracle", "key_phrases", "all_words", "first_half")
 
 
 def said_as(phrase: str) -> list[str]:
@@ -314,26 +313,17 @@ class GUARD(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
     draws: ClassVar[bool] = True
     works_on: ClassVar[frozenset[str]] = TEXT
+    trains: ClassVar[bool] = False
 
-    beams: int = 7
-    beta: int | None = 1
-    delta: float | None = 0.5
+    beams: Count = 7
+    beta: Count | None = 1
+    delta: Share | None = 0.5
     extractor: Literal["oracle", "key_phrases", "all_words", "first_half"] = "key_phrases"
     allow_asked: bool = True
-    hidden: int = 256
+    hidden: Count = 256
     train: TrainConfig = TrainConfig(
         epochs=50, lr=1e-3, batch_size=32, optimizer="adamw", weight_decay=0.01, schedule="cosine"
     )
-
-    def __post_init__(self) -> None:
-        if self.extractor not in EXTRACTORS:
-            raise ValueError(
-                f"unknown extractor {self.extractor!r}; known: {', '.join(EXTRACTORS)}"
-            )
-        if self.beams < 1 or (self.beta is not None and self.beta < 1):
-            raise ValueError("beams and beta must be at least 1")
-        if self.delta is not None and not 0 < self.delta <= 1:
-            raise ValueError(f"delta must be in (0, 1], not {self.delta}")
 
     def spans(self, split: ForgetSplit) -> list[tuple[str, ...]]:
         """:math:`F` of every stored answer."""

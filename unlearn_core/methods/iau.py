@@ -35,6 +35,7 @@ from torch.utils.data import Dataset
 
 from ..data import Classification, ForgetSplit, batches
 from ..data.images import Batch
+from ..fields import Count, NotNegative, Positive, check_fields
 from ..models import TrainConfig, TrainingError, device_of, to
 from ..seeding import generator
 from .base import Method
@@ -98,22 +99,20 @@ class IAU(Method):
     name: ClassVar[str] = "iau"
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
 
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     update: Literal["adam", "sgd", "random"] = "adam"
     approximation: bool = True
     correction: bool = True
     mode: Literal["eval", "train"] = "eval"
-    batch_size: int = 256
+    batch_size: Count = 256
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, not {self.lr}")
-        if self.update not in ("adam", "sgd", "random"):
-            raise ValueError(f"unknown update {self.update!r}; known: adam, sgd, random")
-        if self.mode not in ("eval", "train"):
-            raise ValueError(f"unknown mode {self.mode!r}; known: eval, train")
+        super().__post_init__()
         if not (self.approximation or self.correction):
             raise ValueError("without approximation and correction there is no step to take")
+        parts = {"forget": self.approximation, "retain": self.correction}
+        read = {n for n, used in parts.items() if used and self.update != "random"}
+        object.__setattr__(self, "needs", frozenset(read))
 
     @property
     def draws(self) -> bool:
@@ -164,14 +163,11 @@ class GradientRestriction(Classification):
         whole gradient of a single sample; neither takes samples apart.)
     """
 
-    alpha: float = 0.005
+    alpha: NotNegative = 0.005
     norm: Literal["per_tensor", "global"] = "per_tensor"
 
     def __post_init__(self) -> None:
-        if not self.alpha >= 0:
-            raise ValueError(f"alpha must not be negative, but is {self.alpha}")
-        if self.norm not in ("per_tensor", "global"):
-            raise ValueError(f"unknown norm {self.norm!r}; known: per_tensor, global")
+        check_fields(self)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The penalised loss of the batch ``(x, y)``: a scalar to differentiate by autograd.

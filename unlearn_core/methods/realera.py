@@ -44,6 +44,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import ForgetSplit
+from ..fields import Cosine, Count, Natural, NotNegative, Positive
 from ..models import TextConditional, TrainConfig, shuffled_epochs
 from ..seeding import derive_seed, generator
 from .base import DIFFUSION, Method
@@ -129,26 +130,27 @@ class RealEra(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"concepts", "keep", "reference"})
     draws: ClassVar[bool] = True
     works_on: ClassVar[frozenset[str]] = DIFFUSION
+    trains: ClassVar[bool] = False
 
-    low: float = 0.5
-    high: float = 0.9
-    radius: float = 1.16
-    near: int = 50
-    beyond: int = 30
-    near_weight: float = 1.0
-    beyond_weight: float = 1.0
-    keep_weight: float = 1.0
-    ridge: float = 0.1
+    low: Cosine = 0.5
+    high: Cosine = 0.9
+    radius: Positive = 1.16
+    near: Natural = 50
+    beyond: Natural = 30
+    near_weight: NotNegative = 1.0
+    beyond_weight: NotNegative = 1.0
+    keep_weight: NotNegative = 1.0
+    ridge: NotNegative = 0.1
     stages: Literal["both", "closed_form", "lora"] = "both"
-    rank: int = 1
-    step_near: int = 5
-    step_beyond: int = 3
-    step_weight: float = 1.0
+    rank: Count = 1
+    step_near: Natural = 5
+    step_beyond: Natural = 3
+    step_weight: NotNegative = 1.0
     focal: bool = False
     target: Literal["anchor", "negative_guidance"] = "anchor"
-    images: int = 8
-    steps: int = 50
-    guidance: float = 7.5
+    images: Count = 8
+    steps: Count = 50
+    guidance: NotNegative = 7.5
     train: TrainConfig = TrainConfig(
         epochs=50,
         lr=1e-4,
@@ -160,19 +162,9 @@ class RealEra(Method):
     )
 
     def __post_init__(self) -> None:
-        if not -1 <= self.low < self.high <= 1:
+        super().__post_init__()
+        if not self.low < self.high:
             raise ValueError(f"low and high are cosines, low < high, not {self.low}, {self.high}")
-        if self.stages not in ("both", "closed_form", "lora"):
-            raise ValueError(f"unknown stages {self.stages!r}; known: both, closed_form, lora")
-        if self.target not in ("anchor", "negative_guidance"):
-            raise ValueError(f"unknown target {self.target!r}; known: anchor, negative_guidance")
-        if min(self.near, self.beyond, self.step_near, self.step_beyond) < 0 or self.radius <= 0:
-            raise ValueError("numbers of neighbours can't be negative, and the radius is positive")
-        weights = (self.near_weight, self.beyond_weight, self.keep_weight, self.step_weight)
-        if min(*weights, self.ridge) < 0:
-            raise ValueError("weights and ridge can't be negative")
-        if min(self.rank, self.images, self.steps) < 1:
-            raise ValueError("rank, images and steps must be at least 1")
 
     def around(
         self, e: Tensor, near: int, beyond: int, draw: torch.Generator

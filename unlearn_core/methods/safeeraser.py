@@ -32,7 +32,6 @@ whose answer tokens share one mean, where theirs are single examples that are ac
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -40,6 +39,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from ..data import ForgetSplit, Task
+from ..fields import NotNegative
 from ..models import train
 from .base import MULTIMODAL, TEXT, Method
 from .baselines.grad_diff import GradDiff
@@ -84,17 +84,16 @@ class PromptDecouple(Method):
     works_on: ClassVar[frozenset[str]] = TEXT | MULTIMODAL
 
     method: Base
-    weight: float | None = None
-    retain_weight: float | None = None
+    weight: NotNegative | None = None
+    retain_weight: NotNegative | None = None
     pairing: Literal["retain", "forget"] = "retain"
 
     def __post_init__(self) -> None:
         kind = type(self.method)
         if kind not in WEIGHTS:
             known = ", ".join(c.__name__ for c in WEIGHTS)
-            raise ValueError(f"{kind.__name__} can't be decoupled; known: {known}")
-        if self.pairing not in ("retain", "forget"):
-            raise ValueError(f"unknown pairing {self.pairing!r}; known: retain, forget")
+            raise ValueError(f"PromptDecouple: {kind.__name__} can't be decoupled; known: {known}")
+        super().__post_init__()
         if self.weight is None:
             object.__setattr__(self, "weight", WEIGHTS[kind])
         if isinstance(self.method, GradDiff | KLMinimization):
@@ -103,10 +102,6 @@ class PromptDecouple(Method):
                 object.__setattr__(self, "retain_weight", share * self.method.weight)
         elif self.retain_weight is not None:
             raise ValueError(f"{kind.__name__} has no weight of the retain set's term")
-        for field in ("weight", "retain_weight"):
-            value = getattr(self, field)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{field} must be at least 0 and finite, not {value}")
         object.__setattr__(self, "needs", type(self).needs | self.method.needs)
 
     def objective(self, task: Task, model: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
@@ -123,8 +118,6 @@ class PromptDecouple(Method):
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         config, retain = self.method.train, "retain" in self.needs
-        if split.decouple is None:
-            raise ValueError(f"{self.name}: the split has no decoupling set")
         if self.pairing == "forget" or retain:
             n, other = len(split.decouple), len(getattr(split, self.pairing))
             if n != other:

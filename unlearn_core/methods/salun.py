@@ -48,6 +48,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..data import ForgetSplit, batches
+from ..fields import Share
 from ..models import TrainingError, device_of, shuffled_epochs, to, train
 from ..seeding import derive_seed, generator, seeded
 from .base import Method
@@ -124,7 +125,8 @@ def random_mask(model: nn.Module, keep: float, generator: torch.Generator) -> Ma
 
 def _count(model: nn.Module, keep: float) -> int:
     """How many weights the share ``keep`` is; at least one."""
-    _check_keep(keep)
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep must lie in (0, 1], not {keep}")
     n = sum(p.numel() for p in model.parameters())
     if int(n * keep) == 0:
         raise ValueError(f"keep is {keep}, which is no weight of a model of {n}")
@@ -144,16 +146,6 @@ def _mask(model: nn.Module, chosen: Tensor) -> Mask:
     }
 
 
-def _check_keep(keep: float) -> None:
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep must lie in (0, 1], not {keep}")
-
-
-def _check_freeze(freeze: str) -> None:
-    if freeze not in ("exact", "gradient"):
-        raise ValueError(f"unknown freeze {freeze!r}; known: exact, gradient")
-
-
 @contextlib.contextmanager
 def frozen(
     model: nn.Module, mask: Mask, freeze: Literal["exact", "gradient"] = "exact"
@@ -165,7 +157,8 @@ def frozen(
     optimizer; they end bit-equal whatever the momentum or the weight decay. "gradient": only
     their gradients are set to 0, so that weight decay moves them.
     """
-    _check_freeze(freeze)
+    if freeze not in ("exact", "gradient"):
+        raise ValueError(f"unknown freeze {freeze!r}; known: exact, gradient")
     parameters = dict(model.named_parameters())
     with contextlib.ExitStack() as stack:
         if freeze == "gradient":
@@ -207,16 +200,9 @@ class SalUn(RandomLabel):
 
     name: ClassVar[str] = "salun"
 
-    keep: float = 0.5
+    keep: Share = 0.5
     freeze: Literal["exact", "gradient"] = "exact"
     mask: Literal["saliency", "random"] = "saliency"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_keep(self.keep)
-        _check_freeze(self.freeze)
-        if self.mask not in ("saliency", "random"):
-            raise ValueError(f"unknown mask {self.mask!r}; known: saliency, random")
 
     def mask_of(self, model: nn.Module, split: ForgetSplit, seed: int = 0) -> Mask:
         """The mask of the weights that may change."""
@@ -266,12 +252,7 @@ class SalUnSoft(RandomLabel):
 
     name: ClassVar[str] = "salun_soft"
 
-    ratio: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.ratio <= 1:
-            raise ValueError(f"ratio must lie in (0, 1], not {self.ratio}")
+    ratio: Share = 0.5
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         parameters = list(model.parameters())
@@ -317,12 +298,11 @@ class Masked(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"forget"})
 
     method: Method
-    keep: float = 0.5
+    keep: Share = 0.5
     freeze: Literal["exact", "gradient"] = "exact"
 
     def __post_init__(self) -> None:
-        _check_keep(self.keep)
-        _check_freeze(self.freeze)
+        super().__post_init__()
         object.__setattr__(self, "needs", type(self).needs | self.method.needs)
 
     @property

@@ -16,7 +16,6 @@ nothing. Deviations: those of `ConceptRelabel`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..data import Denoising, ForgetSplit
+from ..fields import Positive, Share
 from ..models import Diffusion, shuffled_epochs
 from ..seeding import derive_seed, generator, seeded
 from .baselines.concept_relabel import ConceptRelabel
@@ -49,21 +49,10 @@ class SalUnGeneration(ConceptRelabel):
 
     name: ClassVar[str] = "salun_generation"
 
-    keep: float = 0.5
+    keep: Share = 0.5
     w: float = 2.0
-    mask_clip: float | None = 1.0
+    mask_clip: Positive | None = 1.0
     mask: Literal["saliency", "random"] = "saliency"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.keep <= 1:
-            raise ValueError(f"keep must lie in (0, 1], not {self.keep}")
-        if not math.isfinite(self.w):
-            raise ValueError(f"w must be finite, not {self.w}")
-        if self.mask_clip is not None and not self.mask_clip > 0:
-            raise ValueError(f"mask_clip must be positive, not {self.mask_clip}")
-        if self.mask not in ("saliency", "random"):
-            raise ValueError(f"unknown mask {self.mask!r}; known: saliency, random")
 
     def guided_error(self, model: Diffusion, batch: tuple[Tensor, Any]) -> Tensor:
         """:math:`\\ell`, summed over an image's elements, of images and their conditions."""

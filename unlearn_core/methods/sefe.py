@@ -30,6 +30,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..fields import NotNegative, Share
 from ..models import Chat
 from ..seeding import generator
 from .adapters import LLAMA_LINEARS, Factors, linears
@@ -144,23 +145,10 @@ class RegLoRA(SequentialLoRA):
 
     name: ClassVar[str] = "reglora"
 
-    ratio: float = 0.02
-    weight: float = 2.5e3
+    ratio: Share = 0.02
+    weight: NotNegative = 2.5e3
     regularise: Literal["update", "a", "b", "factors"] = "update"
     selection: Literal["top", "random"] = "top"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.ratio <= 1:
-            raise ValueError(f"ratio is in (0, 1], not {self.ratio}")
-        if not 0 <= self.weight < math.inf:
-            raise ValueError(f"weight is at least 0 and finite, not {self.weight}")
-        if self.regularise not in REGULARISED:
-            raise ValueError(
-                f"unknown regularise {self.regularise!r}; known: {', '.join(REGULARISED)}"
-            )
-        if self.selection not in ("top", "random"):
-            raise ValueError(f"unknown selection {self.selection!r}; known: top, random")
 
     def regulariser(self, factors: Factors, memory: Memory) -> Tensor:
         return self.weight * penalty(factors, memory)

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import ForgetSplit, ImageSet, batches
+from ..fields import Count, Positive
 from ..models import TrainingError, device_of, sample_gradients, to
 from ..seeding import generator
 from .base import Method
@@ -147,16 +148,10 @@ class SSD(Method):
     name: ClassVar[str] = "ssd"
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
 
-    alpha: float = 10.0
-    lam: float = 1.0
+    alpha: Positive = 10.0
+    lam: Positive = 1.0
     fisher: Literal["batch_sorted", "batch_shuffled", "per_sample"] = "batch_sorted"
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        if not (self.alpha > 0 and self.lam > 0):
-            raise ValueError(f"alpha and lam must be positive, not {self.alpha} and {self.lam}")
-        if self.fisher not in ("batch_sorted", "batch_shuffled", "per_sample"):
-            raise ValueError(f"unknown fisher {self.fisher!r}")
+    batch_size: Count = 64
 
     @property
     def draws(self) -> bool:

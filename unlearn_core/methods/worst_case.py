@@ -51,6 +51,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data import Classification, ImageSet
+from ..fields import Count, NotNegative, Positive, Share, check_fields
 from ..models import Recipe, TrainConfig, device_of, predict, shuffled_epochs, train
 from ..registry import ADDED
 from ..seeding import derive_seed, generator
@@ -76,7 +77,9 @@ def project_capped_simplex(a: Tensor, budget: float) -> Tensor:
 
     It is :math:`w_i = \mathrm{clip}(a_i - \mu, 0, 1)`, the sum of which falls as :math:`\mu` grows;
     :math:`\mu` is found by bisection, to float64's precision (``data-wise/utils.py`` stops when the
-    bracket is 1e-5 wide).
+    bracket is 1e-5 wide). Where the ``budget`` largest entries stand apart by 1 or more, the weights
+    are 0 and 1 exactly: a sign step looks at no more than the sign of 1 - w. (Until version 2 of
+    `WorstCase` those of 1 were 1 - 1e-16 there. No other point has changed.)
 
     Parameters
     ----------
@@ -101,14 +104,15 @@ def project_capped_simplex(a: Tensor, budget: float) -> Tensor:
     # At the k-th largest entry, k = ceil(budget), at most k - 1 weights are above 0; 1 below it, at
     # least k are 1. So mu lies between, and with entries counted from there the bracket is narrow.
     a = a - a.topk(max(1, math.ceil(budget))).values[-1]
-    low, high = -1.0, 0.0
-    for _ in range(60):
-        mu = (low + high) / 2
+    low = mu = -1.0  # first, because a point of 0 and 1 alone lies there, which halving never meets
+    high = 0.0
+    for _ in range(61):
         w = (a - mu).clamp(0, 1)
         total = w.sum().item()
         if total == budget:
             break
         low, high = (mu, high) if total > budget else (low, mu)
+        mu = (low + high) / 2
     return w
 
 
@@ -296,37 +300,20 @@ class WorstCase:
         found nothing: see the last entry of its log
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: weights of 1 are 1 exactly, and no longer 1 - 1e-16
 
-    iterations: int = 20
-    alpha: float = 100.0
-    gamma: float = 1e-4
+    iterations: Count = 20
+    alpha: Positive = 100.0
+    gamma: NotNegative = 1e-4
     initial: Literal["uniform", "random"] = "uniform"
     train: TrainConfig = TrainConfig(epochs=10, lr=1e-3, batch_size=256)
     lower: Literal["fine_tune", "retrain"] = "fine_tune"
     direction: Literal["worst", "easiest"] = "worst"
     by: Literal["example", "class"] = "example"
-    settled: float | None = field(default=None, metadata=ADDED)
+    settled: Share | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, not {self.iterations}")
-        if not (self.alpha > 0 and self.gamma >= 0):
-            raise ValueError(
-                f"alpha must be positive and gamma not negative, not {self.alpha}, {self.gamma}"
-            )
-        if self.settled is not None and not 0 < self.settled <= 1:
-            raise ValueError(f"settled must lie in (0, 1], not {self.settled}")
-        for name, known in (
-            ("initial", ("uniform", "random")),
-            ("lower", ("fine_tune", "retrain")),
-            ("direction", ("worst", "easiest")),
-            ("by", ("example", "class")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}"
-                )
+        check_fields(self)
         if self.train.optimizer != "sgd" or self.train.momentum or self.train.weight_decay:
             raise ValueError("a sign step has no momentum, weight decay or other optimizer")
 
@@ -412,6 +399,9 @@ class ByLoss:
     version: ClassVar[int] = 1
 
     highest: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def select(
         self,

@@ -22,7 +22,6 @@ steps of diffusion, as there, but with the same noise in every iteration instead
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -30,6 +29,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..fields import Count, NotNegative, Positive, check_fields
 from ..models import Diffusion, TrainConfig, device_of, train
 from ..seeding import derive_seed, generator
 from .baselines.esd import ESD, cross_attention_only
@@ -102,28 +102,19 @@ class WorstPrompts:
 
     version: ClassVar[int] = 2
 
-    iterations: int = 10
-    alpha: float = 100.0
-    gamma: float = 1e-4
-    eta: float = 1.0
-    guidance: float = 3.0
-    steps: int = 50
+    iterations: Count = 10
+    alpha: Positive = 100.0
+    gamma: NotNegative = 1e-4
+    eta: NotNegative = 1.0
+    guidance: NotNegative = 3.0
+    steps: Count = 50
     train: TrainConfig = TrainConfig(
         epochs=1000, lr=1e-5, batch_size=1, momentum=0.9, weight_decay=5e-4
     )
     direction: Literal["worst", "easiest"] = "worst"
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, not {self.iterations}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
-        if not (0 < self.alpha < math.inf and 0 <= self.gamma < math.inf):
-            raise ValueError(
-                f"alpha must be positive and gamma not negative, not {self.alpha}, {self.gamma}"
-            )
-        if self.direction not in ("worst", "easiest"):
-            raise ValueError(f"unknown direction {self.direction!r}; known: worst, easiest")
+        check_fields(self)
         if self.train.optimizer != "sgd":
             raise ValueError("the lower level takes SGD: others forget how large a weight is")
 

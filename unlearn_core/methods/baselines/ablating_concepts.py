@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from ...data import Denoising, ForgetSplit
+from ...fields import Count, NotNegative
 from ...models import Diffusion, TrainConfig, shuffled_epochs, train
 from ...seeding import derive_seed
 from ..base import DIFFUSION, Method
@@ -62,13 +63,9 @@ class AblatingConcepts(Method):
     train: TrainConfig = TrainConfig(
         epochs=100, lr=1.6e-5, batch_size=8, optimizer="adamw", weight_decay=0.01, max_steps=100
     )
-    images: int = 200
-    steps: int = 50
-    guidance: float = 7.5
-
-    def __post_init__(self) -> None:
-        if self.images < 1 or self.steps < 1:
-            raise ValueError("images and steps must be at least 1")
+    images: Count = 200
+    steps: Count = 50
+    guidance: NotNegative = 7.5
 
     def loss(
         self, pairs: list[tuple[Any, Any]], model: Diffusion, batch: tuple[Tensor, Tensor]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data import ForgetSplit
+from ...fields import Share
 from ...models import Recipe, TrainConfig, device_of, shuffled_epochs, train
 from ...seeding import derive_seed, generator
 from ..base import Method
@@ -37,11 +38,7 @@ class BadTeacher(Method):
 
     recipe: Recipe
     train: TrainConfig = TrainConfig(epochs=1, lr=1e-4, batch_size=256, optimizer="adam")
-    retain_share: float = 0.3
-
-    def __post_init__(self) -> None:
-        if not 0 < self.retain_share <= 1:
-            raise ValueError(f"retain_share must lie in (0, 1], not {self.retain_share}")
+    retain_share: Share = 0.3
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         original = copy.deepcopy(model).eval()

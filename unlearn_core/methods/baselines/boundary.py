@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data import ForgetSplit, batches
+from ...fields import Share
 from ...models import TrainConfig, device_of, shuffled_epochs, train
 from ...seeding import seeded
 from ..base import Method
@@ -64,11 +65,7 @@ class BoundaryShrink(Method):
     train: TrainConfig = TrainConfig(
         epochs=10, lr=1e-6, batch_size=256, momentum=0.9, weight_decay=5e-4
     )
-    step: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 < self.step <= 1:
-            raise ValueError(f"step must lie in (0, 1], not {self.step}")
+    step: Share = 0.1
 
     def labels(self, original: nn.Module, split: ForgetSplit, batch: Any) -> Tensor:
         """What the original, in evaluation mode, sees in the adversarial images: (B,) int64."""

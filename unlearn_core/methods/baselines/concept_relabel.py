@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from ...data import Denoising, ForgetSplit
+from ...fields import NotNegative
 from ...models import Diffusion, TrainConfig, train
 from ..base import DIFFUSION, Method
 from ..forget_pairs import paired_epochs
@@ -65,14 +66,8 @@ class ConceptRelabel(Method):
     train: TrainConfig = TrainConfig(
         epochs=1000, lr=1e-4, batch_size=128, optimizer="adam", clip=1.0, max_steps=1000
     )
-    beta: float = 1e-3
+    beta: NotNegative = 1e-3
     reduction: Literal["mean", "sum"] = "sum"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.beta < math.inf:
-            raise ValueError(f"beta must be finite and not negative: {self.beta}")
-        if self.reduction not in ("mean", "sum"):
-            raise ValueError(f"unknown reduction {self.reduction!r}; known: mean, sum")
 
     def loss(self, task: Denoising, model: Diffusion, batch: dict[str, Any]) -> Tensor:
         """Of a batch of "forget", its conditions' "template" and "retain": a scalar."""

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ...data import Answering, ForgetSplit
+from ...fields import NotNegative, Positive
 from ...models import TrainConfig, train
 from ..base import FORGET_TEXT, TEXT, Method
 from ..forget_pairs import log_probs_before, template_answers, template_epochs
@@ -51,7 +52,7 @@ class ReferenceFreeDPO(Method):
     works_on: ClassVar[frozenset[str]] = TEXT
 
     train: TrainConfig = FORGET_TEXT
-    beta: float = 0.1
+    beta: Positive = 0.1
 
     def preference(self, task: Answering, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Of a batch of pairs "template" and "forget": a scalar."""
@@ -116,8 +117,8 @@ class SimPO(ReferenceFreeDPO):
 
     name: ClassVar[str] = "simpo"
 
-    beta: float = 2.0
-    gamma: float = 0.5
+    beta: Positive = 2.0
+    gamma: NotNegative = 0.5
 
     def preference(self, task: Answering, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         e, f = (

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ...data import ForgetSplit
+from ...fields import Count, NotNegative
 from ...models import Diffusion, TrainConfig, device_of, train
 from ...seeding import generator
 from ..base import DIFFUSION, Method
@@ -72,15 +73,9 @@ class ESD(Method):
 
     train: TrainConfig = TrainConfig(epochs=1000, lr=1e-5, batch_size=1, optimizer="adam")
     which: Literal["x", "u"] = "x"
-    eta: float = 1.0
-    guidance: float = 3.0
-    steps: int = 50
-
-    def __post_init__(self) -> None:
-        if self.which not in ("x", "u"):
-            raise ValueError(f"unknown which {self.which!r}; known: x, u")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
+    eta: NotNegative = 1.0
+    guidance: NotNegative = 3.0
+    steps: Count = 50
 
     @torch.no_grad()
     def drawn(self, model: Diffusion, condition: list[Any]) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ...data import batches
+from ...fields import Count, NotNegative
 from ...models import Chat
 from ...seeding import generator
 from ..adapters import Factors, frozen, linears
@@ -58,15 +59,8 @@ class EWCLoRA(SequentialLoRA):
 
     name: ClassVar[str] = "ewc_lora"
 
-    weight: float = 1e3
-    samples: int = 256
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.weight >= 0 or self.samples < 1:
-            raise ValueError(
-                f"weight is at least 0 and samples 1, not {self.weight} and {self.samples}"
-            )
+    weight: NotNegative = 1e3
+    samples: Count = 256
 
     def regulariser(self, factors: Factors, memory: Memory) -> Tensor:
         return self.weight * elastic_penalty(factors, memory, self.alpha / self.rank)

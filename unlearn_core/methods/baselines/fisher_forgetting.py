@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data import ForgetSplit, batches
+from ...fields import Count, Positive
 from ...models import device_of, to
 from ...registry import ADDED
 from ...seeding import generator
@@ -87,16 +88,10 @@ class FisherForgetting(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
     draws: ClassVar[bool] = True
 
-    noise: float = 1e-13
-    floor: float = 1e-8
-    batch_size: int = 256
+    noise: Positive = 1e-13
+    floor: Positive = 1e-8
+    batch_size: Count = 256
     labels: Literal["given", "expected"] = field(default="given", metadata=ADDED)
-
-    def __post_init__(self) -> None:
-        if not (self.noise > 0 and self.floor > 0):
-            raise ValueError(f"noise and floor must be positive, not {self.noise} and {self.floor}")
-        if self.labels not in ("given", "expected"):
-            raise ValueError(f"unknown labels {self.labels!r}; known: given, expected")
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         loader = batches(split.retain, self.batch_size)

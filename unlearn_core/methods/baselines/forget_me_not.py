@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ...data import Denoising, ForgetSplit
+from ...fields import Count, NotNegative
 from ...models import TextConditional, TrainConfig, shuffled_epochs, train
 from ..base import DIFFUSION, Method
 from ..cross_attention_training import attention_maps, concept_tokens, training_only
@@ -54,15 +55,11 @@ class ForgetMeNot(Method):
         clip=1.0,
         max_steps=35,
     )
-    images: int = 8
-    steps: int = 50
-    guidance: float = 7.5
+    images: Count = 8
+    steps: Count = 50
+    guidance: NotNegative = 7.5
     cross_attention_only: bool = False
     ending: bool = True
-
-    def __post_init__(self) -> None:
-        if self.images < 1 or self.steps < 1:
-            raise ValueError("images and steps must be at least 1")
 
     def loss(
         self,

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ...data import ForgetSplit, Task
+from ...fields import NotNegative
 from ...models import TrainConfig, train
 from ..base import ANY, FORGET_TEXT, Method
 from ..forget_pairs import paired_epochs
@@ -39,7 +40,7 @@ class GradDiff(Method):
     works_on: ClassVar[frozenset[str]] = ANY
 
     train: TrainConfig = FORGET_TEXT
-    weight: float = 1.0
+    weight: NotNegative = 1.0
 
     def loss(self, task: Task, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Of a batch of pairs "forget" and "retain": a scalar."""

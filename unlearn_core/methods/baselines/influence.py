@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data import ForgetSplit, ImageSet, batches, evenly_spaced
+from ...fields import Count, Positive
 from ...models import TrainingError, device_of, to
 from ..base import Method
 
@@ -67,18 +68,10 @@ class InfluenceUnlearning(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
     draws: ClassVar[bool] = False
 
-    scale: float = 10.0
-    samples: int = 1000
-    damping: float = 1000.0
-    batch_size: int = 256
-
-    def __post_init__(self) -> None:
-        if self.samples < 1 or self.batch_size < 1:
-            raise ValueError("samples and batch_size must be at least 1")
-        if not (self.scale > 0 and self.damping > 0):
-            raise ValueError(
-                f"scale and damping must be positive, not {self.scale} and {self.damping}"
-            )
+    scale: Positive = 10.0
+    samples: Count = 1000
+    damping: Positive = 1000.0
+    batch_size: Count = 256
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         parameters = [p for p in model.parameters() if p.requires_grad]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ...data import ForgetSplit, batches
+from ...fields import Count, NotNegative
 from ...models import TrainingError, device_of, to
 from ...seeding import generator
 from ..base import Method
@@ -107,16 +108,10 @@ class InfluenceCG(Method):
     name: ClassVar[str] = "influence_cg"
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
 
-    iterations: int = 20
-    damping: float = 1e-2
-    samples: int | None = None
-    batch_size: int = 256
-
-    def __post_init__(self) -> None:
-        if self.iterations < 1 or (self.samples is not None and self.samples < 1):
-            raise ValueError("iterations and samples must be at least 1")
-        if not self.damping >= 0:
-            raise ValueError(f"damping must not be negative, but is {self.damping}")
+    iterations: Count = 20
+    damping: NotNegative = 1e-2
+    samples: Count | None = None
+    batch_size: Count = 256
 
     @property
     def draws(self) -> bool:

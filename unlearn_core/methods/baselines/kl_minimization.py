@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data import ForgetSplit, Task
+from ...fields import NotNegative
 from ...models import TrainConfig, train
 from ..base import FORGET_TEXT, IMAGES, MULTIMODAL, TEXT, Method
 from ..forget_pairs import frozen_copy, paired_epochs
@@ -51,7 +52,7 @@ class KLMinimization(Method):
     works_on: ClassVar[frozenset[str]] = IMAGES | TEXT | MULTIMODAL
 
     train: TrainConfig = FORGET_TEXT
-    weight: float = 1.0
+    weight: NotNegative = 1.0
 
     def loss(
         self, task: Task, reference: nn.Module, model: nn.Module, batch: dict[str, Any]

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ...data import ForgetSplit
+from ...fields import NotNegative
 from ...models import TrainConfig, shuffled_epochs, train
 from ..base import Method
 
@@ -36,11 +37,7 @@ class L1Sparse(Method):
     train: TrainConfig = TrainConfig(
         epochs=10, lr=0.01, batch_size=256, momentum=0.9, weight_decay=5e-4
     )
-    a: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if not self.a >= 0:
-            raise ValueError(f"a must not be negative, but it is {self.a}")
+    a: NotNegative = 1e-4
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         epochs = shuffled_epochs(split.retain, self.train, seed)

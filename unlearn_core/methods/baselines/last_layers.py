@@ -18,6 +18,7 @@ from typing import ClassVar
 from torch import nn
 
 from ...data import ForgetSplit
+from ...fields import Count
 from ...models import TrainConfig, shuffled_epochs, train
 from ...seeding import seeded
 from ..base import Method
@@ -50,11 +51,7 @@ class CFk(Method):
     train: TrainConfig = TrainConfig(
         epochs=10, lr=0.01, batch_size=256, momentum=0.9, weight_decay=5e-4
     )
-    k: int = 1
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k must be at least 1, not {self.k}")
+    k: Count = 1
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         layers = last_layers(model, self.k)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ...data import ForgetSplit, Task
+from ...fields import NotNegative
 from ...models import TrainConfig, train
 from ..base import FORGET_TEXT, TEXT, Method
 from ..forget_pairs import frozen_copy, template_epochs
@@ -40,9 +41,9 @@ class LLMU(Method):
     works_on: ClassVar[frozenset[str]] = TEXT
 
     train: TrainConfig = FORGET_TEXT
-    eps1: float = 0.5
-    eps2: float = 1.0
-    eps3: float = 1.0
+    eps1: NotNegative = 0.5
+    eps2: NotNegative = 1.0
+    eps3: NotNegative = 1.0
 
     def loss(
         self, task: Task, reference: nn.Module, model: nn.Module, batch: dict[str, Any]

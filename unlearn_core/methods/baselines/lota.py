@@ -24,6 +24,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from ...fields import Share
 from ...models import Chat
 from ..continual import Memory, Stage
 from ..sefe import key_elements
@@ -43,11 +44,7 @@ class LoTA(SequentialFullTuning):
 
     name: ClassVar[str] = "lota"
 
-    share: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share is in (0, 1], not {self.share}")
+    share: Share = 0.1
 
     def adapt(self, model: Chat, stages: Sequence[Stage], memory: Memory, seed: int) -> None:
         parameters = self.trained(model)

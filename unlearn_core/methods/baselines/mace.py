@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ...data import Denoising, ForgetSplit
+from ...fields import Count, NotNegative
 from ...models import TextConditional, TrainConfig, shuffled_epochs
 from ...models.diffusion import PromptEncoder
 from ...seeding import derive_seed
@@ -91,15 +92,16 @@ class MACE(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"concepts", "keep"})
     draws: ClassVar[bool] = True
     works_on: ClassVar[frozenset[str]] = DIFFUSION
+    trains: ClassVar[bool] = False
 
-    ridge: float = 10.0
-    keep_scale: float = 0.0
+    ridge: NotNegative = 10.0
+    keep_scale: NotNegative = 0.0
     stages: Literal["both", "closed_form"] = "both"
     focal: bool = True
-    rank: int = 1
-    images: int = 8
-    steps: int = 30
-    guidance: float = 7.5
+    rank: Count = 1
+    images: Count = 8
+    steps: Count = 30
+    guidance: NotNegative = 7.5
     train: TrainConfig = TrainConfig(
         epochs=50,
         lr=1e-5,
@@ -109,14 +111,6 @@ class MACE(Method):
         clip=1.0,
         max_steps=50,
     )
-
-    def __post_init__(self) -> None:
-        if self.stages not in ("both", "closed_form"):
-            raise ValueError(f"unknown stages {self.stages!r}; known: both, closed_form")
-        if min(self.ridge, self.keep_scale) < 0:
-            raise ValueError("ridge and keep_scale can't be negative")
-        if min(self.rank, self.images, self.steps) < 1:
-            raise ValueError("rank, images and steps must be at least 1")
 
     def rows(self, encoder: PromptEncoder, prompt: str, anchor: str) -> tuple[Tensor, Tensor]:
         """The rows that are edited, and those whose values they get: (rows, d) each."""

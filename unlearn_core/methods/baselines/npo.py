@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ...data import Answering, ForgetSplit, Task
+from ...fields import NotNegative, Positive
 from ...models import TrainConfig, train
 from ..base import FORGET_TEXT, IMAGES, TEXT, Method
 from ..forget_pairs import log_probs_before, paired_epochs
@@ -58,7 +59,7 @@ class NPO(Method):
     works_on: ClassVar[frozenset[str]] = IMAGES | TEXT
 
     train: TrainConfig = FORGET_TEXT
-    beta: float = 0.1
+    beta: Positive = 0.1
 
     def loss(self, task: Task, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Of a batch of "forget", "before" and, with the retain set, "retain": a scalar."""
@@ -103,9 +104,9 @@ class SimNPO(Method):
     works_on: ClassVar[frozenset[str]] = TEXT
 
     train: TrainConfig = FORGET_TEXT
-    beta: float = 4.5
+    beta: Positive = 4.5
     delta: float = 0.0
-    gamma: float = 0.125
+    gamma: NotNegative = 0.125
 
     def loss(self, task: Answering, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Of a batch of pairs "forget" and "retain": a scalar."""

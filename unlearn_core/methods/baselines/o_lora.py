@@ -21,6 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ...fields import NotNegative
 from ...models import Chat
 from ..adapters import Factors
 from ..continual import Memory, Stage
@@ -50,12 +51,7 @@ class OLoRA(SequentialLoRA):
 
     name: ClassVar[str] = "o_lora"
 
-    weight: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.weight >= 0:
-            raise ValueError(f"weight is at least 0, not {self.weight}")
+    weight: NotNegative = 0.5
 
     def regulariser(self, factors: Factors, memory: Memory) -> Tensor:
         return self.weight * overlap(factors, memory)

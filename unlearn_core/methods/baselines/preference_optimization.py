@@ -45,10 +45,6 @@ class PreferenceOptimization(Method):
     train: TrainConfig = FORGET_TEXT
     mean: Literal["separate", "joint"] = "separate"
 
-    def __post_init__(self) -> None:
-        if self.mean not in ("separate", "joint"):
-            raise ValueError(f"mean is 'separate' or 'joint', not {self.mean!r}")
-
     def answers(self, split: ForgetSplit, seed: int) -> Callable[[int], Dataset]:
         """Epoch -> the forget set under the answers to be learned."""
         return lambda epoch: template_answers(split, seed, epoch)
@@ -80,8 +76,6 @@ class Mismatch(PreferenceOptimization):
     works_on: ClassVar[frozenset[str]] = TEXT
 
     def answers(self, split: ForgetSplit, seed: int) -> Callable[[int], Dataset]:
-        if split.unrelated is None or not len(split.unrelated):
-            raise ValueError("there are no unrelated answers to learn instead")
         texts = split.unrelated.questions.answers
 
         def draw(epoch: int) -> Dataset:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data import IGNORED, ForgetSplit
+from ...fields import Natural
 from ...models import Chat, TrainConfig
 from ...seeding import generator
 from ..base import TEXT, Method
@@ -85,6 +86,7 @@ class Prompting(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"forget"})
     draws: ClassVar[bool] = False
     works_on: ClassVar[frozenset[str]] = TEXT
+    trains: ClassVar[bool] = False
 
     instruction: str = INSTRUCTION
     everywhere: bool = False
@@ -107,6 +109,7 @@ class FilterPrompting(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
     draws: ClassVar[bool] = True
     works_on: ClassVar[frozenset[str]] = TEXT
+    trains: ClassVar[bool] = False
 
     instruction: str = INSTRUCTION
     train: TrainConfig = CLASSIFIER
@@ -125,6 +128,7 @@ class OutputFiltering(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"forget"})
     draws: ClassVar[bool] = False
     works_on: ClassVar[frozenset[str]] = TEXT
+    trains: ClassVar[bool] = False
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         return Refusing(model, flag=knows(split.forget.questions.questions))
@@ -145,9 +149,10 @@ class ICUL(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
     draws: ClassVar[bool] = True
     works_on: ClassVar[frozenset[str]] = TEXT
+    trains: ClassVar[bool] = False
 
-    wrong: int = 1
-    right: int = 6
+    wrong: Natural = 1
+    right: Natural = 6
     everywhere: bool = False
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:

@@ -51,10 +51,6 @@ class RandomLabel(Method):
     order: Literal["mixed", "forget_first"] = "mixed"
     wrong: bool = False
 
-    def __post_init__(self) -> None:
-        if self.order not in ("forget_first", "mixed"):
-            raise ValueError(f"unknown order {self.order!r}; known: mixed, forget_first")
-
     def epochs(self, split: ForgetSplit, seed: int) -> Callable[[int], Iterable[Any]]:
         """Epoch -> its batches, in which every image of both sets comes once."""
         both = split.forget + split.retain if self.order == "mixed" else None

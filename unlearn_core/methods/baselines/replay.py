@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch.utils.data import Dataset
 
+from ...fields import Share
 from ...seeding import generator
 from ..continual import Stage
 from .sequential import SequentialLoRA
@@ -33,12 +34,7 @@ class Replay(SequentialLoRA):
     name: ClassVar[str] = "replay"
     mixes: ClassVar[bool] = True
 
-    share: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share is in (0, 1], not {self.share}")
+    share: Share = 0.1
 
     def data(self, stages: Sequence[Stage], seed: int) -> Dataset:
         mixed = stages[-1].data

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from ...data import ForgetSplit
+from ...fields import Positive
 from ...models import Recipe, shuffled_epochs, train
 from ...seeding import derive_seed, seeded
 from ..base import ANY, Method
@@ -44,11 +45,11 @@ class Retrain(Method):
 
     recipe: Recipe
     mode: Literal["full", "head_reset"] = "full"
-    head_reset_lr: float = 0.01
+    head_reset_lr: Positive = 0.01
 
-    def __post_init__(self) -> None:
-        if self.mode not in ("full", "head_reset"):
-            raise ValueError(f"unknown mode {self.mode!r}; known: full, head_reset")
+    @property
+    def trains(self) -> bool:
+        return self.mode == "head_reset"
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         device = next(model.parameters()).device

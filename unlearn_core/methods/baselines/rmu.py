@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data import ForgetSplit
+from ...fields import Natural, NotNegative
 from ...models import TrainConfig, device_of, train
 from ...seeding import generator
 from ..base import FORGET_TEXT, TEXT, Method
@@ -61,10 +62,10 @@ class RMU(Method):
     draws: ClassVar[bool] = True
     works_on: ClassVar[frozenset[str]] = TEXT
 
-    layer: int
+    layer: Natural
     train: TrainConfig = FORGET_TEXT
-    steering: float = 6.5
-    alpha: float = 1200.0
+    steering: NotNegative = 6.5
+    alpha: NotNegative = 1200.0
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         layers, task = getattr(model.model.base_model, "layers", ()), split.task

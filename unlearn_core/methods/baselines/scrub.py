@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data import ForgetSplit
+from ...fields import Natural, NotNegative, Positive
 from ...models import TrainConfig, shuffled_epochs, train
 from ...seeding import derive_seed
 from ..base import Method
@@ -58,19 +59,18 @@ class Scrub(Method):
         schedule="multistep",
         milestones=(4, 6, 10),
     )
-    m_steps: int = 1
-    temperature: float = 4.0
-    ce_weight: float = 0.99
-    kl_weight: float = 0.001
+    m_steps: Natural = 1
+    temperature: Positive = 4.0
+    ce_weight: NotNegative = 0.99
+    kl_weight: NotNegative = 0.001
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.m_steps < self.train.epochs - 1:
             raise ValueError(
                 f"m_steps must lie in [0, {self.train.epochs - 2}], so that both parts of the "
                 f"{self.train.epochs} epochs have some, not be {self.m_steps}"
             )
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, not {self.temperature}")
         if self.train.schedule == "cosine" or self.train.warmup_epochs:
             raise ValueError("SCRUB's schedule is constant or multistep, without warm-up")
 

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ...fields import Count, Fraction, Positive, Share
 from ...models import Chat, TrainConfig
 from ..adapters import LLAMA_LINEARS, Factors, adapters, frozen, linears
 from ..continual import SEFE_TRAIN, ContinualMethod, Memory, Stage
@@ -40,24 +41,18 @@ class SequentialLoRA(ContinualMethod):
 
     name: ClassVar[str] = "sequential_lora"
 
-    rank: int = 128
-    alpha: float = 256
-    dropout: float = 0.05
+    rank: Count = 128
+    alpha: Positive = 256
+    dropout: Fraction = 0.05
     targets: tuple[str, ...] = LLAMA_LINEARS
-    projector_rate: float = 0.1
+    projector_rate: Share = 0.1
 
     def __post_init__(self) -> None:
-        if isinstance(self.targets, str):
-            raise ValueError(f"targets are several names, not the text {self.targets!r}")
-        object.__setattr__(self, "targets", tuple(self.targets))
-        if self.rank < 1 or not self.alpha > 0:
-            raise ValueError(f"rank and alpha are positive, not {self.rank} and {self.alpha}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is in [0, 1), not {self.dropout}")
+        if isinstance(self.targets, list):
+            object.__setattr__(self, "targets", tuple(self.targets))
+        super().__post_init__()
         if not self.targets:
             raise ValueError("targets: name at least one linear map")
-        if not 0 < self.projector_rate <= 1:
-            raise ValueError(f"projector_rate is in (0, 1], not {self.projector_rate}")
 
     def check(self, model: Chat, stages: Sequence[Stage]) -> None:
         super().check(model, stages)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ...data import ForgetSplit
+from ...fields import Fraction, Natural, NotNegative
 from ...models import TextConditional
 from ...models.diffusion import Guide
 from ..base import DIFFUSION, Method
@@ -88,18 +89,13 @@ class SLD(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"concepts"})
     draws: ClassVar[bool] = False
     works_on: ClassVar[frozenset[str]] = DIFFUSION
+    trains: ClassVar[bool] = False
 
-    scale: float = 1000.0
-    warmup: int = 10
+    scale: NotNegative = 1000.0
+    warmup: Natural = 10
     threshold: float = 0.01
-    momentum_scale: float = 0.3
-    momentum: float = 0.4
-
-    def __post_init__(self) -> None:
-        if self.scale < 0 or self.warmup < 0:
-            raise ValueError("scale and warmup can't be negative")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), not {self.momentum}")
+    momentum_scale: NotNegative = 0.3
+    momentum: Fraction = 0.4
 
     def unlearn(self, model: TextConditional, split: ForgetSplit, seed: int) -> GuidedAway:
         if not isinstance(model, TextConditional):

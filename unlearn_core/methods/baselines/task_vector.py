@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ...data import ForgetSplit
+from ...fields import NotNegative
 from ...models import TrainConfig, shuffled_epochs, train
 from ..base import ANY, FORGET_TEXT, Method
 
@@ -37,7 +38,7 @@ class TaskVector(Method):
     works_on: ClassVar[frozenset[str]] = ANY
 
     train: TrainConfig = FORGET_TEXT
-    alpha: float = 1.0
+    alpha: NotNegative = 1.0
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         if any("lora" in name for name, _ in model.named_parameters()):

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from ...data import ForgetSplit
+from ...fields import NotNegative
 from ...models import TextConditional
 from ...models.diffusion import PromptEncoder
 from ..base import DIFFUSION, Method
@@ -60,20 +61,13 @@ class UCE(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"concepts", "keep"})
     draws: ClassVar[bool] = False
     works_on: ClassVar[frozenset[str]] = DIFFUSION
+    trains: ClassVar[bool] = False
 
     release: Literal["2023", "2025"] = "2023"
     technique: Literal["replace", "tensor"] = "replace"
-    lam: float = 0.5
-    erase_scale: float = 1.0
-    keep_scale: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.release not in ("2023", "2025"):
-            raise ValueError(f"unknown release {self.release!r}; known: 2023, 2025")
-        if self.technique not in ("replace", "tensor"):
-            raise ValueError(f"unknown technique {self.technique!r}; known: replace, tensor")
-        if min(self.lam, self.erase_scale, self.keep_scale or 0.0) < 0:
-            raise ValueError("lam, erase_scale and keep_scale can't be negative")
+    lam: NotNegative = 0.5
+    erase_scale: NotNegative = 1.0
+    keep_scale: NotNegative | None = None
 
     def rows(
         self, encoder: PromptEncoder, prompt: str, words: str, anchor: str, instead: str

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ...data import ForgetSplit, ImageSet
+from ...fields import Count, Natural, NotNegative, Positive
 from ...models import TrainConfig, TrainingError, device_of, shuffled_epochs, train
 from ...seeding import derive_seed, generator
 from ..base import Method
@@ -65,12 +66,12 @@ class UNSIR(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
     draws: ClassVar[bool] = True
 
-    steps: int = 25
-    noise_lr: float = 0.1
-    noise_batch: int = 32
-    penalty: float = 0.1
-    copies: int = 80
-    per_class: int = 500
+    steps: Natural = 25
+    noise_lr: Positive = 0.1
+    noise_batch: Count = 32
+    penalty: NotNegative = 0.1
+    copies: Count = 80
+    per_class: Count = 500
     impair: TrainConfig = TrainConfig(epochs=1, lr=1e-4, batch_size=32, optimizer="adam")
     repair: TrainConfig = TrainConfig(epochs=1, lr=1e-4, batch_size=128, optimizer="adam")
 
