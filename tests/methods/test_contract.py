@@ -1,28 +1,23 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from small import SMALL, make, stand_in
 from torch import nn
 
 from unlearn_core.data import (
-    Answering,
-    Denoising,
     ForgetSplit,
     ImageData,
-    VisualAnswering,
-    WithheldDataError,
     forget_random,
 )
-from unlearn_core.data.restricted_symbols import VOCABULARY
 from unlearn_core.methods import (
     FLAT,
     IAU,
@@ -30,88 +25,15 @@ from unlearn_core.methods import (
     SSD,
     ContractError,
     GradDiff,
-    GradientAscent,
     InfluenceCG,
     Method,
     Retrain,
     check_method,
 )
-from unlearn_core.methods.contract import STAND_INS
-from unlearn_core.models import Recipe, SmallCNN, TextToImage, TinyLlama, TinyLlava, TrainConfig
+from unlearn_core.models import Recipe, SmallCNN
 from unlearn_core.seeding import generator
 
-# Small and active: at alpha = 10 and one class in ten, nothing could be selected.
-DRAWING = TrainConfig(epochs=2, lr=1e-3, batch_size=2, optimizer="adam")
-
-SMALL: dict[str, dict[str, Any]] = {
-    "ssd": {"alpha": 1.0, "batch_size": 8},
-    "random_selection": {"alpha": 1.0, "batch_size": 8},
-    "absolute_selection": {"alpha": 1.0, "batch_size": 8},
-    "unsir": {"steps": 2, "noise_batch": 8, "copies": 2},
-    # Batches of three: an order must matter, as it does not to a single batch.
-    **{
-        name: {"train": TrainConfig(epochs=2, lr=0.01, batch_size=3, momentum=0.9)}
-        for name in (
-            *("random_label", "gradient_ascent", "l1_sparse", "boundary_shrink"),
-            *("boundary_expand", "salun", "salun_soft"),
-        )
-    },
-    **{
-        name: {"train": TrainConfig(epochs=3, lr=0.01, batch_size=3, momentum=0.9)}
-        for name in ("scrub", "cf_k", "eu_k")
-    },
-    # A few questions in batches of three, with steps that are large enough to be seen.
-    **{
-        name: {"train": TrainConfig(epochs=2, lr=1e-3, batch_size=3, optimizer="adamw")}
-        for name, cls in METHODS.items()
-        if "text" in cls.works_on and "train" in {f.name for f in dataclasses.fields(cls)}
-    },
-    # Images that the model draws itself, in two steps.
-    **{
-        name: {"train": DRAWING}
-        for name, cls in METHODS.items()
-        if cls.works_on == {"diffusion"} and "train" in {f.name for f in dataclasses.fields(cls)}
-    },
-    "esd": {"train": DRAWING, "steps": 2},
-    "ablating_concepts": {"train": DRAWING, "images": 4, "steps": 2},
-    "forget_me_not": {"train": DRAWING, "images": 4, "steps": 2},
-    "mace": {"train": DRAWING, "images": 2, "steps": 2},
-    "realera": {"train": DRAWING, "images": 2, "steps": 2, "step_near": 2, "step_beyond": 1},
-    "rmu": {
-        "layer": 1,
-        "train": TrainConfig(epochs=2, lr=1e-3, batch_size=3, optimizer="adamw"),
-    },
-    "influence": {"samples": 10},
-    "prompt_decouple": {
-        "method": GradientAscent(TrainConfig(epochs=2, lr=1e-3, batch_size=3, optimizer="adamw"))
-    },
-    "masked": {"method": GradientAscent(TrainConfig(epochs=2, lr=0.01, batch_size=3))},
-}
-
-
-def make(cls: type[Method], recipe: Recipe, **options: Any) -> Method:
-    takes = {f.name for f in dataclasses.fields(cls)}
-    given = {"recipe": recipe} if "recipe" in takes else {}
-    return cls(**given, **SMALL.get(cls.name, {}), **options)
-
-
 EVERYWHERE = [(name, m) for name, cls in METHODS.items() for m in sorted(cls.works_on)]
-
-
-def stand_in(modality: str, recipe: Recipe) -> tuple[nn.Module, ForgetSplit, Recipe]:
-    """A model and a split of that modality, and a recipe that makes such a model."""
-    model, split = STAND_INS[modality]()
-    if modality == "images":
-        return model, split, recipe
-    train = TrainConfig(epochs=1, lr=1e-3, batch_size=8, optimizer="adamw")
-    if modality == "diffusion":
-        return model, split, Recipe(TextToImage(size=16, widths=(8, 16)), Denoising(), train)
-    if modality == "multimodal":
-        sizes = {"vision_hidden": 16, "vision_layers": 1, "vision_heads": 2}
-        sight = TinyLlava(VOCABULARY, patch=16, hidden=16, layers=1, heads=2, **sizes)
-        return model, split, Recipe(sight, VisualAnswering(), train)
-    spec = TinyLlama(hidden=16, layers=2, heads=2, vocabulary=400)
-    return model, split, Recipe(spec, Answering(), train)
 
 
 @pytest.mark.parametrize(("name", "modality"), EVERYWHERE)
@@ -300,6 +222,67 @@ class GivesNaN(Noise):
 
 
 @dataclass(frozen=True)
+class GivesNaNInABuffer(Noise):
+    def __call__(
+        self, model: nn.Module, split: ForgetSplit, seed: int = 0, *, inplace: bool = False
+    ) -> nn.Module:
+        found = super().__call__(model, split, seed, inplace=inplace)
+        found.mean = nn.Buffer(torch.tensor([float("nan")]))
+        return found
+
+
+@dataclass(frozen=True)
+class GivesNothing(Noise):
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> None:
+        super().unlearn(model, split, seed)
+
+
+@dataclass(frozen=True)
+class GivesNothingAtAll(Noise):
+    def __call__(self, *given: object, **options: object) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class ReadsRetain(Noise):
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        split.retain.__getitems__([0])
+        return model
+
+
+@dataclass(frozen=True)
+class Fails(Noise):
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        raise KeyError("momentum")
+
+
+@dataclass(frozen=True)
+class ChangesTheSplit(Noise):
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        split.forget.labels.zero_()
+        return super().unlearn(model, split, seed)
+
+
+@dataclass(frozen=True)
+class HalvesThePrecision(Noise):
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        return super().unlearn(model, split, seed).half()
+
+
+@dataclass(frozen=True)
+class LeavesWeightsFrozen(Noise):
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        return super().unlearn(model, split, seed).requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class SetsTheDefaultPrecision(Noise):
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        torch.set_default_dtype(torch.float64)
+        return super().unlearn(model, split, seed)
+
+
+@dataclass(frozen=True)
 class MovesAway(Noise):
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         return super().unlearn(model, split, seed).to("meta")
@@ -328,7 +311,16 @@ class DiffersInPlace(Noise):
         (ClaimsToDraw, "the same weights, but it says that it draws"),
         (IgnoresTheSeed, "the same seed gave other weights"),
         (LeavesTrainingMode, "the result is in training mode"),
-        (GivesNaN, "weights that are not finite"),
+        (GivesNaN, r"NotFiniteError: noise: the unlearned model is not finite: head\.bias"),
+        (GivesNaNInABuffer, "the result is not finite: mean"),
+        (GivesNothing, "ends in a TypeError: noise: unlearn returns a model, not None"),
+        (GivesNothingAtAll, "returns None, which is no model"),
+        (ReadsRetain, "WithheldDataError: ReadsRetain does not declare 'retain' in `needs`"),
+        (Fails, "ends in a KeyError: 'momentum'"),
+        (ChangesTheSplit, "the split was changed"),
+        (HalvesThePrecision, "has another precision"),
+        (LeavesWeightsFrozen, "was left frozen"),
+        (SetsTheDefaultPrecision, "the default precision was changed"),
         (MovesAway, "the result is on another device"),
         (DiffersInPlace, "inplace=True gave another result"),
     ],
@@ -341,17 +333,14 @@ def test_a_broken_promise_is_found_and_named(method: type[Method], promise: str)
             check_method(method())
     finally:
         torch.set_grad_enabled(True)
+        torch.set_default_dtype(torch.float32)
 
 
-def test_undeclared_data_are_found() -> None:
-    @dataclass(frozen=True)
-    class ReadsRetain(Noise):
-        def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-            split.retain.__getitems__([0])
-            return model
-
-    with pytest.raises(WithheldDataError, match="ReadsRetain does not declare 'retain'"):
-        check_method(ReadsRetain())
+def test_what_it_is_given_is_not_the_method_s_fault(
+    model: nn.Module, tiny_split: ForgetSplit
+) -> None:
+    with pytest.raises(ValueError, match="Noise needs the split's forget set, which is missing"):
+        check_method(Noise(), model, replace(tiny_split, forget=None))
 
 
 def test_the_given_model_is_checked() -> None:

@@ -25,8 +25,8 @@ from ..data import (
     shapes,
 )
 from ..data.restricted_symbols import VOCABULARY
-from ..models import SmallCNN, TextToImage, TinyLlama, TinyLlava
-from .base import Method
+from ..models import NotFiniteError, SmallCNN, TextToImage, TinyLlama, TinyLlava
+from .base import PARTS, Method, require_finite
 
 __all__ = ["STAND_INS", "ContractError", "check_method"]
 
@@ -46,6 +46,27 @@ def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def _expect(condition: bool, method: Method, promise: str) -> None:
     if not condition:
         raise ContractError(f"{type(method).__name__}: {promise}")
+
+
+def _fingerprints(split: ForgetSplit) -> dict[str, str]:
+    parts = {name: getattr(split, name) for name in PARTS}
+    return {n: part.fingerprint() for n, part in parts.items() if hasattr(part, "fingerprint")}
+
+
+def _run(
+    method: Method, model: nn.Module, split: ForgetSplit, seed: int, **options: bool
+) -> nn.Module:
+    try:
+        made = method(model, split, seed, **options)
+    except Exception as error:
+        name = type(method).__name__
+        raise ContractError(f"{name}: it ends in a {type(error).__name__}: {error}") from error
+    _expect(isinstance(made, nn.Module), method, f"it returns {made!r:.60}, which is no model")
+    try:
+        require_finite(made, "the result")
+    except NotFiniteError as error:
+        raise ContractError(f"{type(method).__name__}: {error}") from error
+    return made
 
 
 def _images() -> tuple[nn.Module, ForgetSplit]:
@@ -96,15 +117,19 @@ def check_method(
 
     Without them, on a stand-in of each modality that it works on. The promises:
 
-    the model that it was given is unchanged; the result is a model in evaluation mode with
-    finite weights, where the given one is; the same seed gives the same weights; another seed
-    gives other weights exactly where the method says that it ``draws``; ``inplace=True`` gives
-    the same result; no random state, gradient switch or ``.grad`` is left changed.
+    it ends without an error; the model that it was given is unchanged, and so is the split; the
+    result is a model in evaluation mode with finite weights and buffers, where the given one is; the
+    weights that it has in common with the given one have the same precision and, unless it makes a
+    fresh model, are as free or frozen; the same seed gives the same weights; another seed gives
+    other weights exactly where the method says that it ``draws``; ``inplace=True`` gives the same
+    result; no random state, gradient switch, default precision or ``.grad`` is left changed.
 
     Raises
     ------
     ContractError
         Names the method and the promise that it broke.
+    TypeError, ValueError, NotFiniteError
+        As of `Method.check`: the given model and split are none that the method works on.
     """
     if (model is None) != (split is None):
         raise ValueError("give both a model and a split, or neither")
@@ -112,10 +137,13 @@ def check_method(
         for modality in sorted(method.works_on):
             check_method(method, *STAND_INS[modality]())
         return
-    before = _state(model)
+    method.check(model, split)
+    before, data = _state(model), _fingerprints(split)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
-    first = method(model, split, 0)
+    precision = torch.get_default_dtype()
+    first = _run(method, model, split, 0)
     _expect(_equal(before, _state(model)), method, "the given model was changed")
+    _expect(data == _fingerprints(split), method, "the split was changed")
     left = [p.grad for m in (model, first) for p in m.parameters()]
     _expect(all(g is None for g in left), method, "gradients were left behind")
     _expect(
@@ -126,12 +154,17 @@ def check_method(
         "a global random state was changed",
     )
     _expect(torch.is_grad_enabled(), method, "gradients were left switched off")
+    _expect(precision == torch.get_default_dtype(), method, "the default precision was changed")
     _expect(not first.training, method, "the result is in training mode")
     here = next(model.parameters()).device
     _expect(next(first.parameters()).device == here, method, "the result is on another device")
-    finite = all(p.isfinite().all() for p in first.parameters())
-    _expect(finite, method, "the result has weights that are not finite")
-    same, other = method(model, split, 0), method(model, split, 1)
+    own = dict(model.named_parameters())
+    for name, p in first.named_parameters():
+        if name in own:
+            _expect(p.dtype == own[name].dtype, method, f"{name} has another precision")
+            kept = p.requires_grad == own[name].requires_grad or "fresh_model" in method.needs
+            _expect(kept, method, f"{name} was left {'free' if p.requires_grad else 'frozen'}")
+    same, other = _run(method, model, split, 0), _run(method, model, split, 1)
     _expect(_equal(_state(first), _state(same)), method, "the same seed gave other weights")
     _expect(
         _equal(_state(first), _state(other)) != method.draws,
@@ -140,5 +173,5 @@ def check_method(
         if method.draws
         else "another seed gave other weights, but it says that it does not draw",
     )
-    consumed = method(copy.deepcopy(model), split, 0, inplace=True)
+    consumed = _run(method, copy.deepcopy(model), split, 0, inplace=True)
     _expect(_equal(_state(first), _state(consumed)), method, "inplace=True gave another result")
