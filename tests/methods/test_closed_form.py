@@ -266,6 +266,43 @@ class TestSolver:
             found = solve(w, e, v, torch.ones(2), 0.0)
         torch.testing.assert_close(e.double() @ found.T, v.double(), rtol=0, atol=1e-4)
 
+    @pytest.mark.parametrize("n", [3, 9, 40])
+    def test_one_factor_does_for_all_matrices(
+        self, n: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where each matrix has its own system built and factored, or where the smaller system
+        of few rows has other weights than the formula's."""
+        g = torch.Generator().manual_seed(0)
+        before = {f"a{i}_k": torch.randn(5, 12, generator=g).double() for i in range(6)}
+        holder = Holder(before)
+        rows, instead = (torch.randn(n, 12, generator=g).double() for _ in range(2))
+        scale = torch.rand(n, generator=g).double()
+        scale[0] = 0  # a row that is left out
+        system = (scale[:, None] * rows).T @ rows + 0.3 * torch.eye(12).double()
+        calls, plain = [], torch.linalg.solve
+        monkeypatch.setattr(torch.linalg, "solve", lambda *a: calls.append(1) or plain(*a))
+        edit(holder, rows, instead, scale, 0.3)
+        assert len(calls) == 1
+        for w, found in zip(before.values(), projections(holder).values(), strict=True):
+            wanted = (scale[:, None] * (instead @ w.T)).T @ rows + 0.3 * w
+            expected = torch.linalg.solve(system, wanted.T).T
+            torch.testing.assert_close(found.detach(), expected, rtol=0, atol=2e-9)
+
+    def test_one_edit_warns_once(self) -> None:
+        """Fails where the rank is looked at for every matrix."""
+        holder = Holder({f"a{i}_k": torch.eye(4) for i in range(3)})
+        rows = torch.eye(4).double()[:2]
+        with pytest.warns(UserWarning, match="do not determine") as told:
+            edit(holder, rows, rows.flip(0), torch.ones(2), 0.0)
+        assert len(told) == 1
+
+    def test_rows_without_weight_change_nothing(self) -> None:
+        """Fails with a singular system: nothing is asked for, and nothing holds what there is."""
+        w, e = torch.randn(3, 4), torch.randn(6, 4)
+        for ridge in (0.0, 1.0):
+            found = solve(w, e, torch.randn(6, 3), torch.zeros(6), ridge)
+            torch.testing.assert_close(found, w.double(), rtol=0, atol=0)
+
     def test_the_component_goes_from_all_rows_together(self) -> None:
         own, wanted = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 2.0], [3.0, 5.0]])
         # <U, N> U with U = own / sqrt(2): 6 / 2 of own.

@@ -27,6 +27,7 @@ __all__ = [
     "Weights",
     "edit",
     "fuse",
+    "gain",
     "low_rank",
     "original_epsilon",
     "projections",
@@ -53,6 +54,42 @@ def projections(model: Diffusion) -> dict[str, nn.Parameter]:
     return found
 
 
+def gain(rows: Tensor, scale: Tensor, ridge: float) -> Tensor:
+    """:math:`R` of :math:`W' = W + \\sum_i (v_i - W e_i)\\,r_i^\\top`, in float64: (n, d).
+
+    It is the same for every matrix, of whatever values. Of fewer rows than columns it comes from a
+    system of the rows' size, :math:`R = (\\lambda I + S E E^\\top)^{-1} S E`.
+
+    Parameters
+    ----------
+    rows : :math:`e_i`, (n, d)
+    scale : :math:`s_i`, (n,)
+    ridge : :math:`\\lambda`; where it is 0 and the rows do not determine the matrix, a small one is taken,
+        and a warning says so
+    """
+    rows, scale = rows.double(), scale.double()
+    n, d = rows.shape
+    if not scale.any():
+        return torch.zeros_like(rows)  # nothing is asked for
+    weighted = scale[:, None] * rows
+    if ridge == 0:
+        system = weighted.T @ rows
+        if torch.linalg.matrix_rank(system, hermitian=True) < d:
+            ridge = RIDGE * system.trace().item() / d
+            warnings.warn(
+                f"{n} rows do not determine a matrix of {d} columns; it is kept by a ridge of "
+                f"{ridge:.1e}",
+                stacklevel=2,
+            )
+    if n < d:
+        inner = weighted @ rows.T
+        inner.diagonal().add_(ridge)
+        return torch.linalg.solve(inner, weighted)
+    system = weighted.T @ rows
+    system.diagonal().add_(ridge)
+    return torch.linalg.solve(system, weighted.T).T
+
+
 def solve(weight: Tensor, rows: Tensor, values: Tensor, scale: Tensor, ridge: float) -> Tensor:
     """:math:`W'` of the problem above, in float64: (out, d).
 
@@ -60,24 +97,10 @@ def solve(weight: Tensor, rows: Tensor, values: Tensor, scale: Tensor, ridge: fl
     ----------
     weight : :math:`W`, (out, d)
     rows, values : :math:`e_i` (n, d) and :math:`v_i` (n, out)
-    scale : :math:`s_i`, (n,)
-    ridge : :math:`\\lambda`; where it is 0 and the rows do not determine the matrix, a small one is taken,
-        and a warning says so
+    scale, ridge : as of `gain`
     """
-    weight, rows, values, scale = (x.double() for x in (weight, rows, values, scale))
-    identity = torch.eye(rows.shape[1], dtype=torch.float64, device=rows.device)
-    system = (scale[:, None] * rows).T @ rows
-    if ridge == 0 and len(rows) and torch.linalg.matrix_rank(system, hermitian=True) < len(system):
-        ridge = RIDGE * system.trace().item() / len(system)
-        warnings.warn(
-            f"{len(rows)} rows do not determine a matrix of {len(system)} columns; it is kept by a "
-            f"ridge of {ridge:.1e}",
-            stacklevel=2,
-        )
-    if ridge == 0 and not len(rows):
-        return weight
-    wanted = (scale[:, None] * values).T @ rows + ridge * weight
-    return torch.linalg.solve(system + ridge * identity, wanted.T).T
+    weight, rows = weight.double(), rows.double()
+    return weight + (values.double() - rows @ weight.T).T @ gain(rows, scale, ridge)
 
 
 @torch.no_grad()
@@ -96,14 +119,17 @@ def edit(
     instead : the rows whose values these are to have (n, d); or the values themselves for each matrix
     scale : (n,)
     """
-    device = next(iter(projections(model).values())).device
-    rows, scale = rows.double().to(device), scale.double().to(device)
-    for name, w in projections(model).items():
+    weights = projections(model)
+    device = next(iter(weights.values())).device
+    rows = rows.double().to(device)
+    shared = gain(rows, scale.to(device), ridge)
+    for name, w in weights.items():
+        before = w.double()
         if isinstance(instead, Mapping):
-            values = instead[name].double()
+            errors = instead[name].double() - rows @ before.T
         else:
-            values = instead.double().to(device) @ w.double().T
-        w.copy_(solve(w, rows, values, scale, ridge))
+            errors = (instead.double().to(device) - rows) @ before.T
+        w.copy_(before + errors.T @ shared)
 
 
 def text_rows(encoder: PromptEncoder, prompt: str) -> Tensor:
