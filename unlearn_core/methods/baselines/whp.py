@@ -11,8 +11,9 @@ FLAT's paper writes probabilities). The weights stay as they are, and a second m
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data import ForgetSplit
+from ...fields import NotNegative
 from ...models import Around, Chat, TrainConfig, shuffled_epochs, train
 from ...models.chat import head_at
 from ..base import FORGET_TEXT, TEXT, Method
@@ -58,46 +60,37 @@ class ContrastChat(Around):
             ).logits
         return self.combined(own, others)
 
-    def answer(
-        self, questions: Sequence[str], max_new_tokens: int = 200, batch_size: int = 48
-    ) -> list[str]:
-        prompts = [self.prompt(q) for q in questions]
+    def complete(self, *args: Any, **kwargs: Any) -> list[str]:
+        with self.together():
+            return super().complete(*args, **kwargs)
 
-        def options(chosen: list[int], length: int) -> dict[str, Any]:
-            return {"logits_processor": [Alongside(self)]}
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Inside the block the model that generates has the logits of both.
 
-        return self.complete(prompts, max_new_tokens, batch_size, options)
+        The other model reads what that one is given (tokens, mask and positions), with a cache of its
+        own. For greedy decoding: the rows of a cache keep their places.
+        """
+        from transformers import Cache, DynamicCache
 
+        theirs: Any = None  # the cache of the model that generates
+        own: Any = None  # the other's, for the same batch
 
-class Alongside:
-    """A logits processor that runs the other model on what has been said, with a cache of its own.
+        def add(_: nn.Module, __: Any, given: dict[str, Any], out: Any) -> Any:
+            nonlocal theirs, own
+            held = {k: v for k, v in given.items() if isinstance(v, Cache)}
+            for name, cache in held.items():
+                if cache is not theirs:  # another batch
+                    theirs, own = cache, DynamicCache()
+                given = {**given, name: own}
+            out.logits = self.combined(out.logits.float(), self.other(**given).logits.float())
+            return out
 
-    For greedy decoding: rows keep their places.
-    """
-
-    def __init__(self, chat: ContrastChat) -> None:
-        self.chat = chat
-        self.mask: Tensor | None = None
-        self.past: Any = None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if self.mask is None:  # padding is on the left, before the first token that is none
-            self.mask = (input_ids != self.chat.padding).cumsum(dim=1).clamp(max=1)
-            new = input_ids
-        else:
-            self.mask = torch.cat([self.mask, self.mask.new_ones(len(input_ids), 1)], dim=1)
-            new = input_ids[:, -1:]
-        # Positions that count from each row's first token, as `generate` has them.
-        positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, -new.shape[1] :]
-        out = self.chat.other(
-            input_ids=new,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.past,
-            use_cache=True,
-        )
-        self.past = out.past_key_values
-        return self.chat.combined(scores, out.logits[:, -1].to(scores.dtype))
+        hook = self.model.register_forward_hook(add, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 @dataclass(frozen=True)
@@ -116,7 +109,7 @@ class WHP(Method):
     works_on: ClassVar[frozenset[str]] = TEXT
 
     train: TrainConfig = FORGET_TEXT
-    alpha: float = 1.0
+    alpha: NotNegative = 1.0
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         more = copy.deepcopy(model)
