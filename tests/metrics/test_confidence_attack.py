@@ -56,7 +56,14 @@ class TestFeatures:
         found = attack_features(torch.tensor([[1e4, 0.0], [0.0, 1e4]]), torch.tensor([1, 1]))
         assert all(v.isfinite().all() for v in found.values())
         assert found["modified_entropy"][1].item() == 0
-        assert found["modified_entropy"][0].item() > 1e3
+
+    def test_logarithms_are_of_a_least_probability_on_both_sides(self) -> None:
+        """Song and Mittal's code, and the authors' ``MIA.py`` after it, take ln max(p, 1e-30) and
+        ln max(1 - p, 1e-30) alike: a wrong label that is 670.7 nats away counts 138.2, not 739.8."""
+        found = attack_features(torch.tensor([[0.0, 670.7]]), torch.tensor([0]))
+        assert found["modified_entropy"].item() == pytest.approx(-2 * math.log(1e-30))
+        near = attack_features(torch.tensor([[0.0, 60.0]]), torch.tensor([0]))
+        assert near["modified_entropy"].item() == pytest.approx(60 - math.log(1e-30))
 
 
 class TestAttack:

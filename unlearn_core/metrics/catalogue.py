@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from .checks import finite
+
 __all__ = ["METRICS", "Estimate", "Metric", "VERSION", "mean", "share"]
 
 
@@ -28,10 +30,11 @@ def share(hits: Tensor) -> Estimate:
 
 
 def mean(values: Tensor) -> Estimate:
-    """The mean of ``values`` (n,), with its standard error."""
+    """The mean of ``values`` (n,), which are finite, with its standard error."""
     n = len(values)
     if n == 0:
         raise ValueError("a mean of nothing")
+    finite("values of a mean", values)
     error = values.double().std().item() / n**0.5 if n > 1 else None
     return Estimate(values.double().mean().item(), n, error)
 

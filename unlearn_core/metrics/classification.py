@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..data import ForgetSplit, evenly_spaced
 from ..models import Outputs, predict
 from .catalogue import Estimate, mean, share
+from .checks import alike, predictions
 from .membership import confident_non_members, entropy_members
 from .shadow import ShadowAttack
 from .zrf import zrf
@@ -33,11 +34,17 @@ def accuracy(logits: Tensor, labels: Tensor) -> Estimate:
 
     (The SSD authors average the accuracies of batches, which over-weights a short last one.)
     """
-    return share(logits.argmax(dim=1) == labels)
+    alike(predictions=logits, labels=labels)
+    return share(predictions(logits).argmax(dim=1) == labels)
 
 
 def changed_weights(before: nn.Module, after: nn.Module) -> Estimate:
     """Share of the parameters' entries that differ between two models of one architecture, %."""
+    shapes = [[tuple(p.shape) for p in m.parameters()] for m in (before, after)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "the two models are not of one architecture: their weights differ in shape"
+        )
     pairs = list(zip(before.parameters(), after.parameters(), strict=True))
     changed = sum(int((a.detach() != b.detach()).sum()) for a, b in pairs)
     total = sum(a.numel() for a, _ in pairs)
@@ -58,7 +65,19 @@ def outputs_of(
     """One forward pass over each part of a split.
 
     Of the retain set ``retain_images`` are looked at, at equal distances; None for all.
+
+    Raises
+    ------
+    ValueError
+        A part that is missing or empty.
     """
+    for part in SideOutputs._fields:
+        data = getattr(split, part)
+        if data is None or not len(data):
+            state = "missing" if data is None else "empty"
+            raise ValueError(
+                f"a classifier is measured on the split's {part} set, which is {state}"
+            )
     kept = split.retain
     if retain_images is not None:
         kept = kept.subset(evenly_spaced(len(kept), retain_images))
@@ -141,10 +160,27 @@ def gap_to_retrained(values: Mapping[str, Estimate], retrained: Mapping[str, Est
     These are the retain, forget and test accuracies and the membership attack that was measured.
     The standard error takes the eight values for independent: they share their images, so it is
     rather too large.
+
+    Raises
+    ------
+    ValueError
+        An accuracy is missing, or the two were not measured with the same attack.
     """
-    attacks = ("entropy_mia", "confidence_mia", "shadow_mia")
-    attack = next((n for n in attacks if n in retrained), attacks[0])
-    names = ("retain_accuracy", "forget_accuracy", "test_accuracy", attack)
+    sides = {"the model": values, "the retrained one": retrained}
+    accuracies = ("retain_accuracy", "forget_accuracy", "test_accuracy")
+    for whose, side in sides.items():
+        if missing := [n for n in accuracies if n not in side]:
+            raise ValueError(f"no gap without the {missing[0]} of {whose}")
+    attacks = [n for n in ("entropy_mia", "confidence_mia", "shadow_mia") if n in retrained]
+    attack = next((n for n in attacks if n in values), None)
+    if attack is None:
+        ours, theirs = (
+            ", ".join(n for n in side if n.endswith("_mia")) or "none" for side in sides.values()
+        )
+        raise ValueError(
+            f"no gap without one attack on both: the model's is {ours}, the retrained one's is {theirs}"
+        )
+    names = (*accuracies, attack)
     gaps = [abs(values[n].value - retrained[n].value) for n in names]
     errors = [side[n].stderr for n in names for side in (values, retrained)]
     known = all(e is not None for e in errors)

@@ -185,7 +185,7 @@ def _below(accuracies: Tensor) -> Tensor:
     if a.ndim != 2 or a.shape[0] != a.shape[1] or not len(a):
         raise ValueError(f"accuracies are (tasks, tasks), not {tuple(a.shape)}")
     known = torch.ones(a.shape, dtype=torch.bool).tril()
-    if len(missing := (a.isnan() & known).nonzero()):
+    if len(missing := (~a.isfinite() & known).nonzero()):
         t, j = (missing[0] + 1).tolist()
         raise ValueError(
             f"the accuracy on task {j} after task {t} is missing (row {t}, column {j})"

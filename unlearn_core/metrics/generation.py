@@ -34,6 +34,7 @@ from torch.utils.data import TensorDataset
 from ..data import MissingSourceError, resolve
 from ..models import default_device, device_of, predict
 from .catalogue import Estimate, mean, share
+from .checks import finite, predictions
 
 __all__ = [
     "CLIP",
@@ -107,7 +108,7 @@ def judge(classifier: nn.Module, images: Tensor) -> Tensor:
         No image, or one that is not finite or not in [-1, 1].
     """
     data = TensorDataset(_checked(images), torch.zeros(len(images)))
-    return predict(classifier, data).logits.double().softmax(dim=1)
+    return predictions(predict(classifier, data).logits).double().softmax(dim=1)
 
 
 def drawn_as(
@@ -188,7 +189,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"two sets of features, not {tuple(a.shape)} and {tuple(b.shape)}")
     means, roots = [], []
-    for features in (a.double(), b.double()):
+    for features in (finite("features", a).double(), finite("features", b).double()):
         means.append(features.mean(dim=0))
         deviations = (features - means[-1]) / (len(features) - 1) ** 0.5
         roots.append(torch.linalg.qr(deviations, mode="r").R)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from ..data import evenly_spaced
 from .catalogue import Estimate, share
+from .checks import alike, finite
 
 __all__ = [
     "attack_features",
@@ -19,11 +22,21 @@ __all__ = [
     "svc_attack",
 ]
 
+#: The least probability whose logarithm is taken in a modified entropy.
+LEAST = 1e-30
+
 
 def entropy(logits: Tensor) -> Tensor:
     """Entropy of the softmax of ``logits`` (n, classes), in nats: (n,) float64."""
-    log_p = logits.double().log_softmax(dim=1)
+    log_p = finite("logits", logits).double().log_softmax(dim=1)
     return -(log_p.exp() * log_p).sum(dim=1)
+
+
+def _parties(members: Tensor, non_members: Tensor, target: Tensor | None = None) -> None:
+    sides = {"members": members, "non-members": non_members, "targets": target}
+    for name, side in sides.items():
+        if side is not None and not len(side):
+            raise ValueError(f"an attack needs {name}, and there are none")
 
 
 def fit_entropy_attack(members: Tensor, non_members: Tensor, C: float = 2.0):
@@ -36,6 +49,7 @@ def fit_entropy_attack(members: Tensor, non_members: Tensor, C: float = 2.0):
     """
     from sklearn.linear_model import LogisticRegression
 
+    _parties(members, non_members)
     x = torch.cat([entropy(members), entropy(non_members)])[:, None].numpy()
     y = [1] * len(members) + [0] * len(non_members)
     return LogisticRegression(C=C, class_weight="balanced").fit(x, y)
@@ -61,14 +75,17 @@ def attack_features(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
     With the softmax p of ``logits`` (n, classes) and ``labels`` y (n,): "correctness", whether y
     is the most probable class; "confidence", :math:`p_y`; "entropy"; "modified_entropy",
-    :math:`-(1-p_y)\ln p_y - \sum_{c\ne y} p_c\ln(1-p_c)` (Song and Mittal, 2021, for which the
-    SalUn authors' code computes something else); "prob", p itself.
+    :math:`-(1-p_y)\ln p_y - \sum_{c\ne y} p_c\ln(1-p_c)` (Song and Mittal, 2021; the SalUn
+    authors' ``MIA.py``, whose ``SVC_MIA.py`` computes something else); "prob", p itself. Logarithms
+    of the modified entropy are those of 1e-30 at least, as there, so that it is at most 138.2. (No
+    metric of a row uses it: the attack that is published takes the confidence.)
     """
+    alike(predictions=logits, labels=labels)
     y = labels[:, None]
-    log_p = logits.double().log_softmax(dim=1)
+    log_p = finite("logits", logits).double().log_softmax(dim=1)
     p = log_p.exp()
-    others = p * (1 - p).clamp(min=1e-30).log()  # a probability of 1 has a finite entropy
-    own = (1 - p.gather(1, y)) * log_p.gather(1, y)
+    others = p * (1 - p).clamp(min=LEAST).log()  # a probability of 1 has a finite entropy
+    own = (1 - p.gather(1, y)) * log_p.gather(1, y).clamp(min=math.log(LEAST))
     return {
         "correctness": (p.argmax(dim=1, keepdim=True) == y).double(),
         "confidence": p.gather(1, y),
@@ -86,6 +103,9 @@ def svc_attack(members: Tensor, non_members: Tensor, target: Tensor) -> Tensor:
     """
     from sklearn.svm import SVC
 
+    _parties(members, non_members, target)
+    for features in (members, non_members, target):
+        finite("features", features)
     x = torch.cat([members, non_members]).numpy()
     y = [1] * len(members) + [0] * len(non_members)
     attack = SVC(C=3, gamma="auto", kernel="rbf").fit(x, y)

@@ -23,6 +23,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .checks import finite
+
 __all__ = ["STOPS", "cut_answer", "holdout_auc", "knowmem_prompt", "min_k", "privleak"]
 
 #: Where an answer after a few-shot prompt ends, in the order of the cuts.
@@ -58,7 +60,12 @@ def min_k(log_probs: Sequence[Tensor], k: float = 0.4) -> Tensor:
         count = int(k * len(values))
         if count == 0:
             raise ValueError(f"text {i} has {len(values)} scored tokens: too few for {k:g} of them")
-        scores.append(-values.double().topk(count, largest=False).values.mean())
+        scores.append(
+            -finite(f"log-probabilities of text {i}", values)
+            .double()
+            .topk(count, largest=False)
+            .values.mean()
+        )
     return torch.stack(scores)
 
 
@@ -70,8 +77,11 @@ def holdout_auc(forget: Tensor, holdout: Tensor) -> float:
     """
     from sklearn.metrics import roc_auc_score
 
+    if not (len(forget) and len(holdout)):
+        raise ValueError(f"{len(forget)} texts to forget beside {len(holdout)} that were held out")
+    scores = finite("scores", torch.cat([forget, holdout]))
     truth = [1] * len(forget) + [0] * len(holdout)
-    return float(roc_auc_score(truth, torch.cat([forget, holdout]).numpy()))
+    return float(roc_auc_score(truth, scores.numpy()))
 
 
 def privleak(auc: float, retrained_auc: float = 0.5) -> float:
@@ -81,4 +91,6 @@ def privleak(auc: float, retrained_auc: float = 0.5) -> float:
     """
     if not 0 < retrained_auc <= 1:
         raise ValueError(f"the retrained model's AUC is {retrained_auc}, not in (0, 1]")
+    if not 0 <= auc <= 1:
+        raise ValueError(f"the AUC is {auc}, not in [0, 1]")
     return 100 * (auc - retrained_auc) / retrained_auc

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..data import QuestionData, QuestionSet, evenly_spaced
 from ..models import Chat
 from .catalogue import Estimate, mean, share
+from .checks import finite
 from .text import distinct_tokens, refusal_rate, rouge_l
 from .tofu import (
     choice_probability,
@@ -25,6 +26,9 @@ from .tofu import (
 )
 
 __all__ = ["Answers", "ask", "evaluate_chat", "evaluation_sets"]
+
+#: What TOFU asks.
+SETS = ("forget", "retain", "real_authors", "world_facts")
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,17 @@ class Answers:
 
     @property
     def recall(self) -> Tensor:
-        """(n,) ROUGE-L recall of the answers in what was said."""
+        """(n,) ROUGE-L recall of the answers in what was said.
+
+        Raises
+        ------
+        ValueError
+            Nothing was said: only likelihoods were asked for.
+        """
+        if not self.said:
+            raise ValueError(
+                "nothing was said: ask with max_new_tokens, to have answers to measure"
+            )
         return rouge_l(self.said, self.questions.answers)
 
 
@@ -85,8 +99,12 @@ def ask(
     Raises
     ------
     ValueError
-        A set without wrong answers, or an empty one.
+        No set; one without wrong answers, or an empty one.
+    NotFiniteError
+        The model's log-probabilities are not finite.
     """
+    if not sets:
+        raise ValueError("there is no set of questions to ask")
     pairs: list[tuple[str, str]] = []
     for name, questions in sets.items():
         if not len(questions) or not questions.wrong:
@@ -96,7 +114,9 @@ def ask(
             pairs += [(question, text) for text in (answer, other, *questions.wrong[i])]
     # Without a paraphrase the answer takes its place: it is scored once.
     distinct = list(dict.fromkeys(pairs))
-    scores = dict(zip(distinct, chat.log_probs(distinct, batch_size), strict=True))
+    found = chat.log_probs(distinct, batch_size)
+    finite("log-probabilities of the answers' tokens", torch.cat(found))
+    scores = dict(zip(distinct, found, strict=True))
     said: dict[str, str] = {}
     if max_new_tokens is not None:
         prompts = list(dict.fromkeys(q for questions in sets.values() for q in questions.questions))
@@ -129,12 +149,8 @@ def evaluation_sets(
 
     ``limits`` maps names to numbers of questions, which are taken at equal distances.
     """
-    sets = {
-        "forget": data.ask_forget,
-        "retain": data.ask_retain,
-        "real_authors": data.real_authors,
-        "world_facts": data.world_facts,
-    }
+    parts = (data.ask_forget, data.ask_retain, data.real_authors, data.world_facts)
+    sets = dict(zip(SETS, parts, strict=True))
     if unknown := set(limits or {}) - set(sets):
         raise ValueError(f"unknown sets {sorted(unknown)}; known: {', '.join(sets)}")
     return {
@@ -150,7 +166,16 @@ def evaluate_chat(
 
     Forget quality compares two models: `forget_quality` of their truth ratios on "forget".
     ``templates`` are what a refusal is recognised by.
+
+    Raises
+    ------
+    ValueError
+        One of TOFU's four sets is missing, or nothing was said to it.
     """
+    if missing := [name for name in SETS if name not in answers]:
+        raise ValueError(
+            f"the answers to {' and '.join(missing)} are missing: model utility needs them"
+        )
     gone, kept = answers["forget"], answers["retain"]
     utility: dict[str, float] = {}
     for name in ("retain", "real_authors", "world_facts"):

@@ -24,6 +24,7 @@ from ..models import (
 )
 from ..seeding import derive_seed, generator, seeded
 from .catalogue import Estimate, share
+from .checks import alike, finite, predictions
 
 __all__ = ["ATTACK_TRAINING", "ShadowAttack", "shadow_features", "attack_network", "gradient_norms"]
 
@@ -36,7 +37,8 @@ def shadow_features(logits: Tensor, labels: Tensor) -> Tensor:
 
     ``logits`` (n, classes) and ``labels`` (n,) give (n, 2 * classes).
     """
-    one_hot = nn.functional.one_hot(labels, logits.shape[1]).to(logits)
+    alike(predictions=logits, labels=labels)
+    one_hot = nn.functional.one_hot(labels, predictions(logits).shape[1]).to(logits)
     return torch.cat([logits.softmax(dim=1) - one_hot, one_hot], dim=1)
 
 
@@ -173,4 +175,4 @@ def gradient_norms(
         ]
     finally:
         model.train(mode)
-    return torch.cat(squares).sqrt().cpu()
+    return finite("gradient norms", torch.cat(squares).sqrt().cpu())

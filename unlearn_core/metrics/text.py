@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data import function_words, words_of
+from .checks import alike, finite
 
 __all__ = [
     "bleu",
@@ -45,6 +46,7 @@ def rouge_l(
     """
     if of not in ("recall", "fmeasure"):
         raise ValueError(f"of is 'recall' or 'fmeasure', not {of!r}")
+    alike(texts=generated, references=references)
     score = _scorer(stem).score
     pairs = zip(references, generated, strict=True)
     scores = [getattr(score(r, g)["rougeL"], of) for r, g in pairs]
@@ -58,6 +60,7 @@ def bleu(generated: Sequence[str], references: Sequence[str]) -> Tensor:
     """
     from sacrebleu import corpus_bleu
 
+    alike(texts=generated, references=references)
     pairs = zip(generated, references, strict=True)
     scores = [corpus_bleu([g], [[r]]).score for g, r in pairs]
     return torch.tensor(scores, dtype=torch.float64)
@@ -65,7 +68,10 @@ def bleu(generated: Sequence[str], references: Sequence[str]) -> Tensor:
 
 def perplexity(log_probs: Sequence[Tensor]) -> float:
     """The exponential of the mean negative log-likelihood over all tokens of all texts."""
-    return float((-torch.cat([values.double() for values in log_probs]).mean()).exp())
+    if not log_probs:
+        raise ValueError("a perplexity of no text")
+    tokens = torch.cat([values.double() for values in log_probs])
+    return float((-finite("log-probabilities", tokens).mean()).exp())
 
 
 def secret_words(question: str, answers: Sequence[str], wrong: Sequence[str]) -> tuple[str, ...]:

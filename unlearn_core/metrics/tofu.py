@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 
 from ..data import IGNORED
+from ..models import NotFiniteError
+from .checks import alike, finite
 
 __all__ = [
     "AnswerLosses",
@@ -71,7 +73,7 @@ def answer_losses(logits: Tensor, labels: Tensor) -> AnswerLosses:
         ignore_index=IGNORED,
         reduction="none",
     )
-    return AnswerLosses(losses.sum(dim=1), tokens)
+    return AnswerLosses(finite("losses of answers", losses.sum(dim=1)), tokens)
 
 
 def truth_ratio(
@@ -84,7 +86,9 @@ def truth_ratio(
     ``paraphrased`` (n,) and ``wrong`` (n, m) are length-normalised losses. ``average`` is the mean
     over the wrong answers' probabilities.
     """
-    paraphrased, wrong = paraphrased.double(), wrong.double()
+    alike(**{"paraphrases": paraphrased, "sets of wrong answers": wrong})
+    paraphrased = finite("losses of paraphrases", paraphrased).double()
+    wrong = finite("losses of wrong answers", wrong).double()
     if average == "geometric":
         log_wrong = -wrong.mean(dim=1)
     elif average == "arithmetic":
@@ -100,6 +104,8 @@ def truth_ratio_score(ratios: Tensor, forgotten: bool) -> Tensor:
     On questions to be forgotten ``min(R, 1/R)``: 1 where the model can't tell the truth from the
     wrong answers. On all others ``max(0, 1 - R)``.
     """
+    if ratios.isnan().any():
+        raise NotFiniteError("a truth ratio is not a number")
     return torch.minimum(ratios, 1 / ratios) if forgotten else (1 - ratios).clamp(min=0)
 
 
@@ -109,7 +115,8 @@ def choice_probability(correct: Tensor, wrong: Tensor) -> Tensor:
     ``correct`` (n,) and ``wrong`` (n, m) are length-normalised losses. TOFU's probability on real
     authors and world facts.
     """
-    every = torch.cat([correct[:, None], wrong], dim=1).double()
+    alike(**{"right answers": correct, "sets of wrong answers": wrong})
+    every = finite("losses of answers", torch.cat([correct[:, None], wrong], dim=1)).double()
     return (-every).softmax(dim=1)[:, 0]
 
 
@@ -171,5 +178,13 @@ def deviation_score(forget_recall: float, retain_recall: float) -> float:
 
     ``100 * sqrt(f**2 + (1 - r)**2)`` of the ROUGE-L recall on forget and on retain answers, each
     in [0, 1] (Wang et al., 2025; arXiv 2511.05784).
+
+    Raises
+    ------
+    ValueError
+        A recall outside [0, 1], or that is no number.
     """
+    for name, value in (("forget", forget_recall), ("retain", retain_recall)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"the recall on {name} is {value}, not in [0, 1]")
     return 100 * (forget_recall**2 + (1 - retain_recall) ** 2) ** 0.5

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from .catalogue import Estimate
+from .checks import finite
 
 __all__ = ["jensen_shannon", "zrf", "zrf_as_published"]
 
 
 def jensen_shannon(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     """Jensen-Shannon divergence of two softmax outputs (n, classes), in nats: (n,) float64."""
-    log_p, log_q = (x.double().log_softmax(dim=1) for x in (p_logits, q_logits))
+    if p_logits.shape != q_logits.shape:
+        raise ValueError(f"outputs of {tuple(p_logits.shape)} and of {tuple(q_logits.shape)}")
+    log_p, log_q = (finite("logits", x).double().log_softmax(dim=1) for x in (p_logits, q_logits))
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     kl_p = (log_p.exp() * (log_p - log_m)).sum(dim=1)
     kl_q = (log_q.exp() * (log_q - log_m)).sum(dim=1)
@@ -35,6 +38,6 @@ def zrf_as_published(logits: Tensor, random_logits: Tensor) -> float:
     Its divergences run from the mixture to the two outputs, and are averaged over classes too;
     it is minus infinity where a softmax output underflows to 0.
     """
-    p, q = (x.softmax(dim=1) for x in (logits, random_logits))
+    p, q = (finite("logits", x).softmax(dim=1) for x in (logits, random_logits))
     m = (p + q) / 2
     return (1 - ((m * (m / p).log()).mean() + (m * (m / q).log()).mean()) / 2).item()

@@ -1,0 +1,56 @@
+"""What metrics refuse: numbers that are not finite, sets that are empty, and rows without a partner."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+
+from torch import Tensor
+
+from ..models import NotFiniteError
+
+__all__ = ["alike", "finite", "predictions"]
+
+
+def finite(what: str, values: Tensor) -> Tensor:
+    """``values``, each of which is a finite number.
+
+    Raises
+    ------
+    NotFiniteError
+        Says how many of ``what`` are not.
+    """
+    sound = values.isfinite()
+    if not sound.all():
+        raise NotFiniteError(f"{int((~sound).sum())} of {values.numel()} {what} are not finite")
+    return values
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """``logits`` (n, classes), of which every row says something: minus infinity is a class that
+    can't be, and all else is finite.
+
+    Raises
+    ------
+    NotFiniteError
+        Says how many predictions are not finite.
+    ValueError
+        Another shape.
+    """
+    if logits.ndim != 2:
+        raise ValueError(f"logits are (n, classes), not {tuple(logits.shape)}")
+    finite("predictions", logits.amax(dim=1))  # of NaN, of infinity, and of nothing possible
+    return logits
+
+
+def alike(**sides: Sized) -> None:
+    """Raise where things that belong together are not equally many.
+
+    Raises
+    ------
+    ValueError
+        Names both, and how many they are.
+    """
+    (first, a), *others = sides.items()
+    for name, b in others:
+        if len(a) != len(b):
+            raise ValueError(f"{len(a)} {first} and {len(b)} {name} don't belong together")
