@@ -83,7 +83,7 @@ MISTAKES: list[tuple[str, tuple[str, ...], Any, str]] = [
     *(
         (kind, (key,), {"banana": 1}, rf"{key}: \w+ reads nothing of it")
         for kind, keys in {
-            "classes": ("ask", "tower", "adapters", "judge"),
+            "classes": ("tower", "adapters", "judge"),
             "questions": ("tower", "adapters", "judge", "shadow"),
             "passages": ("relearn", "tower"),
             "drawing": ("tower", "adapters", "shadow", "relearn"),
@@ -216,9 +216,40 @@ MISTAKES: list[tuple[str, tuple[str, ...], Any, str]] = [
         [{"method": "SSD", "seeds": [9]}],
         r"seeds: some of \[.*\], not \[9\]",
     ),
+    (
+        "sweep",
+        ("measure",),
+        [{"method": "SSD", "lamb": "grid"}],
+        "method: lamb: grid, but there is no",
+    ),
+    (
+        "chosen",
+        ("measure",),
+        [{"selection": "worst"}],
+        "selection: of 'worst'; did you mean 'worst c",
+    ),
+    (
+        "classes",
+        ("measure",),
+        [{"sequence": "SSD"}],
+        "sequence: missing a required arg.*'requests'",
+    ),
+    (
+        "classes",
+        ("measure",),
+        [{"sequence": "SSD", "requests": "x"}],
+        "requests: .*integer, not 'x'",
+    ),
+    (
+        "classes",
+        ("measure",),
+        [{"original": None, "only": True}],
+        "original has no argument 'only'",
+    ),
     ("classes", ("measure",), ["search"], "measure.0: nothing is called 'search'"),
     ("classes", ("measure",), [{}], "measure.0: nothing is called ''"),
     # what is asked, attacks
+    ("classes", ("ask", "forget"), 5, "ask has no argument 'forget'; known: retain"),
     ("questions", ("ask", "retian"), 3, "ask has no argument 'retian'; did you mean 'retain'"),
     ("questions", ("ask", "retain"), "1e-3", "ask: retain: .*integer, not '1e-3'"),
     ("questions", ("ask", "forget"), -3, "ask: forget: .*greater than 0"),
@@ -328,6 +359,29 @@ def test_whatever_it_says_it_is_refused_or_can_be_built(kind: str) -> None:
         except (ConfigError, ValidationError):
             refused += 1
     assert refused >= 20
+
+
+def test_what_is_measured_in_many_ways_can_be(project: Any, tiny: dict[str, Any]) -> None:
+    """Fails where the check refuses what `plan` makes rows of."""
+    full = tiny["profiles"]["ci"]["experiments"]["full_class"]
+    full["grid"] = {"lam": [1, 2]}
+    full["select"] = {"easy": {"use": "by_loss", "fraction": 0.1}}
+    full["measure"] = [
+        {"original": None, "sides_only": True},
+        "methods",
+        {"method": ["SSD", "Fine-tune"], "seeds": [1]},
+        {"method": "SSD", "alpha": [5, 10], "lam": "grid"},
+        {"selection": "easy"},
+        {"null": None, "again": [1, 2]},
+        {"sequence": "Fine-tune", "requests": 4},
+    ]
+    project.paper("tiny", tiny)
+    check("tiny", "ci")
+    tiny["profiles"]["ci"]["rehearsal"] = {"seeds": [0]}
+    project.paper("tiny", tiny)
+    check("tiny", "ci", rehearsal=True)
+    small = rehearsed(load_paper("tiny").profile("ci")).experiments["full_class"]
+    assert small.measure[2] == {"method": ["SSD", "Fine-tune"]}
 
 
 def test_a_rehearsal_asks_only_what_the_experiment_asks() -> None:

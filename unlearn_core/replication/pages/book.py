@@ -22,19 +22,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import yaml
 
 from ...metrics import METRICS
-from ...registry import ConfigError
+from ...registry import ConfigError, brief, did_you_mean, within
 from ..papers import PROFILES, PaperFile, known_papers, load_paper, paper_sources, project_root
 from ..records import Record
 from ..run import source_hash
 from ..runner import build_folder, lock, stamped
-from . import summary, tables
+from . import notebook, summary, tables
 from .grounds import classifier_tables, drawing_tables, language_tables
 from .map import package_map
 
 __all__ = ["Chapter", "assemble", "build_book"]
+
+#: Where a chapter says how long its rows took.
+TIME_IN_ROWS = re.compile(r'(<th scope="row">Time in rows</th><td>)[^<]*')
 
 #: The pages on which all methods of a modality meet.
 GROUNDS = ("common_ground", "language_ground", "erasure_ground")
@@ -74,8 +78,51 @@ def _edition(folder: Path, slug: str, file: PaperFile, published: bool) -> Editi
     # Of one's own runs only whole ones: both files as the run left them.
     if not (notebook.exists() and record.exists()) or not (published or stamped(folder, slug)):
         return None
-    found = Record.read(record).of(file.claims, source_hash(slug))
-    return Edition(notebook, found, published)
+    return Edition(notebook, showable(record, slug, file), published)
+
+
+def showable(file: Path, slug: str, paper: PaperFile) -> Record:
+    """A record all of whose values pages can show.
+
+    Raises
+    ------
+    ConfigError
+        It is damaged, another paper's or profile's, or has metrics that nobody defines.
+    """
+    record = Record.read(file).of(paper.claims, source_hash(slug))
+    with within(f"{os.path.relpath(file, project_root())}: run the paper again"):
+        if (record.paper, record.profile) != (slug, file.parent.name):
+            raise ConfigError(f"this is {record.paper!r} at {record.profile!r}")
+        for metric in {m for row in record.rows for m in row.metrics}:
+            if metric not in METRICS:
+                raise ConfigError(
+                    f"unknown metric {brief(metric)}; {did_you_mean(metric, METRICS)}"
+                )
+    return record
+
+
+def executed(file: Path) -> dict[str, Any]:
+    """A notebook as a run left it.
+
+    Raises
+    ------
+    ConfigError
+        It is no notebook, or one without cells.
+    """
+    try:
+        book = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(book, dict):
+            raise ValueError("it is no mapping")
+        nbformat.validate(book)
+        if not book["cells"]:
+            raise ValueError("it has no cells")
+    except (ValueError, nbformat.ValidationError) as error:
+        why = " ".join(str(getattr(error, "message", error)).split())[:200]
+        raise ConfigError(
+            f"{os.path.relpath(file, project_root())} is no notebook that can be read ({why}). Delete it "
+            "with the record beside it and run the paper again, or take both from git again"
+        ) from error
+    return book
 
 
 def find_chapters(root: Path) -> list[Chapter]:
@@ -127,10 +174,11 @@ def status(chapters: list[Chapter]) -> str:
             rows.append(
                 [
                     f"{c.slug}, {e.label}",
-                    r.finished[:16].replace("T", " "),
+                    html.escape(r.finished[:16].replace("T", " ")),
                     f"{len(r.rows)}",
                     f"{minutes:.1f} min",
-                    f"<code>{(r.commit or 'none')[:10]}</code>{' with changes' if r.dirty else ''}",
+                    f"<code>{html.escape((r.commit or 'none')[:10])}</code>"
+                    f"{' with changes' if r.dirty else ''}",
                     state,
                     f"{len(r.invariants) - broken} of {len(r.invariants)}",
                     html.escape(r.environment["cpu"])
@@ -260,12 +308,21 @@ def source_table(chapters: list[Chapter]) -> str:
 def chapter_notebook(
     chapter: Chapter, edition: Edition, chapters: Iterable[Chapter]
 ) -> dict[str, Any]:
-    """The executed notebook as a page: its first screen under the title, plumbing cells hidden."""
-    book = json.loads(edition.notebook.read_text())
+    """The executed notebook as a page: its first screen under the title, plumbing cells hidden.
+
+    The time in rows is worked out again from the record, as by today's code.
+    """
+    book = executed(edition.notebook)
+    took = html.escape(notebook.time_in_rows(edition.record))
     folder = "" if edition is chapter.shown else "../papers/"
     for cell in book["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = folded(linked("".join(cell["source"]), chapters, folder))
+        for output in cell.get("outputs", ()):
+            shown = output.get("data", {})
+            if "text/html" in shown:
+                text = "".join(shown["text/html"])
+                shown["text/html"] = TIME_IN_ROWS.sub(lambda found: found[1] + took, text)
         tags = cell["metadata"].setdefault("tags", [])
         if "injected-parameters" in tags:
             tags.append("remove-cell")
@@ -298,7 +355,8 @@ def which_run(chapter: Chapter, edition: Edition) -> str:
     """MyST: a line that says which run a page shows, where the others are, and its downloads."""
     r = edition.record
     words = [
-        f"**{edition.label}**: {tables.count(len(r.seeds), 'seed')}, {hardware(r)}, {r.finished[:10]}, commit `{(r.commit or 'none')[:10]}`"
+        f"**{edition.label}**: {tables.count(len(r.seeds), 'seed')}, {html.escape(hardware(r))}, "
+        f"{html.escape(r.finished[:10])}, commit `{html.escape((r.commit or 'none')[:10])}`"
         f"{' **with uncommitted changes**' if r.dirty else ''}."
     ]
     if edition is not chapter.shown:
@@ -360,27 +418,33 @@ def example_output(script: Path, keep: Path) -> str:
     root = project_root()
     files = [script, *sorted((root / "unlearn_core").rglob("*.py"))]
     key = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
-    if keep.exists() and keep.read_text().startswith(key):
-        return keep.read_text().split("\n", 1)[1]
+    if keep.exists() and (kept := keep.read_text(encoding="utf-8")).startswith(key):
+        return kept.split("\n", 1)[1]
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=root)
     if done.returncode:
         raise ConfigError(f"the guide's example {script.name} failed:\n{done.stderr[-2000:]}")
     keep.parent.mkdir(parents=True, exist_ok=True)
-    keep.write_text(f"{key}\n{done.stdout}")
+    keep.write_text(f"{key}\n{done.stdout}", encoding="utf-8")
     return done.stdout
+
+
+def copied(source: Path, target: Path, but: set[str]) -> None:
+    """Copy a folder's content and not its modes: what can't be written may still be rendered."""
+    for file in source.rglob("*"):
+        relative = file.relative_to(source)
+        if but.isdisjoint(relative.parts) and file.is_file():
+            (target / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target / relative)
 
 
 def assemble(root: Path, target: Path) -> list[Chapter]:
     """Write the book's sources to ``target``."""
     if target.exists():
         shutil.rmtree(target)
-    shutil.copytree(root / "book", target, ignore=shutil.ignore_patterns("published", "_toc.yml"))
+    copied(root / "book", target, but={"published", "_toc.yml"})
     # The chapters include the methods' source from where it is.
-    shutil.copytree(
-        root / "unlearn_core" / "methods",
-        target / "unlearn_core" / "methods",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    methods = Path("unlearn_core") / "methods"
+    copied(root / methods, target / methods, but={"__pycache__"})
     chapters = find_chapters(root)
     generated = target / "_generated"
     generated.mkdir()
@@ -398,15 +462,16 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
         "sources": source_table(chapters),
     }
     for name, text in pieces.items():
-        (generated / f"{name}.html").write_text(text)
-    (generated / "claims.md").write_text(summary.all_claims(told(chapters)))
+        (generated / f"{name}.html").write_text(text, encoding="utf-8")
+    (generated / "claims.md").write_text(summary.all_claims(told(chapters)), encoding="utf-8")
     for name in GROUNDS:
         page = target / f"{name}.md"
-        page.write_text(linked(page.read_text(), chapters, "papers/"))
+        text = linked(page.read_text(encoding="utf-8"), chapters, "papers/")
+        page.write_text(text, encoding="utf-8")
     script = root / "book" / "guide" / "example.py"
     kept = root / build_folder() / "example.txt"
-    (generated / "example.txt").write_text(example_output(script, kept))
-    toc = yaml.safe_load((root / "book" / "_toc.yml").read_text())
+    (generated / "example.txt").write_text(example_output(script, kept), encoding="utf-8")
+    toc = yaml.safe_load((root / "book" / "_toc.yml").read_bytes())
     for part in toc["parts"]:
         if part["caption"] == "Papers":
             part["chapters"] += [write_chapter(c, target, chapters) for c in chapters]
@@ -415,11 +480,11 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
             pages = api_pages()
             (target / "api").mkdir()
             for name, text in pages.items():
-                (target / f"{name}.md").write_text(text)
+                (target / f"{name}.md").write_text(text, encoding="utf-8")
             sections = [{"file": name} for name in pages if name != "api/index"]
             part["chapters"].append({"file": "api/index", "sections": sections})
     toc["parts"] = [part for part in toc["parts"] if part["chapters"]]
-    (target / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
+    (target / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
     return chapters
 
 
@@ -433,13 +498,14 @@ def write_chapter(chapter: Chapter, target: Path, chapters: Iterable[Chapter]) -
             sections.append({"file": page})
         file = target / f"{page}.ipynb"
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(chapter_notebook(chapter, edition, chapters)))
+        text = json.dumps(chapter_notebook(chapter, edition, chapters))
+        file.write_text(text, encoding="utf-8")
         whose = "published" if edition.published else "own"
         downloads = target / "downloads" / f"{edition.record.profile}-{whose}"
         downloads.mkdir(parents=True, exist_ok=True)
-        shutil.copy(edition.notebook, downloads / f"{chapter.slug}.ipynb")
-        shutil.copy(edition.notebook.with_suffix(".json"), downloads / f"{chapter.slug}.json")
-        (downloads / f"{chapter.slug}.csv").write_text(edition.record.to_csv())
+        for file in (edition.notebook, edition.notebook.with_suffix(".json")):
+            shutil.copyfile(file, downloads / file.name)
+        (downloads / f"{chapter.slug}.csv").write_text(edition.record.to_csv(), encoding="utf-8")
     return {"file": f"papers/{chapter.slug}", **({"sections": sections} if sections else {})}
 
 
@@ -466,7 +532,8 @@ def _build_book(root: Path, build: Path) -> Path:
             command, cwd=root, env=environment, stdout=handle, stderr=subprocess.STDOUT
         )
     if done.returncode:
-        text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())
+        text = log.read_text(encoding="utf-8", errors="replace")
+        text = re.sub(r"\x1b\[[0-9;]*m", "", text)
         where = log.relative_to(root)
         raise ConfigError(f"the book did not build; the end of {where}:\n{text[-3000:]}")
     return site / "_build" / "html" / "index.html"

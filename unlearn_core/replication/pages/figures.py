@@ -58,6 +58,15 @@ STYLE = {
 }
 
 
+@contextlib.contextmanager
+def styled(salt: str) -> Iterator[None]:
+    """Draw in our style, whatever the reader's own matplotlibrc says; ``salt`` makes a figure's ids its own."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE | {"svg.hashsalt": salt})
+        yield
+
+
 class Shown(HTML):
     """A figure on its way to the page; filled when the `figure` block ends."""
 
@@ -88,7 +97,7 @@ def figure(
     if not alt.strip() or not caption.strip():
         raise ValueError("a figure needs a caption and an alt text")
     shown = Shown()
-    with mpl.rc_context(STYLE | {"svg.hashsalt": caption}):
+    with styled(caption):
         fig = Figure(figsize=size, layout="constrained")
         axes = [fig.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
         yield axes, shown

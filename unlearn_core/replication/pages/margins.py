@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ..papers import PaperFile
 from ..records import Verdict
 from . import tables
-from .figures import COLOURS, INK, STYLE, Shown, figure, svg_of
+from .figures import COLOURS, INK, Shown, figure, styled, svg_of
 
 __all__ = ["forest", "ladder"]
 
@@ -111,7 +111,7 @@ def ladder(title: str, steps: Sequence[tuple[str, Verdict]], paper: float | None
         return ""
     said = [f"{name} {tables.signed(v.mean, v.stderr)}, {v.text}" for name, v in steps]
     said += [f"the paper {tables.signed(paper, None)}"] if paper is not None else []
-    with mpl.rc_context(STYLE | {"svg.hashsalt": title}):
+    with styled(title):
         fig = Figure(figsize=(2.2, 0.86), layout="constrained")
         ax = fig.add_subplot()
         ax.axhline(0, color=INK, lw=0.8, alpha=0.6)

@@ -53,7 +53,7 @@ def opening(run: Replication) -> Markdown:
 
 def bibtex(file, key: str) -> str:
     """One entry of a BibTeX file, as it stands there."""
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     start = text.find("{" + key + ",")
     if start < 0:
         raise KeyError(f"no entry {key!r} in {file.name}")
@@ -326,6 +326,13 @@ def notes(run: Replication) -> Markdown:
     )
 
 
+def time_in_rows(record: Record) -> str:
+    return (
+        f"{record.seconds_spent / 60:.1f} minutes (the sum over all rows, whenever they were made, "
+        "with each model's training once)"
+    )
+
+
 def provenance(record: Record) -> HTML:
     """When, on what and from which commits; the invariants; every skip with its reason."""
     commits = sorted({(r.provenance.commit or "none", r.provenance.dirty) for r in record.rows})
@@ -337,11 +344,7 @@ def provenance(record: Record) -> HTML:
     facts = [
         ["Run", f"{record.started} to {record.finished}, profile {record.profile}"],
         ["Rows", f"{len(record.rows)}, made from {days[0]} to {days[-1]}" if days else "0"],
-        [
-            "Time in rows",
-            f"{record.seconds_spent / 60:.1f} minutes (the sum over all rows, whenever they were "
-            "made, with each model's training once)",
-        ],
+        ["Time in rows", time_in_rows(record)],
         ["Commits", ", ".join(f"{c[:10]}{' (with changes)' if d else ''}" for c, d in commits)],
         ["Data", "; ".join(f"{i} ({kind}, sha256 {sha}…)" for i, kind, sha in sorted(sources))],
         ["Device", ", ".join(sorted({r.provenance.device for r in record.rows}))],

@@ -117,12 +117,13 @@ def all_claims(chapters: Iterable[tuple[str, PaperFile, Record]]) -> str:
             badge = tables.verdict_badge(v)
             if v.reason:
                 badge += f'<br><span class="muted">{html.escape(v.reason)}</span>'
-            rows.append([v.claim, html.escape(claim.title), whose, margin, badge, AGES[v.age]])
+            key, title = html.escape(v.claim), html.escape(claim.title)
+            rows.append([key, title, whose, margin, badge, AGES[v.age]])
         head = ["", "Claim", "Whose", "Margin ± error", "Verdict", "Rule written"]
         shown = tables.table(head, rows, kind="claims").data
         out.append(
             f"## {file.paper.short}\n\n[{file.paper.title}](papers/{slug}.ipynb); {size_of(record)}, "
-            f"{record.finished[:10]}.\n\n```{{raw}} html\n{shown}\n```\n"
+            f"{html.escape(record.finished[:10])}.\n\n```{{raw}} html\n{shown}\n```\n"
         )
     return "\n".join(out)
 
@@ -138,7 +139,9 @@ def first_screen(file: PaperFile, record: Record, published: Sequence[Record]) -
     record : of the run that the page shows
     published : of every published size, which the ladders are made of
     """
-    found = "\n".join(f"- {sentence}" for sentence in record.findings) or _counts(record)
+    # Their Markdown is the chapter's own, but what they read of the data may look like HTML.
+    sentences = [sentence.replace("<", "&lt;") for sentence in record.findings]
+    found = "\n".join(f"- {sentence}" for sentence in sentences) or _counts(record)
     parts = [
         "## What we found\n",
         "::::{div} first-screen",
@@ -168,7 +171,7 @@ def _headline_table(file: PaperFile, record: Record, published: Sequence[Record]
     rows = []
     for claim, v in _headlines(file, record):
         steps = [(r.profile, w) for r in sizes for w in r.verdicts if w.claim == v.claim]
-        sentence = f"<b>{v.claim}</b> {html.escape(claim.statement)}"
+        sentence = f"<b>{html.escape(v.claim)}</b> {html.escape(claim.statement)}"
         steps_shown = ladder(f"{v.claim}, {claim.title}", steps, claim.paper_margin)
         rows.append([sentence, _paper_number(claim), _our_number(v), _judged(v), steps_shown])
     if not rows:

@@ -175,7 +175,11 @@ def results_table(rows: Sequence[Row], metrics: Sequence[str], caption: str) -> 
 
 def claims_table(paper: PaperFile) -> HTML:
     rows = [
-        [key, f"<b>{html.escape(c.title)}.</b> {html.escape(c.statement)}", html.escape(c.where)]
+        [
+            html.escape(key),
+            f"<b>{html.escape(c.title)}.</b> {html.escape(c.statement)}",
+            html.escape(c.where),
+        ]
         for key, c in paper.claims.items()
     ]
     return table(["", "Claim", "Where it comes from"], rows, kind="wide")
@@ -198,7 +202,7 @@ def verdicts_table(paper: PaperFile, verdicts: Iterable[Verdict]) -> HTML:
         margins = "–"
         if v.mean is not None:
             margins = f'<b>{signed(v.mean, v.stderr)}</b><span class="seeds">{seeds}</span>'
-        rows.append([v.claim, _told(claim, v), margins, _sign(claim, v)])
+        rows.append([html.escape(v.claim), _told(claim, v), margins, _sign(claim, v)])
     head = ["", "Claim, and what its margin is", "Margin ± error", "Verdict"]
     return table(head, rows, kind="wide verdicts")
 

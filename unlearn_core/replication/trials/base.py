@@ -157,10 +157,12 @@ class Trial:
                 )
         if not e.search and e.choose != Choice():
             raise ConfigError("choose: there is no search")
+        entries = [entry for entry in e.measure if isinstance(entry, Mapping)]
+        measured = {k for entry in entries for k, values in entry.items() if values == "grid"}
         for name, values in e.grid.items():
             with within(f"grid.{name}"):
                 having = [m for m in methods.values() if name in hyper_parameters(m)]
-                if not having:
+                if not having and name not in measured:
                     raise ConfigError("no method of the experiment has such a hyper-parameter")
                 for value in values:
                     for method in having:
@@ -190,20 +192,26 @@ class Trial:
             raise ConfigError(
                 f"nothing is called {brief(measure)}; {did_you_mean(measure, measures)}"
             )
-        own = inspect.signature(getattr(cls, f"measure_{measure}")).parameters
+        function = getattr(cls, f"measure_{measure}")
+        taken = inspect.signature(function).parameters
+        known = [*e.select] if measure == "selection" else [ORIGINAL, *methods]
+        own: dict[str, list[Any]] = {}
         for label in labels if isinstance(labels, list) else [labels]:
-            if label not in [ORIGINAL, *methods] and not (label is None and "label" not in own):
-                known = [ORIGINAL, *methods]
+            if label not in known and not (label is None and "label" not in taken):
                 raise ConfigError(f"{measure}: of {brief(label)}; {did_you_mean(label, known)}")
             for name, wanted in changes:
                 if wanted == "grid" and name not in e.grid:
                     raise ConfigError(f"{measure}: {name}: grid, but there is no such grid")
                 values = e.grid[name] if wanted == "grid" else wanted
-                for value in values if isinstance(values, list) else [values]:
-                    if name not in own:  # a hyper-parameter, where the measure takes such
-                        if "changes" not in own or label not in methods:
-                            raise ConfigError(f"{measure}: no argument {brief(name)}")
-                        changed(methods[label], {name: value})
+                values = values if isinstance(values, list) else [values]
+                if name in taken or "changes" not in taken or label not in methods:
+                    own[name] = values
+                    continue
+                for value in values:  # of a hyper-parameter
+                    changed(methods[label], {name: value})
+        stand_ins = {next(iter(taken)): None, "label": None}  # the trial, and what was looked up
+        for at in itertools.product(*own.values()):
+            bind(function, dict(zip(own, at, strict=True)), measure, **stand_ins)
 
     @classmethod
     def requests(cls, e: Experiment) -> tuple[str, list[Any]]:
