@@ -110,9 +110,27 @@ class TestSampling:
         torch.testing.assert_close(whole[:2], fewer, rtol=1e-3, atol=1e-4)
         assert not torch.allclose(whole, text.sample(prompts, 8, steps=3, guidance=2.0))
 
+    @pytest.mark.parametrize("size", [2, 14, 16])
+    def test_the_noise_of_an_image_is_a_matter_of_its_number_alone(self, size: int) -> None:
+        """Fails where all images' numbers are drawn as one: where they are no multiple of 16, or fewer
+        than 16, the last ones change with the number of images."""
+        model = ClassToImage(3, size=size, fold=2, widths=(16,)).build(0)
+        whole = model.noise(5, 7)
+        assert whole.shape == (5, *model.shape)
+        for n in range(5):
+            assert torch.equal(model.noise(n, 7), whole[:n])
+        assert whole.unique().numel() == whole.numel()
+        assert abs(float(model.noise(2000, 7).std()) - 1) < 0.05
+
+    def test_noise_in_whole_blocks_is_what_pytorch_draws(self, classes: ClassConditional) -> None:
+        """Fails where images that were drawn before would come from other noise."""
+        draw = torch.Generator().manual_seed(7)
+        expected = torch.randn((3, *classes.shape), generator=draw)
+        assert torch.equal(classes.noise(3, 7), expected)
+
     def test_nothing_is_drawn_from_the_global_state(self, classes: ClassConditional) -> None:
         before = torch.get_rng_state()
-        classes.sample([0, 1], 0, steps=2, guidance=1.0, eta=1.0)
+        classes.sample([0, 1], 0, steps=2, guidance=1.0)
         assert torch.equal(torch.get_rng_state(), before)
 
     def test_a_model_that_knows_the_noise_gets_the_image_back(

@@ -8,6 +8,7 @@ so its parameters are the UNet's. A condition is a class (int) or a prompt (str)
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -220,8 +221,6 @@ class Diffusion(nn.Module):
         latents: Tensor,
         guide: Guide,
         steps: int,
-        eta: float = 0.0,
-        generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
         """DDIM from noise ``latents``: what is left after each of ``steps`` steps."""
         from diffusers import DDIMScheduler
@@ -230,11 +229,20 @@ class Diffusion(nn.Module):
         scheduler.set_timesteps(steps)
         for i, t in enumerate(scheduler.timesteps):
             epsilon = guide(latents, t.to(latents.device), i)
-            fresh = None
-            if eta:
-                fresh = torch.randn(latents.shape, generator=generator).to(latents.device)
-            latents = scheduler.step(epsilon, t, latents, eta=eta, variance_noise=fresh).prev_sample
+            latents = scheduler.step(epsilon, t, latents).prev_sample
             yield latents
+
+    def noise(self, n: int, seed: int) -> Tensor:
+        """What ``n`` images are drawn from, as the UNet sees them: standard normal, on the CPU.
+
+        That of image i depends on ``seed`` and i alone.
+        """
+        # PyTorch draws normal numbers in blocks of 16, and the last ones anew where some are left over:
+        # with whole blocks an image's are the same whatever follows it.
+        size = math.prod(self.shape)
+        draw = torch.Generator().manual_seed(seed)
+        blocks = torch.randn((n, 16 * math.ceil(size / 16)), generator=draw)
+        return blocks[:, :size].reshape(n, *self.shape)
 
     @torch.no_grad()
     def sample(
@@ -244,24 +252,22 @@ class Diffusion(nn.Module):
         *,
         steps: int = 50,
         guidance: float = 7.5,
-        eta: float = 0.0,
         batch_size: int = 64,
     ) -> Tensor:
         """Draw an image for each condition: (n, C, H, W) in [-1, 1], float32 on the CPU.
 
-        The noise of image i depends on ``seed`` and i alone, so that two models, or two lists of
+        The `noise` of image i depends on ``seed`` and i alone, so that two models, or two lists of
         conditions, can be compared image by image. Memory is that of ``batch_size`` images.
         """
         device, mode = device_of(self), self.training
-        draw = torch.Generator().manual_seed(seed)
-        noise = torch.randn((len(condition), *self.shape), generator=draw)
+        noise = self.noise(len(condition), seed)
         out = []
         self.eval()
         try:
             for start in range(0, len(condition), batch_size):
                 chosen = condition[start : start + batch_size]
                 first = noise[start : start + batch_size].to(device)
-                path = self.denoising(first, self.guide(chosen, guidance), steps, eta, draw)
+                path = self.denoising(first, self.guide(chosen, guidance), steps)
                 (latents,) = deque(path, maxlen=1)
                 out.append(self.codec.decode(latents).clamp(-1, 1).float().cpu())
         finally:
