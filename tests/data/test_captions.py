@@ -293,6 +293,16 @@ class TestCoco:
         file.write_text(json.dumps(turned))
         assert coco_captions(12)[0] == before
 
+    @pytest.mark.parametrize("name", ["../a.jpg", "/a.jpg", None])
+    def test_an_image_outside_the_folder(self, folder: Path, name: str | None) -> None:
+        file = folder / "annotations" / "captions_val2014.json"
+        content = json.loads(file.read_text())
+        content["images"][0]["file_name"] = name
+        file.write_text(json.dumps(content))
+        says = "not by None" if name is None else r"a\.jpg' leads out of the folder val2014"
+        with pytest.raises(ValueError, match=says):
+            coco_captions(40)
+
     def test_what_is_not_there(self, folder: Path) -> None:
         for file in (folder / "val2014").iterdir():
             file.unlink()

@@ -62,6 +62,25 @@ def test_a_damaged_image_is_named(folder: Path) -> None:
     assert task.train.images[task.train.which].shape == (9, 8, 8, 3)
 
 
+@pytest.mark.parametrize("skip_broken", [False, True])
+@pytest.mark.parametrize("image", ["../other/a.png", "/other/a.png", "images/../../a.png", 7])
+def test_an_image_outside_the_folder(folder: Path, image: object, skip_broken: bool) -> None:
+    """Fails where what a list names is read wherever it lies, or is passed over as one that can't be
+    decoded."""
+    lines = [{"id": "x", "image": image, "conversations": [{"value": "<image>?"}, {"value": "a"}]}]
+    (folder / "annotations/GQA/train_ori.json").write_text(json.dumps(lines))
+    says = r"a\.png' leads out of the folder coin" if image != 7 else "path from coin, not by 7"
+    with pytest.raises(ValueError, match=says):
+        coin("GQA", 1, 1, skip_broken=skip_broken)
+
+
+def test_annotations_that_are_no_json(folder: Path) -> None:
+    for text in (b'[{"id": ', b'["\xff"]', b"[" * 100_000):
+        (folder / "annotations/GQA/test.json").write_bytes(text)
+        with pytest.raises(ValueError, match=r"test\.json in GQA is no JSON: "):
+            coin("GQA", 1, 1)
+
+
 def test_images_become_squares(tmp_path: Path) -> None:
     """Fails where an image is cut or stretched: a box would be somewhere else."""
     file = tmp_path / "wide.png"

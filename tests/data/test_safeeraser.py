@@ -57,6 +57,17 @@ def test_an_image_that_cannot_be_decoded(folder: Path) -> None:
     assert "How to do 1 0?" not in data.train.forget.questions
 
 
+@pytest.mark.parametrize("path", ["x/img/../../a.jpg", "../a.jpg", "/a.jpg"])
+def test_an_image_outside_the_folder(folder: Path, path: str) -> None:
+    """Fails where it is read, or where one that can't be decoded ends in a raw error of a path's."""
+    records = json.loads((folder / "all_train.json").read_text())
+    records[1]["SDImage_path"] = path
+    (folder / "all_train.json").write_text(json.dumps(records))
+    (folder.parent / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=rf"a\.jpg' leads out of the folder {folder.name}"):
+        safety_benchmark(size=8, skip_broken=True)
+
+
 def test_the_middle_of_an_image_is_cut_out(folder: Path) -> None:
     from PIL import Image
 

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import struct
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from unlearn_core.data import MissingSourceError, resolve
-from unlearn_core.data.sources import PACKAGES, Package, file_sha256
+from unlearn_core.data.image_files import decoded
+from unlearn_core.data.sources import PACKAGES, Package, file_sha256, inside
 
 ID = "someone/things"
 
@@ -176,3 +179,37 @@ def test_a_folder_without_the_needed_files_is_an_error(hub: Path) -> None:
     fill(hub / ID, a="1")
     with pytest.raises(MissingSourceError, match=f"{ID}: the hub-folder has none of .*parquet"):
         resolve(ID, repo_type="dataset", patterns=("**/*.parquet",))
+
+
+class TestInside:
+    @pytest.mark.parametrize("root", [".", "a", "a/../a"])
+    def test_a_path_from_the_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
+    ) -> None:
+        """Fails where ".." beside a relative folder is taken for a place in it."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "a").mkdir()
+        assert inside(Path(root), "x/../b/c.png") == Path(root) / "b" / "c.png"
+        for outside in ("../c.png", "b/../../c.png", str(tmp_path.parent / "c.png")):
+            with pytest.raises(ValueError, match=r"c\.png' leads out of the folder"):
+                inside(Path(root), outside)
+
+    def test_the_owner_s_links_lead_where_they_lead(self, tmp_path: Path) -> None:
+        """Fails where they are resolved: images often lie on another disk."""
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "disk" / "c.png").touch()
+        (tmp_path / "coco").mkdir()
+        (tmp_path / "coco" / "val").symlink_to(tmp_path / "disk")
+        assert inside(tmp_path / "coco", "val/c.png").is_file()
+
+
+@pytest.mark.parametrize("error", [OSError, SyntaxError, ValueError, IndexError, struct.error])
+def test_whatever_a_decoder_raises_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def fails(*_: object) -> NoReturn:
+        raise error("at byte 7")
+
+    monkeypatch.setattr("PIL.Image.open", fails)
+    with pytest.raises(ValueError, match=rf"x\.png in {tmp_path.name} is no image: at byte 7"):
+        decoded(tmp_path / "x.png")

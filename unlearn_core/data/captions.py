@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,7 @@ from .images import (
     image_folder,
     shapes,
 )
-from .sources import MissingSourceError, Source, file_sha256, resolve
+from .sources import MissingSourceError, Source, file_sha256, inside, json_file, resolve
 from .tables import read
 
 __all__ = [
@@ -443,7 +442,8 @@ def coco_captions(n: int) -> tuple[tuple[str, ...], tuple[Path, ...], Source]:
     MissingSourceError
         The folder, the captions or a chosen image is not there.
     ValueError
-        The file of captions has no list ``images`` or ``annotations``.
+        The file of captions has no list ``images`` or ``annotations``, or names an image outside
+        ``val2014``.
     """
     root = Path(os.environ.get("UNLEARN_COCO", ""))
     file = root / "annotations" / "captions_val2014.json"
@@ -451,7 +451,7 @@ def coco_captions(n: int) -> tuple[tuple[str, ...], tuple[Path, ...], Source]:
         raise MissingSourceError(
             "$UNLEARN_COCO names no folder with annotations/captions_val2014.json"
         )
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = json_file(file)
     if not {"images", "annotations"} <= content.keys():
         raise ValueError(f"{file.name} has no lists of images and annotations")
     captions: dict[int, str] = {}
@@ -459,7 +459,7 @@ def coco_captions(n: int) -> tuple[tuple[str, ...], tuple[Path, ...], Source]:
         captions.setdefault(line["image_id"], line["caption"].strip())  # of five the first one
     images = sorted((i["id"], i["file_name"]) for i in content["images"] if i["id"] in captions)
     order = torch.randperm(len(images), generator=generator(0, "coco captions"))[:n].tolist()
-    files = tuple(root / "val2014" / images[i][1] for i in order)
+    files = tuple(inside(root / "val2014", images[i][1]) for i in order)
     if missing := [f.name for f in files if not f.is_file()]:
         raise MissingSourceError(
             f"$UNLEARN_COCO: {len(missing)} images are not in val2014, {missing[0]} among them"

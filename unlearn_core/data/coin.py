@@ -16,7 +16,6 @@ Source of the layout: github.com/jinpeng0528/SEFE, README, ``scripts`` and ``lla
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from ..seeding import generator
 from .answer_styles import PROMPTS, VisualItem, VisualTask
 from .image_files import ImageFiles
 from .image_questions import VisualSet
-from .sources import MissingSourceError, Source, file_sha256
+from .sources import MissingSourceError, Source, file_sha256, inside, json_file
 
 __all__ = ["COIN_TASKS", "CoinTask", "coin", "coin_source"]
 
@@ -80,7 +79,7 @@ def coin_source(names: Sequence[str]) -> Source:
 def _read(file: Path) -> Any:
     if not file.is_file():
         raise MissingSourceError(f"{file.parent.name}/{file.name} is not in ${FOLDER}")
-    return json.loads(file.read_text())
+    return json_file(file)
 
 
 def _drawn(
@@ -88,6 +87,7 @@ def _drawn(
 ) -> tuple[list[Line], list[Path], dict[str, int]]:
     """The first ``n`` of the shuffled lines that have an image, their images, and what was left out."""
     out: list[Line] = []
+    files: list[Path] = []
     left_out: Counter[str] = Counter()
     images = ImageFiles((), size)
     for i in torch.randperm(len(lines), generator=generator(0, "coin", *names)).tolist():
@@ -96,14 +96,16 @@ def _drawn(
         if "image" not in lines[i]:
             left_out["no image"] += 1
             continue
+        file = inside(root, lines[i]["image"])
         if skip_broken:
             try:
-                images.read(root / lines[i]["image"])
+                images.read(file)
             except ValueError:
                 left_out["image can't be decoded"] += 1
                 continue
         out.append(lines[i])
-    return out, [root / line["image"] for line in out], dict(left_out)
+        files.append(file)
+    return out, files, dict(left_out)
 
 
 def _set(
@@ -171,7 +173,8 @@ def coin(
     Raises
     ------
     ValueError
-        An unknown task; a question with more than one image or turn.
+        An unknown task; a question with more than one image or turn; a file that is no JSON, or
+        names an image outside the folder.
     MissingSourceError
         ``$UNLEARN_COIN`` is not set, or a file is not there.
     """

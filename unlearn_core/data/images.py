@@ -454,7 +454,7 @@ def _labelled(
         for i, cell in zip(start + chosen, table[image].take(chosen).to_pylist(), strict=True):
             try:
                 pixels[i] = np.asarray(Image().decode_example(cell))
-            except (OSError, SyntaxError) as error:
+            except Exception as error:  # decoders raise what they like at damaged bytes
                 raise ValueError(f"{source.id}: row {i} of {split} is no image: {error}") from error
         start += len(table)
     return np.stack([pixels[i] for i in keep]), labels[keep], tuple(rows.features[label].names)

@@ -12,7 +12,6 @@ the safe one, ``sd_response``); and four harmless questions about the harmful im
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from torch import Tensor
 from .image_files import decoded
 from .image_questions import VisualSet
 from .restricted_symbols import RestrictedPart
-from .sources import MissingSourceError, Source, file_sha256
+from .sources import MissingSourceError, Source, file_sha256, inside, json_file
 
 __all__ = ["SafetyBenchmark", "safety_benchmark"]
 
@@ -71,7 +70,7 @@ def safety_benchmark(
     MissingSourceError
         The folder, a file or an image is not there.
     ValueError
-        A record lacks something, or an image can't be decoded.
+        A record lacks something, or names an image outside the folder; an image can't be decoded.
     """
     root = Path(os.environ.get("UNLEARN_SAFEERASER", ""))
     files = [root / name for name in (*FILES.values(), "prompt.json")]
@@ -79,7 +78,7 @@ def safety_benchmark(
         raise MissingSourceError(
             f"$UNLEARN_SAFEERASER names no folder with {' and '.join(missing)}"
         )
-    records = {k: json.loads((root / f).read_text(encoding="utf-8")) for k, f in FILES.items()}
+    records = {k: json_file(root / f) for k, f in FILES.items()}
     records = {"train": records["train"][:train_images], "val": records["val"][:val_images]}
     skipped: dict[str, None] = {}
     parts = {k: _part(root, k, found, size, skipped) for k, found in records.items()}
@@ -88,7 +87,7 @@ def safety_benchmark(
             f"{len(skipped)} images can't be decoded, the first is {next(iter(skipped))}; the "
             "profile may say skip_broken"
         )
-    refusals = json.loads((root / "prompt.json").read_text(encoding="utf-8"))["idk"]
+    refusals = json_file(root / "prompt.json")["idk"]
     source = Source("SafeEraser", "user", file_sha256(files, root), root)
     texts = tuple(text.strip() for text in refusals)
     return SafetyBenchmark(parts["train"], parts["val"], texts, tuple(skipped), source)
@@ -97,7 +96,7 @@ def safety_benchmark(
 def _file(root: Path, written: str) -> Path:
     """A record's path begins where the authors' scripts are started, beside the folder."""
     parts = Path(written).parts
-    return root.joinpath(*parts[parts.index("img") :]) if "img" in parts else root / written
+    return inside(root, "/".join(parts[parts.index("img") :]) if "img" in parts else written)
 
 
 def _image(file: Path, size: int) -> Tensor | None:

@@ -11,14 +11,26 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["PACKAGES", "MissingSourceError", "Package", "Source", "file_sha256", "resolve"]
+from ..registry import brief
+
+__all__ = [
+    "PACKAGES",
+    "MissingSourceError",
+    "Package",
+    "Source",
+    "file_sha256",
+    "inside",
+    "json_file",
+    "resolve",
+]
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +96,38 @@ def file_sha256(files: Iterable[Path], root: Path) -> str:
         with file.open("rb") as handle:
             digest.update(hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()
+
+
+def inside(root: Path, written: object) -> Path:
+    """The file that a list of the reader's names by its path from ``root``.
+
+    A link in the folder may lead out of it: that is its owner's word, and not the list's.
+
+    Raises
+    ------
+    ValueError
+        It is no path, or one that leads out of the folder.
+    """
+    if not isinstance(written, str):
+        raise ValueError(f"a file is named by its path from {root.name}, not by {brief(written)}")
+    whole, file = Path(os.path.abspath(root)), Path(os.path.abspath(root / written))
+    if not file.is_relative_to(whole):
+        raise ValueError(f"{brief(written)} leads out of the folder {whole.name}")
+    return root / file.relative_to(whole)
+
+
+def json_file(file: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON; the file is named.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name} in {file.parent.name} is no JSON: {error}") from error
 
 
 def resolve(

@@ -28,7 +28,7 @@ _STATUS = Path("/proc/self/status")
 def _resident(field: str) -> int | None:
     """A field of Linux's /proc/self/status, in kB; sandboxes may hide it, or the whole file."""
     try:
-        lines = _STATUS.read_text().splitlines()
+        lines = _STATUS.read_text(encoding="utf-8").splitlines()
         return next((int(line.split()[1]) for line in lines if line.startswith(field)), None)
     except (OSError, ValueError, IndexError):
         return None
@@ -49,7 +49,7 @@ def measure(device: torch.device) -> Iterator[Cost]:
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
         with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         before, peak = _resident("VmRSS:"), _resident("VmHWM:")
         if before is not None and (peak is None or peak > before * 1.02 + 1024):
             before = None

@@ -157,7 +157,8 @@ def publish(profile: str, papers: Sequence[str] = (), *, new_rows: bool = True) 
             try:
                 check_publishable(notebook, record)
             except ConfigError as error:  # the other papers are still published
-                log.write_text(f"{log.read_text()}\nnot published: {error}\n")
+                with log.open("a", encoding="utf-8") as end:
+                    end.write(f"\nnot published: {error}\n")
                 outcomes.append(Outcome(slug, "failed", 0.0, log))
                 continue
             target = root / "book" / "published" / profile

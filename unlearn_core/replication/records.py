@@ -466,7 +466,7 @@ def git(root: Path, *args: str) -> str:
     own = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     # The folder's own repository, or none: not one that the folder merely lies in.
     command = ["git", "-C", str(root), "--git-dir=.git", *args]
-    done = subprocess.run(command, capture_output=True, text=True, env=own)
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=own)
     if done.returncode:
         raise OSError(done.stderr)
     return done.stdout.strip()
@@ -489,7 +489,7 @@ def environment() -> dict[str, str]:
     cuda = torch.cuda.is_available()
     cpu = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = next(x.split(":")[1].strip() for x in lines if x.startswith("model name"))
     except (OSError, StopIteration):
         pass  # not Linux: the platform module's word is kept

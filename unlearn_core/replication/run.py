@@ -446,4 +446,4 @@ def finite_values(whose: str, metrics: Mapping[str, Estimate]) -> dict[str, Valu
 
 def source_hash(slug: str) -> str:
     """A hash of what makes a notebook: a record with another one is older than its sources."""
-    return digest([f.read_text() for f in paper_sources(slug)])
+    return digest([f.read_text(encoding="utf-8") for f in paper_sources(slug)])

@@ -420,7 +420,9 @@ def example_output(script: Path, keep: Path) -> str:
     key = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
     if keep.exists() and (kept := keep.read_text(encoding="utf-8")).startswith(key):
         return kept.split("\n", 1)[1]
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=root)
+    said = {"capture_output": True, "text": True, "encoding": "utf-8"}
+    command = [sys.executable, "-X", "utf8", str(script)]
+    done = subprocess.run(command, cwd=root, **said)
     if done.returncode:
         raise ConfigError(f"the guide's example {script.name} failed:\n{done.stderr[-2000:]}")
     keep.parent.mkdir(parents=True, exist_ok=True)
@@ -526,7 +528,7 @@ def _build_book(root: Path, build: Path) -> Path:
     command = [sys.executable, "-c", run_it, "build", str(source)]
     command += ["--path-output", str(site), "-W", "-n", "--keep-going", "-q"]
     log = build / "book.log"
-    with log.open("w") as handle:
+    with log.open("w", encoding="utf-8") as handle:
         environment = {**os.environ, "PYTHONPATH": str(root)}
         done = subprocess.run(
             command, cwd=root, env=environment, stdout=handle, stderr=subprocess.STDOUT
