@@ -420,7 +420,7 @@ class TestErrors:
         experiments["tuning"] = own(config) | {"search": {"GA": {"lr": [1, 2]}}}
         own(config)["tuned"] = "tuning"
         run = run_of(project, config)
-        with pytest.raises(ConfigError, match="no search for AnsweringTrial"):
+        with pytest.raises(ConfigError, match="the search is by 'gap', which no row has"):
             _ = AnsweringTrial(run, "authors", 0, 2).methods
 
     def test_a_set_of_no_such_name(self, project: Any, config: dict[str, Any]) -> None:

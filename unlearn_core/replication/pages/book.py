@@ -346,7 +346,8 @@ def folded(text: str) -> str:
     def fold(block: re.Match[str]) -> str:
         if ":class: method-source" not in block[0]:
             return block[0]
-        return f"````{{dropdown}} The source: `{block['file']}`\n{block[0]}\n````"
+        # Tildes: what introduces a fence of backticks may hold none.
+        return f"~~~~{{dropdown}} The source: `{block['file']}`\n{block[0]}\n~~~~"
 
     return re.sub(source, fold, text, flags=re.MULTILINE)
 

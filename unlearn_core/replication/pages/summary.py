@@ -69,13 +69,9 @@ def _our_number(v: Verdict) -> str:
 
 
 def _judged(v: Verdict) -> str:
-    """The badge, why a claim was not tested, and whether its rule is younger than its rows."""
-    marks = ""
-    if v.reason:
-        marks += f'<br><span class="muted">{html.escape(v.reason)}</span>'
-    if v.age == "younger":
-        marks += '<br><span class="muted">rule younger than its rows</span>'
-    return tables.verdict_badge(v) + marks
+    """The badge, and whether the rule is younger than its rows."""
+    young = '<br><span class="muted">rule younger than its rows</span>'
+    return tables.verdict_badge(v) + (young if v.age == "younger" else "")
 
 
 # --- the front page --------------------------------------------------------------------------
@@ -172,6 +168,8 @@ def _headline_table(file: PaperFile, record: Record, published: Sequence[Record]
     for claim, v in _headlines(file, record):
         steps = [(r.profile, w) for r in sizes for w in r.verdicts if w.claim == v.claim]
         sentence = f"<b>{html.escape(v.claim)}</b> {html.escape(claim.statement)}"
+        if v.reason:
+            sentence += f'<br><span class="muted">Not tested: {html.escape(v.reason)}</span>'
         steps_shown = ladder(f"{v.claim}, {claim.title}", steps, claim.paper_margin)
         rows.append([sentence, _paper_number(claim), _our_number(v), _judged(v), steps_shown])
     if not rows:
