@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from unlearn_core.replication.outcomes import outcome, pack, unpack
+from unlearn_core.replication.outcomes import SHARES, gaps, outcome, pack, shares, unpack
 from unlearn_core.replication.records import MissingRowError, Row
 
 
@@ -33,3 +33,46 @@ def test_a_row_without_them_says_so(make_row: Callable[..., Row]) -> None:
         outcome(row, "test")
     kept = row.model_copy(update={"detail": {"outcomes": {"test": pack([True, False])}}})
     assert outcome(kept, "test").tolist() == [1.0, 0.0]
+
+
+def classifier(make_row: Callable[..., Row], label: str, seed: int, **right: float) -> Row:
+    """A row that keeps its outcomes on 400 images of each kind: so many of each are right."""
+    rng = np.random.default_rng(seed)
+    hits = {k: rng.permutation(np.arange(400) < round(4 * v)) for k, v in right.items()}
+    found = {SHARES[k]: 100 * v.mean() for k, v in hits.items()}
+    kept = {"outcomes": {k: pack(v) for k, v in hits.items()}}
+    row = make_row("random", label, seed, **found)
+    return row.model_copy(update={"detail": kept, "key": f"{label} {seed}"})
+
+
+def test_gaps_are_those_of_the_metric_and_paired_over_the_images(
+    make_row: Callable[..., Row],
+) -> None:
+    """Fails where a metric is left out, or the retrained model's own chance blurs a comparison."""
+    aim = classifier(make_row, "Retrain", 0, retain=100, forget=90, attack=20, test=92)
+    near = classifier(make_row, "SalUn", 1, retain=99, forget=94, attack=17, test=90)
+    far = classifier(make_row, "FT", 2, retain=98, forget=100, attack=2, test=91)
+    a, b, same = gaps([near, far, near], aim)
+    assert (a.nominal_value, b.nominal_value) == pytest.approx((2.5, 7.75))
+    assert (a - same).std_dev == pytest.approx(0, abs=1e-6)
+
+    def values(row: Row) -> np.ndarray:
+        return 100 * np.stack([outcome(row, k) for k in SHARES])
+
+    # Both are below the aim in retain and test, and in the attack; both above in forget accuracy:
+    # the difference is linear in what came out for each image, the forget set's two counted together.
+    each = (values(far) - values(near)) * np.array([[-1], [1], [-1], [-1]]) / 4
+    parts = each[0], each[1] + each[2], each[3]
+    error = np.sqrt(sum(p.var(ddof=1) / len(p) for p in parts))
+    assert (b - a).nominal_value == pytest.approx(5.25)
+    assert (b - a).std_dev == pytest.approx(error, rel=1e-6)
+
+
+def test_without_outcomes_errors_are_those_of_the_metrics(make_row: Callable[..., Row]) -> None:
+    metrics = {name: 90.0 for name in SHARES.values()}
+    aim = make_row("random", "Retrain", **metrics)
+    (gap,) = gaps([make_row("random", "SalUn", **{k: 92.0 for k in metrics})], aim)
+    # Four metrics, each with an error of 0.5 on either side.
+    assert (gap.nominal_value, gap.std_dev) == pytest.approx((2.0, np.sqrt(8 * 0.25) / 4))
+    ((test,), (other,)) = shares([aim, aim], "test")
+    assert (test - other).std_dev == pytest.approx(np.sqrt(0.5))

@@ -7,15 +7,17 @@ as text. A retain set of 54,000 images that are nearly all right takes less than
 from __future__ import annotations
 
 import base64
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from uncertainties import UFloat, correlated_values
 
-from .records import MissingRowError, Row
+from .records import MissingRowError, Row, with_error
 
-__all__ = ["OUTCOMES", "outcome", "pack", "unpack"]
+__all__ = ["OUTCOMES", "SHARES", "gaps", "outcome", "pack", "shares", "unpack"]
 
 #: Where a row's detail keeps them.
 OUTCOMES = "outcomes"
@@ -56,3 +58,52 @@ def outcome(row: Row, name: str) -> np.ndarray:
         where = f"{row.experiment} / {row.method} / seed {row.seed}"
         raise MissingRowError(f"{where} keeps no outcomes {name!r}; it has {sorted(found)}")
     return unpack(found[name])
+
+
+#: Of a classifier's rows: outcome -> the metric that is its share, in per cent.
+SHARES = {
+    "retain": "retain_accuracy",
+    "forget": "forget_accuracy",
+    "attack": "confidence_mia",
+    "test": "test_accuracy",
+}
+
+
+def shares(rows: Sequence[Row], *names: str) -> list[tuple[UFloat, ...]]:
+    """The `SHARES` of several models that were asked about the same images, in per cent.
+
+    Their errors go together as the outcomes on these images do, so that a difference of two of them
+    has the error of a paired one. Where a row keeps no outcomes, errors are those of the metrics,
+    each for itself.
+
+    Parameters
+    ----------
+    names : outcomes over the same images: one of "retain" and "test", or "forget", "attack" or both
+
+    Returns
+    -------
+    a tuple a row, in the order of ``names``
+    """
+    if all(OUTCOMES in row.detail for row in rows):
+        each = np.stack([100 * outcome(row, name) for row in rows for name in names])
+        covariance = np.atleast_2d(np.cov(each)) / each.shape[1]
+        with warnings.catch_warnings():  # of what has no error: an accuracy of 100 %
+            warnings.simplefilter("ignore", UserWarning)
+            found = correlated_values(each.mean(axis=1), covariance)
+    else:
+        metrics = (row.metrics[SHARES[name]] for row in rows for name in names)
+        found = [with_error(m.value, m.stderr) for m in metrics]
+    return [tuple(found[i : i + len(names)]) for i in range(0, len(found), len(names))]
+
+
+def gaps(rows: Sequence[Row], retrained: Row) -> list[UFloat]:
+    """Each classifier's gap to one retrained model, in points, as `metrics.gap_to_retrained` has it.
+
+    Their errors go together as in `shares`: what two methods share, the retrained model and the
+    images, does not blur which of them is closer to it.
+    """
+    every = (retrained, *rows)
+    parts = [shares(every, *names) for names in (("retain",), ("forget", "attack"), ("test",))]
+    aim, *found = ([value for part in each for value in part] for each in zip(*parts, strict=True))
+    apart = ([a - b for a, b in zip(own, aim, strict=True)] for own in found)
+    return [sum(d if d.nominal_value >= 0 else -d for d in own) / len(aim) for own in apart]

@@ -32,6 +32,7 @@ from ...metrics import (
     Estimate,
     ShadowAttack,
     accuracies_on_test,
+    entropy,
     evaluate_classifier,
     gap_to_retrained,
     gradient_norms,
@@ -364,6 +365,33 @@ class ClassificationTrial(Trial):
         """What the experiment's one rule chooses: classes, say, each of which is then forgotten."""
         (rule,) = self.experiment.select
         return self.select(rule)
+
+    def measure_anatomy(self) -> Row:
+        """How the forget set looks to the original, before anything is unlearned: its losses, margins
+        and entropies, and how far each image is from the nearest retained one of its class.
+        """
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            forget, retain = self.split.forget, self.split.retain
+            out = predict(self.original, forget)
+            rows = torch.arange(len(forget))
+            true = out.logits[rows, out.labels]
+            others = out.logits.clone()
+            others[rows, out.labels] = -torch.inf
+            near = torch.full((len(forget),), torch.nan)  # stays so where a whole class is chosen
+            flat = [d.pixels.flatten(1).float() / 255 for d in (forget, retain)]
+            for label in out.labels.unique():
+                mine, rest = forget.labels == label, retain.labels == label
+                if rest.any():
+                    near[mine] = torch.cdist(flat[0][mine], flat[1][rest]).min(dim=1).values
+            return {
+                "selected_loss": mean(example_losses(self.original, forget)),
+                "selected_margin": mean(true - others.max(dim=1).values),
+                "selected_entropy": mean(entropy(out.logits)),
+                "selected_distance": mean(near[near.isfinite()]),
+            }, {}
+
+        return self.row("Anatomy", {"method": None}, compute)
 
     def select(self, name: str) -> Row:
         """What a rule of the experiment's ``select`` chooses, by the original model.
