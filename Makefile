@@ -29,6 +29,7 @@ help: ## this list
 	@echo
 	@echo '  PROFILE=ci|laptop|paper  PAPERS="ssd flat" (default: all)  JOBS=2 (notebooks at a time; default: cores)'
 	@echo '  ROWS=published (publish again, for text or rules alone: no new row)'
+	@echo '  ROWS=made (publish what is made so far of a long measurement)'
 	@echo '  LAUNCH="srun --gres=gpu:1" (put before each notebook)  PYTHON=python3.12 (for .venv)'
 
 setup: $(STAMP) ## install everything into .venv, at the versions of constraints.txt
@@ -92,9 +93,9 @@ book: $(STAMP) ## render the book from what was published and what was run here
 publish: $(STAMP) ## run on a clean checkout of HEAD and copy the results into book/published [PROFILE=laptop PAPERS ROWS]
 	@test '$(origin PROFILE)' != file || { \
 	  echo 'error: say what to publish: make publish PROFILE=laptop' >&2; exit 1; }
-	@case $(call quote,$(ROWS)) in ''|published) ;; *) \
-	  echo 'error: ROWS is nothing, or published' >&2; exit 1 ;; esac
-	$(RUN) publish $(PROFILE_OF) $(CHOICE) $(if $(ROWS),--no-new-rows)
+	@case $(call quote,$(ROWS)) in ''|published|made) ;; *) \
+	  echo 'error: ROWS is nothing, published or made' >&2; exit 1 ;; esac
+	$(RUN) publish $(PROFILE_OF) $(CHOICE) --rows=$(call quote,$(ROWS))
 
 clean: ## delete what runs made, but neither .venv nor build/cache (hours of results)
 	@if test -d build; then find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +; fi

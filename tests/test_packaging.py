@@ -267,10 +267,10 @@ def test_recipe_is_understood_by_the_command_line(
     if target == "reproduce":
         assert options["launch"] == launch
     if target == "publish":
-        assert not options["no_new_rows"]
-        shown = make("-n", target, *given, "ROWS=published").stdout.splitlines()[-1]
+        assert options["rows"] == ""
+        shown = make("-n", target, *given, "ROWS=made").stdout.splitlines()[-1]
         assert command_line.main(shlex.split(shown)[3:]) == 0
-        assert vars(seen[1]) == options | {"no_new_rows": True}
+        assert vars(seen[1]) == options | {"rows": "made"}
 
 
 def test_without_a_number_the_cores_decide(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +354,7 @@ def test_publish_knows_one_kind_of_rows() -> None:
     """Fails where a misspelt word makes rows, or makes none."""
     done = make("-o", ".venv/.stamp", "publish", "PROFILE=laptop", "ROWS=publish")
     assert done.returncode != 0
-    assert "error: ROWS is nothing, or published" in done.stderr
+    assert "error: ROWS is nothing, published or made" in done.stderr
 
 
 def test_clean_keeps_what_took_hours(bare: Path) -> None:

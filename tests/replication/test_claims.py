@@ -152,6 +152,29 @@ class TestJudge:
         with pytest.raises(ValueError, match=r"claim C7: the margin of seed 1 is"):
             judge("C7", margins(1.0, bad), EMPTY, (0, 1))
 
+    def test_seeds_whose_rows_are_not_made_yet(self) -> None:
+        """Fails where a half of a long measurement is called a fault, or is judged as the whole."""
+
+        def only(*there: int) -> Rule:
+            def rule(rows: Rows, seed: int) -> Any:
+                if seed not in there:
+                    raise MissingRowError("not made")
+                return ufloat(1.0, 0.1)
+
+            return rule
+
+        def holds(rows: Rows, seed: int) -> Check:
+            only(0, 1)(rows, seed)
+            return Check(True, "so")
+
+        verdict, _ = judge(
+            "C1", only(1, 2), EMPTY, (0, 1, 2), preconditions={"it": holds}, partial=True
+        )
+        assert list(verdict.margins) == [1]
+        assert [c.seed for c in verdict.presupposes] == [1]
+        verdict, _ = judge("C1", only(), EMPTY, (0, 1), partial=True)
+        assert (verdict.verdict, verdict.reason) == ("not tested", "its rows are not made yet")
+
     def test_a_missing_row_is_not_a_verdict(self) -> None:
         def rule(rows: Rows, seed: int) -> float:
             return rows.value("a", "SSD", "zrf", seed)

@@ -273,9 +273,9 @@ class TestEnvironment:
 
     def test_no_new_rows(self, seen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fails where a chapter that is published again for its text may get a new number."""
-        monkeypatch.delenv("UNLEARN_NO_NEW_ROWS", raising=False)
-        assert "UNLEARN_NO_NEW_ROWS" not in seen()
-        assert seen(new_rows=False)["UNLEARN_NO_NEW_ROWS"] == "1"
+        monkeypatch.delenv("UNLEARN_ROWS", raising=False)
+        assert "UNLEARN_ROWS" not in seen()
+        assert seen(rows="published")["UNLEARN_ROWS"] == "published"
 
     def test_a_hook_s_repository_is_left_alone(
         self, project: Any, seen: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -13,7 +13,7 @@ import torch
 from unlearn_core.metrics import Estimate
 from unlearn_core.registry import ConfigError
 from unlearn_core.replication.cache import CacheError, CacheWarning
-from unlearn_core.replication.records import Margin, Record, Row, Rows
+from unlearn_core.replication.records import Margin, NotMadeError, Record, Row, Rows
 from unlearn_core.replication.run import InvariantError, Replication
 
 Computed = tuple[Mapping[str, Estimate], Mapping[str, Any]]
@@ -166,11 +166,11 @@ class TestRows:
     ) -> None:
         """Fails where a chapter that is published again for its text gets a new number."""
         made = row(run, Work())
-        monkeypatch.setenv("UNLEARN_NO_NEW_ROWS", "1")
+        monkeypatch.setenv("UNLEARN_ROWS", "published")
         later, work = replication(), Work()
         assert row(later, work) == made
         with pytest.raises(
-            ConfigError, match="full_class / SSD / forget cat / seed 1 would be a new row"
+            NotMadeError, match="full_class / SSD / forget cat / seed 1 would be a new row"
         ):
             row(later, work, seed=1, variant={"forget": "cat"})
         assert (work.done, len(later.rows)) == (0, 1)

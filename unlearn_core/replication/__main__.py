@@ -38,7 +38,12 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("paper")
     command("rehearse", "run the paper profile for a few steps on a made-up hub")
     sub = command("publish", "run on a clean checkout of HEAD, and copy the results to the book")
-    sub.add_argument("--no-new-rows", action="store_true", help="fail where a row would be made")
+    sub.add_argument(
+        "--rows",
+        choices=["", "published", "made"],
+        default="",
+        help="published: fail where a row would be made; made: leave out what is not made yet",
+    )
     command("book", "render the book from what was published and what was run here")
     options = parser.parse_args(argv)
     try:
@@ -104,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.command == "publish":
         from .publish import publish
 
-        outcomes = publish(options.profile, papers, new_rows=not options.no_new_rows)
+        outcomes = publish(options.profile, papers, rows=options.rows)
         print(runner.summary(outcomes))
         failed = any(o.state == "failed" for o in outcomes)
     elif options.command == "book":

@@ -25,7 +25,7 @@ import numpy as np
 from scipy import stats
 from uncertainties import UFloat, nominal_value, std_dev
 
-from .records import Margin, Presupposed, Rows, Verdict, with_error
+from .records import Margin, MissingRowError, Presupposed, Rows, Verdict, with_error
 
 __all__ = [
     "Check",
@@ -166,6 +166,7 @@ def judge(
     *,
     preconditions: Mapping[str, Precondition] | None = None,
     unsettled: Callable[[set[str]], str] = lambda keys: "",
+    partial: bool = False,
     source: str = "",
 ) -> tuple[Verdict, set[str]]:
     """Apply the rule to every seed; also the keys of the rows that it and its preconditions read.
@@ -175,6 +176,7 @@ def judge(
     preconditions : name -> what the claim presupposes; where one does not hold on a seed, the
         claim is not tested, and the reason says what was found
     unsettled : why rows of these keys can't be judged ("" where they can): a setting at an edge
+    partial : leave out the seeds on which a row is not made yet
 
     Raises
     ------
@@ -189,6 +191,12 @@ def judge(
 
     if not seeds:
         return untested("not judged at this size"), set()
+    if partial:
+        seeds = [
+            s for s in seeds if _made(rule, *(preconditions or {}).values(), rows=rows, seed=s)
+        ]
+        if not seeds:
+            return untested("its rows are not made yet"), set()
     with rows.reading() as read:
         checks = tuple(
             Presupposed(name=name, seed=seed, holds=check.holds, found=check.found)
@@ -209,6 +217,16 @@ def judge(
     if word == "not tested":
         return untested("one seed, and the error of its margin is not known", **known), read
     return Verdict(claim=key, verdict=word, rule=source, **known), read
+
+
+def _made(*rules: Callable[[Rows, int], Any], rows: Rows, seed: int) -> bool:
+    """Are all rows there that these read on a seed?"""
+    try:
+        for rule in rules:
+            rule(rows, seed)
+    except MissingRowError:
+        return False
+    return True
 
 
 def rule_parts(code: str, *names: str) -> list[str]:

@@ -119,12 +119,13 @@ def worktree(root: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(profile: str, papers: Sequence[str] = (), *, new_rows: bool = True) -> list[Outcome]:
+def publish(profile: str, papers: Sequence[str] = (), *, rows: str = "") -> list[Outcome]:
     """Run the notebooks on a clean checkout of HEAD, and copy what they made into the book.
 
     The cache is shared: rows that a clean commit has made are taken from it, or else from what the
-    book has published; the others are made. Without ``new_rows`` none is, and a chapter that
-    lacks one is not published: for a change of text or rules alone.
+    book has published; the others are made. With ``rows="published"`` none is, and a chapter that
+    lacks one is not published: for a change of text or rules alone. With ``rows="made"`` what is
+    made of a chapter is published, and what is not made yet is said to be so.
     """
     root = project_root()
     (root / "build").mkdir(exist_ok=True)
@@ -137,8 +138,8 @@ def publish(profile: str, papers: Sequence[str] = (), *, new_rows: bool = True) 
             environment[name] = str((root / value).resolve())
     cache = root / (os.environ.get("UNLEARN_CACHE") or "build/cache")
     environment |= {"UNLEARN_CACHE": str(cache.resolve()), "UNLEARN_CLEAN": "1"}
-    if not new_rows:
-        environment["UNLEARN_NO_NEW_ROWS"] = "1"
+    if rows:
+        environment["UNLEARN_ROWS"] = rows
     outcomes = []
     with worktree(root) as clean:
         environment |= {"PYTHONPATH": str(clean), "UNLEARN_ROOT": str(clean)}

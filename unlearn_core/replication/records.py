@@ -32,6 +32,7 @@ __all__ = [
     "Invariant",
     "Margin",
     "MissingRowError",
+    "NotMadeError",
     "Presupposed",
     "Provenance",
     "Record",
@@ -72,6 +73,10 @@ ORIGINAL = "Original"
 
 class MissingRowError(LookupError):
     """A rule or a figure asks for a row that the run does not have."""
+
+
+class NotMadeError(MissingRowError):
+    """A row was not made before, and UNLEARN_ROWS asks for no new one."""
 
 
 class Value(Model):

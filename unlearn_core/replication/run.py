@@ -28,6 +28,8 @@ from .records import (
     ROW_SCHEMA,
     Fact,
     Invariant,
+    MissingRowError,
+    NotMadeError,
     Provenance,
     Record,
     Row,
@@ -65,7 +67,9 @@ class Replication:
     UNLEARN_CACHE : the cache's folder, relative to the project's root (default ``build/cache``)
     UNLEARN_CLEAN : "1" accepts only rows that were made on a clean commit, and makes others again;
         what the cache lacks is taken from the records in ``book/published``
-    UNLEARN_NO_NEW_ROWS : "1" makes no row: one that was not made before ends the run
+    UNLEARN_ROWS : "published" makes no row: one that was not made before ends the run. "made" takes
+        what is there of a long measurement: seeds and experiments whose rows are not all made are
+        left out, and what needs them is not tested yet
     UNLEARN_REHEARSE : "1" runs the profile for a few steps (`make rehearse`)
     """
 
@@ -81,6 +85,12 @@ class Replication:
         self.cache = Cache(self.root / (os.environ.get("UNLEARN_CACHE") or "build/cache"))
         self.cache.sweep()
         self.clean_only = os.environ.get("UNLEARN_CLEAN") == "1"
+        self.rows_asked = os.environ.get("UNLEARN_ROWS", "")
+        if self.rows_asked not in ("", "published", "made"):
+            raise ConfigError(
+                f"UNLEARN_ROWS is published, made or nothing, not {self.rows_asked!r}"
+            )
+        self._whole: dict[str, tuple[int, ...]] = {}  # seeds whose rows are all made
         self.commit, self.dirty = git_state(self.root)
         if self.clean_only and self.dirty:
             raise ConfigError("UNLEARN_CLEAN asks for a clean commit, but the tree has changes")
@@ -100,11 +110,24 @@ class Replication:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return self.profile.seeds
+        """The profile's seeds; where only made rows are asked for, those with a whole experiment."""
+        if not self._whole:
+            return self.profile.seeds
+        whole = {s for name in self._whole for s in self._whole[name]}
+        return tuple(s for s in self.profile.seeds if s in whole)
 
     def seeds_of(self, experiment: str) -> tuple[int, ...]:
-        """The seeds of one experiment: its own where it names some, else the profile's."""
-        return self.experiment(experiment).seeds or self.seeds
+        """The seeds of one experiment: its own where it names some, else the profile's.
+
+        Where only made rows are asked for, those of them whose rows are all made.
+        """
+        own = self.experiment(experiment).seeds or self.profile.seeds
+        return self._whole.get(experiment, own)
+
+    def leave_out(self, experiment: str, unmade: set[int]) -> None:
+        """Note, after an experiment's rows were asked for, on which seeds some were not made."""
+        own = self.experiment(experiment).seeds or self.profile.seeds
+        self._whole[experiment] = tuple(s for s in own if s not in unmade)
 
     def originals(self, experiment: str) -> tuple[int, ...]:
         """The seeds that the rows of an experiment's originals and retrained models have."""
@@ -112,14 +135,20 @@ class Replication:
         shared = e.original_seed is not None and not e.drawn
         return (e.original_seed,) if shared else self.seeds_of(experiment)
 
-    @cached_property
+    @property
     def skips(self) -> tuple[Skip, ...]:
-        """Experiments whose requirement the environment does not meet."""
-        return tuple(
+        """Experiments whose requirement the environment does not meet, or that are not made yet."""
+        unmet = [
             Skip(experiment=name, reason=f"{e.requires.env} is not set: {e.requires.why}")
             for name, e in self.profile.experiments.items()
             if e.requires is not None and not os.environ.get(e.requires.env)
-        )
+        ]
+        unmade = [
+            Skip(experiment=name, reason="not all of its rows are made yet")
+            for name, seeds in self._whole.items()
+            if not seeds
+        ]
+        return (*unmet, *unmade)
 
     @cached_property
     def published(self) -> dict[str, Row]:
@@ -142,6 +171,9 @@ class Replication:
     def rows_of(self, name: str) -> list[Row]:
         """An experiment's rows, with the original's and the oracle's where another one has these."""
         own, e = self.rows.where(name), self.experiment(name)
+        if name in self._whole:
+            seeds = {*self._whole[name], *self.originals(name)}
+            own = [r for r in own if r.seed in seeds]
         if e.originals_of is None:
             return own
         seeds, kinds = self.originals(name), (ORIGINAL, e.oracle)
@@ -214,8 +246,8 @@ class Replication:
         row = self._made(key, self.cache.find("rows", key))
         if row is not None:
             self.progress.found(called)
-        elif os.environ.get("UNLEARN_NO_NEW_ROWS") == "1":
-            raise ConfigError(f"{called} would be a new row, and UNLEARN_NO_NEW_ROWS asks for none")
+        elif self.rows_asked:
+            raise NotMadeError(f"{called} would be a new row, and UNLEARN_ROWS asks for none")
         else:
             # A wait for another run that makes it is part of its time.
             with self.progress.making(called), self.cache.lock("rows", key):
@@ -312,6 +344,7 @@ class Replication:
                 asked,
                 preconditions=needs,
                 unsettled=self.unsettled,
+                partial=self.rows_asked == "made",
                 source=textwrap.dedent(inspect.getsource(rule)),
             )
             rows = [r for r in self.rows if r.key in read]
@@ -331,11 +364,20 @@ class Replication:
 
         def said(number: Callable[[Rows], str]) -> Callable[[Rows], str]:
             if self.profile_name in self.file.claims[key].judged_at:
-                found = {"ours": number(self.rows)}
+                found = {"ours": self._said(number) or ""}
                 self.verdicts[key] = self.verdicts[key].model_copy(update=found)
             return number
 
         return said
+
+    def _said(self, words: Callable[[Rows], str | None]) -> str | None:
+        """What the rows say; None where only made rows are asked for, and one is missing."""
+        try:
+            return words(self.rows)
+        except MissingRowError:
+            if self.rows_asked != "made":
+                raise
+            return None
 
     @property
     def _notebook(self) -> str:
@@ -361,7 +403,7 @@ class Replication:
 
         None where this profile has nothing to say about it.
         """
-        if found := sentence(self.rows):
+        if found := self._said(sentence):
             self.findings.append(found)
         return sentence
 
@@ -376,7 +418,7 @@ class Replication:
             raise ConfigError(f"no deviation {key!r} is marked as measured")
 
         def measured(function: Callable[[Rows], str]) -> Callable[[Rows], str]:
-            self.effects[key] = function(self.rows)
+            self.effects[key] = self._said(function) or "not measured yet"
             return function
 
         return measured

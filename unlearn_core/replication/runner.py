@@ -226,7 +226,7 @@ def fingerprint(
     # What the reader supplies (a hub, a folder of images) lifts skips.
     elsewhere = (
         *("UNLEARN_BUILD", "UNLEARN_CACHE", "UNLEARN_ROOT", "UNLEARN_REQUIRE_BROWSER"),
-        *("UNLEARN_NO_NEW_ROWS", "UNLEARN_PROGRESS", "UNLEARN_REHEARSE"),
+        *("UNLEARN_ROWS", "UNLEARN_PROGRESS", "UNLEARN_REHEARSE"),
     )
     variables = {
         k: v for k, v in environment.items() if k.startswith("UNLEARN_") and k not in elsewhere

@@ -8,6 +8,7 @@ import pytest
 
 from unlearn_core.registry import ConfigError
 from unlearn_core.replication.papers import known_papers, load_paper
+from unlearn_core.replication.records import NotMadeError
 from unlearn_core.replication.run import Replication
 from unlearn_core.replication.trials.classifiers import ClassificationTrial
 from unlearn_core.replication.trials.plan import kind_of, make, plan
@@ -94,3 +95,30 @@ def test_every_experiment_of_every_paper_has_a_plan(slug: str, monkeypatch: Any)
                 measure = entry if isinstance(entry, str) else next(iter(entry))
                 known = measure in ("methods", "search") or hasattr(kind, f"measure_{measure}")
                 assert known, f"{slug}, {profile}, {name}: {measure}"
+
+
+@pytest.mark.parametrize("whole", [[0], []])
+def test_what_is_made_of_a_long_measurement(
+    project: Any, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, whole: list[int]
+) -> None:
+    """Fails where a seed with half of its rows is judged or shown, and where the rest of it is lost."""
+    asked = []
+
+    def measured(trial: ClassificationTrial, label: str, **changes: Any) -> None:
+        asked.append((trial.seed, label))
+        if label == "SSD" and trial.seed not in whole:
+            raise NotMadeError("SSD would be a new row")
+
+    monkeypatch.setattr(ClassificationTrial, "measure_original", lambda t: None)
+    monkeypatch.setattr(ClassificationTrial, "measure_method", measured)
+    monkeypatch.setenv("UNLEARN_ROWS", "made")
+    run = run_of(project, tiny, measure=["original", {"method": ["SSD", "Fine-tune"]}])
+    assert run.seeds == (0, 1)
+    make(run, "full")
+    assert asked == [(s, m) for s in (0, 1) for m in ("SSD", "Fine-tune")]
+    assert run.seeds == run.seeds_of("full_class") == tuple(whole)
+    assert run.experiments("full") == (["full_class"] if whole else [])
+    assert [s.experiment for s in run.skips] == ([] if whole else ["full_class"])
+    monkeypatch.setenv("UNLEARN_ROWS", "published")
+    with pytest.raises(NotMadeError):
+        make(Replication("tiny", "ci", "build/ci"), "full")

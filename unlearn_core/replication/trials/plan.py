@@ -26,6 +26,7 @@ from ...data import BOOKS
 from ...models import DIFFUSION_MODELS, LANGUAGE_MODELS, MODELS, MULTIMODAL_MODELS
 from ...registry import ConfigError, did_you_mean
 from ..papers import Experiment
+from ..records import NotMadeError
 from ..run import Replication
 from .base import Trial
 from .books import CompletionTrial
@@ -93,14 +94,28 @@ def make(run: Replication, *prefixes: str) -> None:
     """Make the rows of these experiments, or take them from the cache; those of all where none is named."""
     run.progress.expect(len(plan(run)))
     for prefix in prefixes or ("",):
+        unmade: dict[str, set[int]] = {}
         for trial in trials(run, prefix):
+            left_out = unmade.setdefault(trial.name, set())
             for row in _of(trial):
-                if row.measure == "search":
-                    choose(type(trial), run, trial.name)
-                elif row.label is None:
-                    getattr(trial, f"measure_{row.measure}")(**row.changes)
-                else:
-                    getattr(trial, f"measure_{row.measure}")(row.label, **row.changes)
+                try:
+                    _make(trial, row)
+                except NotMadeError:
+                    if run.rows_asked != "made":
+                        raise
+                    left_out.add(trial.seed)
+        if run.rows_asked == "made":
+            for name, seeds in unmade.items():
+                run.leave_out(name, seeds)
+
+
+def _make(trial: Trial, row: Planned) -> None:
+    if row.measure == "search":
+        choose(type(trial), trial.run, trial.name)
+    elif row.label is None:
+        getattr(trial, f"measure_{row.measure}")(**row.changes)
+    else:
+        getattr(trial, f"measure_{row.measure}")(row.label, **row.changes)
 
 
 def _of(trial: Trial) -> Iterator[Planned]:
