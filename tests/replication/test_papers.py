@@ -573,8 +573,10 @@ class TestCommonGround:
                 source = ROOT / "notebooks" / "shared" / f"{file}.yaml"
                 shared = yaml.safe_load(source.read_text())[profile]
                 for name in names:
-                    experiment = loaded.experiments[name]
-                    assert experiment == Experiment.model_validate(shared[name]), (slug, name)
+                    # Which of its rows a chapter makes is the chapter's business.
+                    own, said = loaded.experiments[name], Experiment.model_validate(shared[name])
+                    experiment, said = (e.model_copy(update={"measure": ()}) for e in (own, said))
+                    assert experiment == said, (slug, name)
                     seeds = experiment.seeds or loaded.seeds
                     found.setdefault(name, set()).add(f"{seeds} {experiment.model_dump()}")
         assert profile == "workstation" or {"tuning", "random"} <= set(found)

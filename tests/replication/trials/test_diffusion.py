@@ -162,9 +162,9 @@ def test_attacks(trial: ErasingTrial) -> None:
     last = relearned.detail["points"][-1]["concept"]
     assert relearned.metrics["relearned_generation"].value == last
     if type(trial) is ErasingTrial:
-        found = trial.measure_search(ORIGINAL)
+        found = trial.measure_embedding(ORIGINAL)
         assert found.metrics["attacked_accuracy"].n == 4
-        assert found.key != trial.measure_search("FT").key
+        assert found.key != trial.measure_embedding("FT").key
 
 
 def test_what_a_reader_sees(trial: ErasingTrial) -> None:
@@ -248,7 +248,7 @@ def test_a_model_that_was_trained_elsewhere(stable: Replication) -> None:
     assert 0 < edited.metrics["changed_weights"].value < 50  # cross-attention alone
     # The judge's classes are in the order of the nouns.
     assert trial.judge.texts[trial.data.label("the cat")] == "a photo of the cat"
-    assert trial.measure_search("UCE").metrics["attacked_accuracy"].n == 3
+    assert trial.measure_embedding("UCE").metrics["attacked_accuracy"].n == 3
     with pytest.raises(TrainingError, match="trained elsewhere"):
         trial.measure_method("Retrain")
 

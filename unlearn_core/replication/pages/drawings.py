@@ -38,9 +38,9 @@ def nouns(run: Replication, experiment: str) -> HTML:
     """How well the original draws what each prompt asks for, before anything is erased."""
     lines, shown = [], set()
     for row in run.rows_of(experiment):
-        if row.method != ORIGINAL or "points" not in row.detail:
-            continue
-        target = row.variant["forget"]
+        target = row.variant.get("forget")
+        if row.method != ORIGINAL or row.variant != {"forget": target}:
+            continue  # the judge's row, or an attack's
         for p in row.detail["points"]:
             # More images are drawn of a target's own prompts than of the same prompts beside another.
             line = (p["prompt"], p["group"] not in ("kept", "relatives") and target)
@@ -89,15 +89,20 @@ def _small(picture: str, count: int) -> str:
 
 
 def pictures(
-    run: Replication, experiments: Sequence[str], target: object, called: str = ""
+    run: Replication,
+    experiments: Sequence[str],
+    target: object,
+    called: str = "",
+    methods: Sequence[str] = (),
 ) -> HTML:
     """A line a model, a column a prompt: the same noise in all of them, one seed.
 
     At most eight prompts, and as many images of each as there is room for, with the share of all
     images that are named as what was asked for. ``called`` says in words what is to be erased,
-    where the target's name does not.
+    where the target's name does not; ``methods`` are all that drew where none is named.
     """
     rows = _rows(run, experiments, target)
+    rows = {m: rows[m] for m in methods or rows if m in rows}
     drawn = next(iter(rows.values())).detail["points"]
     shown = [p for p in drawn if "picture" in p]
     shown.sort(key=lambda p: (ORDER.index(p["group"]), p["distance"]))

@@ -17,6 +17,7 @@ __all__ = [
     "count",
     "deviations_table",
     "grouped",
+    "heading",
     "invariants_table",
     "number",
     "results_table",
@@ -132,7 +133,8 @@ def seed_cell(values: Sequence[float], *, alone: str = "n = 1") -> str:
     return f'{mean}<br><span class="seeds">{" · ".join(seeds)}</span>'
 
 
-def _heading(metric: str) -> str:
+def heading(metric: str) -> str:
+    """A metric's column: its label, its unit, and which way is good."""
     info = METRICS[metric]
     unit = f", {info.unit}" if info.unit else ""
     arrow = f' <span class="muted">{ARROWS[info.better]}</span>' if info.better != "none" else ""
@@ -170,7 +172,7 @@ def results_table(rows: Sequence[Row], metrics: Sequence[str], caption: str) -> 
         for label, cells in values.items()
     ]
     caption += ", one seed" * single
-    return table(["Method", *map(_heading, metrics)], lines, caption=caption, kind="results")
+    return table(["Method", *map(heading, metrics)], lines, caption=caption, kind="results")
 
 
 def claims_table(paper: PaperFile) -> HTML:

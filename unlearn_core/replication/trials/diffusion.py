@@ -432,7 +432,7 @@ class ErasingTrial(Trial):
         len(self.split.forget)  # the request is checked, be the row kept or new
         return super().measure_method(label, **changes)
 
-    def measure_search(self, label: str) -> Row:
+    def measure_embedding(self, label: str) -> Row:
         """What an embedding draws that was searched for with images of the concept."""
         ask = self.experiment.ask
         own, given = self.data.label(self.target), dict(ask["search"])
