@@ -30,9 +30,8 @@ from unlearn_core.methods import (
     Retrain,
     TaskVector,
 )
-from unlearn_core.methods.base import require_finite
 from unlearn_core.methods.contract import STAND_INS
-from unlearn_core.models import NotFiniteError, Recipe, TrainConfig
+from unlearn_core.models import NotFiniteError, Recipe, TrainConfig, require_finite
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from unlearn_core.methods.forget_pairs import Beside
 from unlearn_core.models import (
     Checkpoint,
     CheckpointWarning,
+    NotFiniteError,
     Recipe,
     TrainConfig,
     TrainingError,
@@ -80,16 +81,36 @@ class TestTrainConfig:
             ({"batch_size": 0}, "at least 1"),
             ({"accumulate": 0}, "at least 1"),
             ({"lr": 0.0}, "lr must be positive, not 0.0"),
-            ({"lr": math.nan}, "lr must be positive"),
+            ({"lr": math.nan}, "lr must be a finite number, not nan"),
+            ({"lr": "1e-1"}, "lr must be a finite number, not '1e-1'"),
+            ({"lr": True}, "lr must be a finite number, not True"),
+            ({"epochs": True}, "epochs must be a whole number, not True"),
+            ({"epochs": 6.0}, "epochs must be a whole number, not 6.0"),
+            ({"clip": -1}, "clip must be positive or None, not -1"),
+            ({"clip": 0}, "clip must be positive or None, not 0"),
+            ({"gamma": -1}, "gamma must be positive, not -1"),
+            ({"momentum": "9e-1"}, "momentum must be a finite number, not '9e-1'"),
+            ({"momentum": 1}, r"momentum must be in \[0, 1\), not 1"),
+            ({"weight_decay": -1}, "weight_decay must be at least 0, not -1"),
+            ({"weight_decay": "5e-4"}, "weight_decay must be a finite number, not '5e-4'"),
+            ({"workers": -1}, "workers must be at least 0, not -1"),
+            ({"warmup_epochs": -3}, "warmup_epochs must be at least 0, not -3"),
+            ({"warmup_epochs": 100}, "a warm-up of 100 of 1 epochs"),
             ({"schedule": "multistep"}, "milestones"),
             ({"milestones": (1,)}, "milestones"),
-            ({"optimizer": "sdg"}, "unknown optimizer 'sdg'; known: sgd, adam, adamw"),
+            ({"schedule": "multistep", "milestones": (0,)}, "a milestone at 0 of 1 epochs"),
+            ({"schedule": "multistep", "milestones": (2,)}, "a milestone at 2 of 1 epochs"),
+            ({"schedule": "multistep", "milestones": (0.5,)}, "whole numbers of epochs, not 0.5"),
+            ({"milestones": 3}, "milestones must be of type tuple, not 3"),
+            ({"augment": "flip"}, "augment must be of type tuple, not 'flip'"),
+            ({"optimizer": "sdg"}, "optimizer must be 'sgd' or 'adam' or 'adamw', not 'sdg'"),
             ({"optimizer": "adam", "momentum": 0.9}, "momentum belongs to sgd"),
-            ({"schedule": "step"}, "unknown schedule 'step'; known: .*cosine, linear"),
-            ({"precision": "fp8"}, "precision"),
-            ({"max_steps": 0}, "max_steps"),
-            ({"patience": 0}, "patience must be at least 1, not 0"),
-            ({"patience": -1}, "patience must be at least 1, not -1"),
+            ({"schedule": "step"}, "schedule must be .*'cosine' or 'linear', not 'step'"),
+            ({"precision": "fp8"}, "precision must be 'no' or 'fp16' or 'bf16', not 'fp8'"),
+            ({"max_steps": 0}, "max_steps must be at least 1 or None, not 0"),
+            ({"max_steps": math.nan}, "max_steps must be a whole number or None, not nan"),
+            ({"patience": 0}, "patience must be at least 1 or None, not 0"),
+            ({"patience": -1}, "patience must be at least 1 or None, not -1"),
         ],
     )
     def test_what_makes_no_sense_is_refused(self, change: dict, message: str) -> None:
@@ -302,9 +323,56 @@ class TestErrors:
                 TrainConfig(1, 0.1),
             )
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+    def test_weights_that_are_not_finite_after_the_last_step(self, dtype: torch.dtype) -> None:
+        """A finite loss whose gradient is NaN; or, rounded to half precision, infinite weights."""
+
+        def loss(model: nn.Module, batch: object) -> Tensor:
+            w = model.weight.float()
+            return (w.min() - w.min()).sqrt() if dtype == torch.float32 else w.sum()
+
+        model = nn.Linear(2, 1, bias=False, dtype=dtype)
+        with pytest.raises(
+            NotFiniteError, match=r"someone: the trained model is not finite: weight"
+        ):
+            train(model, lambda _: [()], loss, TrainConfig(1, 1e6), name="someone")
+
     def test_an_empty_epoch(self) -> None:
         with pytest.raises(TrainingError, match="my run: an epoch has no batch"):
             train(linear(), forever([]), squared_error, TrainConfig(1, 0.1), name="my run")
+
+
+class TestEnvironment:
+    @pytest.mark.parametrize(
+        "variable",
+        [
+            ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4"),
+            ("ACCELERATE_MIXED_PRECISION", "bf16"),
+            ("ACCELERATE_USE_FSDP", "true"),
+            ("ACCELERATE_USE_DEEPSPEED", "true"),
+            ("ACCELERATE_USE_MEGATRON_LM", "true"),
+            ("ACCELERATE_USE_PARALLELISM_CONFIG", "true"),
+            ("ACCELERATE_TORCH_DEVICE", "meta"),
+            ("LOCAL_RANK", "0"),
+        ],
+    )
+    def test_no_variable_changes_a_training(
+        self, variable: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where accelerate lets one win over what the configuration says."""
+        from accelerate.state import PartialState
+
+        data, config = problem(16, 2), TrainConfig(1, 0.1, momentum=0.9)
+        expected = train(linear(), forever(data), squared_error, config)
+        PartialState._reset_state()  # as in a process that has trained nothing yet
+        monkeypatch.setenv(*variable)
+        steps = []
+        found = train(
+            linear(), forever(data), squared_error, config, after_step=lambda _, i: steps.append(i)
+        )
+        assert steps == [*range(1, 9)]
+        assert same(found, expected)
+        assert os.environ[variable[0]] == variable[1]
 
 
 class TestLeavesNoTrace:

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..data import ForgetSplit
 from ..fields import check_fields
-from ..models import Chat, Diffusion, NotFiniteError, TrainConfig, VisionChat
+from ..models import Chat, Diffusion, TrainConfig, VisionChat, require_finite
 from ..registry import did_you_mean
 
 __all__ = ["ANY", "DIFFUSION", "FORGET_TEXT", "IMAGES", "MULTIMODAL", "NEEDS", "TEXT", "Method"]
@@ -58,24 +58,6 @@ MODELS: dict[str, tuple[type[nn.Module], str]] = {
     "multimodal": (VisionChat, "a VisionChat: wrap it in VisionChat(model, tokenizer, ...)"),
     "diffusion": (Diffusion, "a Diffusion: wrap the parts of a pipeline in TextConditional"),
 }
-
-
-def require_finite(model: nn.Module, whose: str) -> None:
-    """Raise where a model computes nothing but NaN.
-
-    A buffer may hold minus infinity, as masks of attention do.
-
-    Raises
-    ------
-    NotFiniteError
-        Names ``whose`` model it is, and the weight or buffer.
-    """
-    for name, t in (*model.named_parameters(), *model.named_buffers()):
-        if t.is_meta or not t.is_floating_point():
-            continue
-        sound = t.isfinite() if isinstance(t, nn.Parameter) else t.isfinite() | t.isneginf()
-        if not sound.all():
-            raise NotFiniteError(f"{whose} is not finite: {name}")
 
 
 class _Signature:

@@ -25,8 +25,15 @@ from ..data import (
     shapes,
 )
 from ..data.restricted_symbols import VOCABULARY
-from ..models import NotFiniteError, SmallCNN, TextToImage, TinyLlama, TinyLlava
-from .base import PARTS, Method, require_finite
+from ..models import (
+    NotFiniteError,
+    SmallCNN,
+    TextToImage,
+    TinyLlama,
+    TinyLlava,
+    require_finite,
+)
+from .base import PARTS, Method
 
 __all__ = ["STAND_INS", "ContractError", "check_method"]
 

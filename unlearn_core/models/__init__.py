@@ -18,12 +18,15 @@ from .language import LANGUAGE_MODELS, CausalLM, SmolLM2, TinyLlama
 from .sentences import MINILM, SentenceEncoder
 from .training import (
     NotFiniteError,
+    PrecisionWarning,
     Recipe,
     TrainConfig,
     TrainingError,
     default_device,
     device_of,
+    require_finite,
     shuffled_epochs,
+    single_precision,
     to,
     train,
 )
@@ -81,13 +84,16 @@ __all__ = [
     "TinyLlama",
     "TrainConfig",
     "NotFiniteError",
+    "PrecisionWarning",
     "TrainingError",
     "ViT",
     "default_device",
     "device_of",
     "predict",
+    "require_finite",
     "sample_gradients",
     "shuffled_epochs",
+    "single_precision",
     "to",
     "train",
 ]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+import os
 import time
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.data import Dataset
 
 from ..data import Task
 from ..data import batches as make_batches
+from ..fields import Count, Fraction, Natural, NotNegative, Positive, check_fields
 from ..registry import ADDED
 from ..seeding import derive_seed, generator, seeded
 from .checkpoints import Checkpoint
@@ -22,12 +28,15 @@ from .classifiers import ModelSpec
 
 __all__ = [
     "NotFiniteError",
+    "PrecisionWarning",
     "Recipe",
     "TrainConfig",
     "TrainingError",
     "default_device",
     "device_of",
+    "require_finite",
     "shuffled_epochs",
+    "single_precision",
     "to",
     "train",
 ]
@@ -38,7 +47,11 @@ class TrainingError(RuntimeError):
 
 
 class NotFiniteError(TrainingError):
-    """A loss that is not finite; the weights are those of the step before."""
+    """A loss that is not finite, the weights being those of the step before; or such weights."""
+
+
+class PrecisionWarning(UserWarning):
+    """Weights are trained in a precision in which small steps round away."""
 
 
 @dataclass(frozen=True)
@@ -57,45 +70,38 @@ class TrainConfig:
         keep the best epoch's weights (of equals the last); None for no early stopping
     """
 
-    epochs: int
-    lr: float
-    batch_size: int = 64
+    epochs: Count
+    lr: Positive
+    batch_size: Count = 64
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+    momentum: Fraction = 0.0
+    weight_decay: NotNegative = 0.0
     schedule: Literal["constant", "multistep", "cosine", "linear"] = "constant"
     milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
-    warmup_epochs: float = 0.0
+    gamma: Positive = 0.1
+    warmup_epochs: NotNegative = 0.0
     augment: tuple[str, ...] = ()
-    clip: float | None = None
-    accumulate: int = 1
+    clip: Positive | None = None
+    accumulate: Count = 1
     precision: Literal["no", "fp16", "bf16"] = "no"
-    workers: int = 0
-    max_steps: int | None = None
-    patience: int | None = field(default=None, metadata=ADDED)
+    workers: Natural = 0
+    max_steps: Count | None = None
+    patience: Count | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         for name in ("milestones", "augment"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.epochs < 1 or self.batch_size < 1 or self.accumulate < 1:
-            raise ValueError("epochs, batch_size and accumulate must be at least 1")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, not {self.lr}")
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_fields(self)
         if bool(self.milestones) != (self.schedule == "multistep"):
             raise ValueError("milestones belong to the multistep schedule, which needs them")
-        if self.optimizer not in ("sgd", "adam", "adamw"):
-            raise ValueError(f"unknown optimizer {self.optimizer!r}; known: sgd, adam, adamw")
-        if self.schedule not in ("constant", "multistep", "cosine", "linear"):
-            raise ValueError(
-                f"unknown schedule {self.schedule!r}; known: constant, multistep, cosine, linear"
-            )
-        if self.precision not in ("no", "fp16", "bf16"):
-            raise ValueError(f"unknown precision {self.precision!r}; known: no, fp16, bf16")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, not {self.max_steps}")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience must be at least 1, not {self.patience}")
+        for milestone in self.milestones:
+            if isinstance(milestone, bool) or not isinstance(milestone, int):
+                raise ValueError(f"milestones are whole numbers of epochs, not {milestone!r}")
+            if not 0 < milestone <= self.epochs:
+                raise ValueError(f"a milestone at {milestone} of {self.epochs} epochs")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"a warm-up of {self.warmup_epochs} of {self.epochs} epochs")
         if self.momentum and self.optimizer != "sgd":
             raise ValueError("momentum belongs to sgd")
 
@@ -145,6 +151,104 @@ def to(batch: Any, device: torch.device) -> Any:
     return type(batch)(to(v, device) for v in batch)
 
 
+def require_finite(model: nn.Module, whose: str) -> None:
+    """Raise where a model computes nothing but NaN.
+
+    A buffer may hold minus infinity, as masks of attention do.
+
+    Raises
+    ------
+    NotFiniteError
+        Names ``whose`` model it is, and the weight or buffer.
+    """
+    for name, t in (*model.named_parameters(), *model.named_buffers()):
+        if t.is_meta or not t.is_floating_point():
+            continue
+        sound = t.isfinite() if isinstance(t, nn.Parameter) else t.isfinite() | t.isneginf()
+        if not sound.all():
+            raise NotFiniteError(f"{whose} is not finite: {name}")
+
+
+#: The precision that a parameter came with, by its id, while it is in single precision.
+_CAME_AS: dict[int, torch.dtype] = {}
+
+
+@contextlib.contextmanager
+def single_precision(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Inside the block parameters of half precision are float32; at its end they are rounded, once.
+
+    In half precision a step of less than half a spacing leaves a weight where it is. `train` does
+    so itself, and computes with a model as it came all the same; this is for what several
+    trainings, or what stands around one, should not round in between.
+    """
+    own = [p for p in parameters if p.is_floating_point() and p.dtype.itemsize < 4]
+    for p in own:
+        _CAME_AS[id(p)] = p.dtype
+        p.data = p.data.float()
+    try:
+        yield
+    finally:
+        for p in own:
+            p.grad = None
+            p.data = p.data.to(_CAME_AS.pop(id(p), p.dtype))
+
+
+class _AsItCame(nn.Module):
+    """A model for functions of it that see every weight in the precision that it came with."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.ran = model, False
+
+    def forward(self, function: Callable[[nn.Module], Any]) -> Any:
+        return function(self.model)
+
+    def run(self, function: Callable[[nn.Module], Any], name: str) -> Any:
+        """What it gives for the model; a gradient that it computes is of the weights themselves."""
+        if not _CAME_AS:
+            return function(self.model)
+        named = dict(self.named_parameters())
+        cast = {n: p.to(_CAME_AS[id(p)]) for n, p in named.items() if id(p) in _CAME_AS}
+        if not cast:
+            return function(self.model)
+        try:
+            found = functional_call(self, cast, (function,))
+        except (TrainingError, torch.OutOfMemoryError):
+            raise
+        except RuntimeError as error:
+            if self.ran:
+                raise
+            for p in named.values():
+                p.grad = None
+                p.data = p.data.to(_CAME_AS.pop(id(p), p.dtype))
+            found = function(self.model)
+            # It holds its weights in a second place, say.
+            kinds = {str(t.dtype).removeprefix("torch.") for t in cast.values()}
+            own = " and ".join(sorted(kinds))
+            warnings.warn(
+                f"{name}: this model can't compute in {own} with weights that are kept in float32 "
+                f"({error}); they are trained in {own}, in which small steps round away",
+                PrecisionWarning,
+                stacklevel=4,
+            )
+        self.ran = True
+        return found
+
+
+#: What accelerate lets win over its arguments, and what makes it one of several processes.
+_ACCELERATES = ("ACCELERATE_", "LOCAL_RANK", "FORK_LAUNCHED")
+
+
+@contextlib.contextmanager
+def _plain_environment() -> Iterator[None]:
+    """No variable of the environment decides how a model is trained."""
+    hidden = {k: os.environ.pop(k) for k in [*os.environ] if k.startswith(_ACCELERATES)}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
 def shuffled_epochs(
     dataset: Dataset, config: TrainConfig, seed: int
 ) -> Callable[[int], Iterable[Any]]:
@@ -183,68 +287,94 @@ def train(
 ) -> nn.Module:
     """Train ``model`` in place, where it is, and leave it in evaluation mode.
 
+    What is trained is float32 while it is trained (weights, gradients that are summed, moments),
+    whatever the model computes in; then it is rounded, once, to the precision that it came with.
+
     Parameters
     ----------
     batches : epoch -> the batches of that epoch (sized)
     loss : (model, batch) -> scalar
     seed : of what the model itself draws (dropout, augmentation)
     name : who is training, for errors and the progress bar
-    after_step : called with the model and the number of optimizer steps taken
+    after_step : called with the model, its weights in float32, and the number of optimizer steps
+        taken
     validate : the score that early stopping goes by, higher is better; with ``patience`` only
     checkpoint : saved after each epoch, resumed from, and removed at the end
 
     Raises
     ------
+    NotFiniteError
+        The loss is not finite (names ``name`` and the step), or the trained weights are not.
     TrainingError
-        The loss is not finite (names ``name`` and the step), or an epoch has no batch.
+        An epoch has no batch, or all epochs have too few for a step.
     CheckpointError
         The checkpoint can't be read or written.
     ValueError
         ``patience`` without ``validate``, or the other way round.
+
+    Warns
+    -----
+    PrecisionWarning
+        A model of half precision that can't compute with weights that are float32 elsewhere.
     """
     if (config.patience is None) != (validate is None):
         raise ValueError(f"{name}: early stopping needs both patience and validation data")
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils import GradientAccumulationPlugin
     from tqdm.auto import tqdm
 
-    # The state is shared in a process and would hold on to the first precision asked for.
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        mixed_precision=config.precision,
-        gradient_accumulation_steps=config.accumulate,
-        device_placement=False,  # the model stays where it is
-    )
-    device = device_of(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = accelerator.prepare_optimizer(config.make_optimizer(parameters))
-    per_epoch = len(batches(0))
-    if per_epoch == 0:
-        raise TrainingError(f"{name}: an epoch has no batch")
-    first, step, began = 0, 0, time.perf_counter()
-    best: dict[str, Any] = {"score": -math.inf, "below": 0, "model": None}
-    state = None if checkpoint is None else checkpoint.load()
-    if state is not None and (fault := _unfit(state, model, optimizer, config)):
-        checkpoint.discard(fault)
-        state = None
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first, step, best = state["epoch"], state["step"], state["best"]
-        checkpoint.seconds, checkpoint.step = state["seconds"], step
-        began -= state["seconds"]
-    total = min(config.epochs * per_epoch // config.accumulate, config.max_steps or math.inf)
-    if total == 0:
-        raise TrainingError(
-            f"{name}: {per_epoch} batches an epoch make no step of {config.accumulate}"
-        )
-    model.train()
-    optimizer.zero_grad()
-    if first:  # go on in the middle of an accumulation
-        accelerator.step = first * per_epoch
-        for p, g in zip(parameters, state["gradients"], strict=True):
-            p.grad = None if g is None else g.to(p.device)
-    try:
+    with _in_training(model, parameters):
+        # The state is shared in a process and would hold on to the first precision asked for.
+        AcceleratorState._reset_state()
+        with _plain_environment():
+            accelerator = Accelerator(
+                mixed_precision=config.precision,
+                gradient_accumulation_plugin=GradientAccumulationPlugin(
+                    num_steps=config.accumulate
+                ),
+                device_placement=False,  # the model stays where it is
+            )
+        device = device_of(model)
+        as_it_came = _AsItCame(model)
+
+        def gradient(model: nn.Module, batch: Any) -> None:
+            with accelerator.autocast():
+                value = loss(model, batch)
+            if not torch.isfinite(value):
+                raise NotFiniteError(f"{name}: the loss is {value.item()} at step {step + 1}")
+            accelerator.backward(value)
+
+        optimizer = accelerator.prepare_optimizer(config.make_optimizer(parameters))
+        per_epoch = len(batches(0))
+        if per_epoch == 0:
+            raise TrainingError(f"{name}: an epoch has no batch")
+        first, step, began = 0, 0, time.perf_counter()
+        best: dict[str, Any] = {"score": -math.inf, "below": 0, "model": None}
+        state = None if checkpoint is None else checkpoint.load()
+        if state is not None and (fault := _unfit(state, model, optimizer, config)):
+            checkpoint.discard(fault)
+            state = None
+        if state is not None:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            if accelerator.scaler is not None:
+                accelerator.scaler.load_state_dict(state["scaler"])
+            first, step, best = state["epoch"], state["step"], state["best"]
+            checkpoint.seconds, checkpoint.step = state["seconds"], step
+            began -= state["seconds"]
+        total = min(config.epochs * per_epoch // config.accumulate, config.max_steps or math.inf)
+        if total == 0:
+            raise TrainingError(
+                f"{name}: {per_epoch} batches an epoch make no step of {config.accumulate}"
+            )
+        model.train()
+        optimizer.zero_grad()
+        if first:  # go on in the middle of an accumulation
+            accelerator.step = first * per_epoch
+            for p, g in zip(parameters, state["gradients"], strict=True):
+                p.grad = None if g is None else g.to(p.device)
         with tqdm(total=total, initial=step, desc=name, disable=not progress) as bar:
             for epoch in range(first, config.epochs):
                 if step >= total:
@@ -258,13 +388,7 @@ def train(
                         for group in optimizer.param_groups:
                             group["lr"] = config.lr * config.factor(epoch + i / per_epoch)
                         with accelerator.accumulate(model):
-                            with accelerator.autocast():
-                                value = loss(model, to(batch, device))
-                            if not torch.isfinite(value):
-                                raise NotFiniteError(
-                                    f"{name}: the loss is {value.item()} at step {step + 1}"
-                                )
-                            accelerator.backward(value)
+                            as_it_came.run(partial(gradient, batch=to(batch, device)), name)
                             if accelerator.sync_gradients and config.clip is not None:
                                 accelerator.clip_grad_norm_(parameters, config.clip)
                             optimizer.step()
@@ -275,7 +399,8 @@ def train(
                             if after_step is not None:
                                 after_step(model, step)
                 if validate is not None:
-                    score = validate(model.eval())
+                    model.eval()
+                    score = as_it_came.run(validate, name)
                     model.train()
                     if score >= best["score"]:
                         kept = copy.deepcopy(model.state_dict())
@@ -292,12 +417,23 @@ def train(
                         "gradients": [p.grad for p in parameters],
                         "best": best,
                     }
+                    if accelerator.scaler is not None:
+                        state["scaler"] = accelerator.scaler.state_dict()
                     checkpoint.save(state)
         if best["model"] is not None:
             model.load_state_dict(best["model"])
         if checkpoint is not None:
             checkpoint.remove()
-        return model
+    require_finite(model, f"{name}: the trained model")
+    return model
+
+
+@contextlib.contextmanager
+def _in_training(model: nn.Module, parameters: list[nn.Parameter]) -> Iterator[None]:
+    """At the end of the block no gradient is left, and the model is in evaluation mode."""
+    try:
+        with single_precision(parameters):
+            yield
     finally:
         model.eval()
         for p in parameters:
@@ -309,6 +445,7 @@ def _unfit(
 ) -> str | None:
     """Why this training can't go on from a checkpoint's state, if it can't."""
     keys = {"epoch", "step", "seconds", "model", "optimizer", "gradients", "best"}
+    keys |= {"scaler"} if config.precision == "fp16" else set()
     if not isinstance(state, dict) or keys - state.keys():
         return "it lacks what a training needs to go on"
     if state["epoch"] not in range(1, config.epochs + 1):

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from ...fields import Share
-from ...models import Chat
+from ...models import Chat, single_precision
 from ..continual import Memory, Stage
 from ..sefe import key_elements
 from .sequential import SequentialFullTuning
@@ -48,21 +48,24 @@ class LoTA(SequentialFullTuning):
 
     def adapt(self, model: Chat, stages: Sequence[Stage], memory: Memory, seed: int) -> None:
         parameters = self.trained(model)
-        before = [p.detach().clone() for p in parameters]
-        super().adapt(model, stages, memory, seed)
-        masks = []
-        for i, (p, start) in enumerate(zip(parameters, before, strict=True)):
-            taken = memory.setdefault(i, torch.zeros_like(p, dtype=torch.bool))
-            moved = (p.detach() - start).masked_fill(taken, 0)
-            p.data.copy_(start)
-            mask = torch.zeros_like(taken)
-            mask.view(-1)[key_elements(moved, self.share)] = True
-            masks.append(mask & ~taken)  # where few entries are free, taken ones come in as well
-            taken |= mask
+        with single_precision(parameters):  # what moves most is not what rounds to the most
+            before = [p.detach().clone() for p in parameters]
+            super().adapt(model, stages, memory, seed)
+            masks = []
+            for i, (p, start) in enumerate(zip(parameters, before, strict=True)):
+                taken = memory.setdefault(i, torch.zeros_like(p, dtype=torch.bool))
+                moved = (p.detach() - start).masked_fill(taken, 0)
+                p.data.copy_(start)
+                mask = torch.zeros_like(taken)
+                mask.view(-1)[key_elements(moved, self.share)] = True
+                masks.append(
+                    mask & ~taken
+                )  # where few entries are free, taken ones come in as well
+                taken |= mask
 
-        @torch.no_grad()
-        def restore(model: nn.Module, step: int) -> None:
-            for p, start, mask in zip(parameters, before, masks, strict=True):
-                p.copy_(torch.where(mask, p, start))
+            @torch.no_grad()
+            def restore(model: nn.Module, step: int) -> None:
+                for p, start, mask in zip(parameters, before, masks, strict=True):
+                    p.copy_(torch.where(mask, p, start))
 
-        super().adapt(model, stages, memory, seed, restore)
+            super().adapt(model, stages, memory, seed, restore)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ...fields import Count, Fraction, Positive, Share
-from ...models import Chat, TrainConfig
+from ...models import Chat, TrainConfig, single_precision
 from ..adapters import LLAMA_LINEARS, Factors, adapters, frozen, linears
 from ..continual import SEFE_TRAIN, ContinualMethod, Memory, Stage
 
@@ -73,7 +73,6 @@ class SequentialLoRA(ContinualMethod):
             beside = self.beside(model)
             for p in beside:
                 p.requires_grad_(True)
-            held = [p.detach().clone() for p in beside]
 
             def loss(model: nn.Module, batch: Any) -> Tensor:
                 value = stages[-1].task.loss(model, batch)
@@ -87,7 +86,9 @@ class SequentialLoRA(ContinualMethod):
                         before.lerp_(p, self.projector_rate)
                         p.copy_(before)
 
-            self.fit(model, stages, seed, loss, shorten if beside else None)
+            with single_precision(beside):
+                held = [p.detach().clone() for p in beside]
+                self.fit(model, stages, seed, loss, shorten if beside else None)
         learned = {n: (A.detach(), B.detach()) for n, (A, B) in factors.items()}
         self.remember(model, stages, learned, memory, seed)
 

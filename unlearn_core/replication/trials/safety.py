@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-import torch
 from pydantic import PositiveInt
 
 from ...data import (
@@ -249,9 +248,7 @@ class SafetyTrial(Trial):
         work = copy.deepcopy(original)
         with adapters(work, self.seed, "lora", **given):
             if projector is not None:
-                part = submodule(work, projector)
-                # What is trained whole is trained in single precision, whatever the rest has.
-                part.to(torch.float32).requires_grad_(True)
+                submodule(work, projector).requires_grad_(True)
             work = method(work, self.split, self.seed, inplace=True)
         return work.eval(), {}
 
