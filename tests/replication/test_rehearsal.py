@@ -21,7 +21,7 @@ from unlearn_core.data import VisualAnswering, VisualSet, cifar10, cifar100, ima
 from unlearn_core.data.images import CIFAR20
 from unlearn_core.models import MODELS, Llava, TrainConfig, train
 from unlearn_core.registry import build
-from unlearn_core.replication.papers import known_papers, load_paper
+from unlearn_core.replication.papers import known_papers, load_paper, rehearsed
 from unlearn_core.replication.publish import check_publishable, machine_paths
 from unlearn_core.replication.records import Record
 from unlearn_core.replication.rehearsal import HUB, USER, build_hub
@@ -160,6 +160,31 @@ class TestHub:
         (tmp_path / "hub" / "hub" / "old").touch()
         build_hub(tmp_path / "hub")
         assert not (tmp_path / "hub" / "hub" / "old").exists()
+
+
+def precisions(profile: Any) -> dict[tuple[str, ...], Any]:
+    """Every word on precision that a profile's experiments say, by its place."""
+    found = {}
+
+    def walk(value: Any, place: tuple[str, ...]) -> None:
+        for key, inside in value.items() if isinstance(value, dict) else ():
+            if key in ("dtype", "precision"):
+                found[*place, key] = inside
+            walk(inside, (*place, key))
+
+    walk(profile.model_dump()["experiments"], ())
+    return found
+
+
+def test_it_runs_in_the_precision_of_the_real_run() -> None:
+    """Fails where a profile in half precision is rehearsed in single precision, which hides faults."""
+    profiles = [p for slug in known_papers() for p in load_paper(slug).profiles.values()]
+    real, short = ([*map(precisions, some)] for some in (profiles, map(rehearsed, profiles)))
+    assert any(real)
+    for expected, found in zip(real, short, strict=True):
+        assert found.items() >= expected.items()
+        # What is only spelled out is what holds anyway.
+        assert {v for k, v in found.items() if k not in expected} <= {"no"}
 
 
 def test_a_training_of_few_steps_starts_no_more_epochs() -> None:
