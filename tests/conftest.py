@@ -150,6 +150,7 @@ class RulesRun:
         self, experiments: Mapping[str, Any], seeds: tuple[int, ...], rows: Iterable[Any]
     ) -> None:
         self.known, self.seeds, self.rows = experiments, seeds, rows
+        self.profile = SimpleNamespace(experiments=experiments)
         self.shared: dict[str, Any] = {}
         self.searches: dict[Any, Any] = {}
         self.preconditions: dict[str, Callable[..., Any]] = {}

@@ -59,6 +59,20 @@ def test_a_search_lists_its_grid(project: Any, tiny: dict[str, Any]) -> None:
     assert listed(run) == [("method", "SSD", {"alpha": 1}), ("method", "SSD", {"alpha": 2})]
 
 
+def test_a_search_that_was_asked_for_has_chosen(
+    project: Any, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where the grid's rows are made and nobody chooses: its table would be missing."""
+    asked = []
+    monkeypatch.setattr(ClassificationTrial, "measure_method", lambda t, label, **at: None)
+    monkeypatch.setattr(
+        "unlearn_core.replication.trials.plan.choose", lambda *what: asked.append(what)
+    )
+    run = run_of(project, tiny, search={"SSD": {"alpha": [1, 2]}}, seeds=[0])
+    make(run, "full_class")
+    assert asked == [(ClassificationTrial, run, "full_class")]
+
+
 def test_an_unknown_measure_is_named(project: Any, tiny: dict[str, Any]) -> None:
     run = run_of(project, tiny, measure=["originl"])
     with pytest.raises(

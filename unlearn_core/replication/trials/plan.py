@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ...data import BOOKS
@@ -97,9 +98,12 @@ def make(run: Replication, *prefixes: str) -> None:
         unmade: dict[str, set[int]] = {}
         for trial in trials(run, prefix):
             left_out = unmade.setdefault(trial.name, set())
-            for row in _of(trial):
+            steps = [partial(_make, trial, row) for row in _of(trial)]
+            if "search" in _entries(trial.experiment):  # it may go on beyond its grid
+                steps.append(partial(choose, type(trial), run, trial.name))
+            for step in steps:
                 try:
-                    _make(trial, row)
+                    step()
                 except NotMadeError:
                     if run.rows_asked != "made":
                         raise
@@ -110,19 +114,21 @@ def make(run: Replication, *prefixes: str) -> None:
 
 
 def _make(trial: Trial, row: Planned) -> None:
-    if row.measure == "search":
-        choose(type(trial), trial.run, trial.name)
-    elif row.label is None:
+    if row.label is None:
         getattr(trial, f"measure_{row.measure}")(**row.changes)
     else:
         getattr(trial, f"measure_{row.measure}")(row.label, **row.changes)
 
 
+def _entries(e: Experiment) -> tuple[str | dict[str, Any], ...]:
+    """What is measured in an experiment: its own word, or what goes without saying."""
+    return e.measure or (("search",) if e.search else ("original", "methods"))
+
+
 def _of(trial: Trial) -> Iterator[Planned]:
     """The rows of one trial."""
     e = trial.experiment
-    entries = e.measure or (("search",) if e.search else ("original", "methods"))
-    for entry in entries:
+    for entry in _entries(e):
         whole = {entry: None} if isinstance(entry, str) else dict(entry)
         if whole == {"methods": None}:
             whole = {"method": list(e.methods)}
