@@ -51,10 +51,12 @@ class TestJson:
 
         def named(method: str, model: str, seconds: float) -> Row:
             row = make_row("full_class", method)  # of 1.5 s
-            return row.model_copy(update={"detail": {"model": {"date": model, "seconds": seconds}}})
+            detail = {"model": {"date": model, "seconds": seconds}}
+            return row.model_copy(update={"spec": {"method": method}, "detail": detail})
 
         rows = [named("A", "apart", 100.0), named("B", "apart", 100.0), named("C", "within", 1.25)]
-        record = make_record(rows=(*rows, named("D", "within", 1.25), make_row("full_class", "E")))
+        alike = make_row("full_class", "E"), make_row("tradeoff", "E")  # made once, for both
+        record = make_record(rows=(*rows, named("D", "within", 1.25), *alike))
         assert record.seconds_spent == 5 * 1.5 + 100
 
     def test_numbers_keep_every_digit(self, make_record: MakeRecord, tmp_path: Path) -> None:

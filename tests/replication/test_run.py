@@ -44,6 +44,7 @@ def row(
     seed: int = 0,
     spec: Mapping[str, Any] | None = None,
     variant: Mapping[str, Any] | None = None,
+    alike: bool = False,
 ) -> Row:
     return run.row(
         experiment,
@@ -54,6 +55,7 @@ def row(
         sources=({"id": "a/b", "kind": "embedded", "sha256": "00"},),
         device=torch.device("cpu"),
         variant=variant,
+        alike=alike,
     )
 
 
@@ -174,6 +176,20 @@ class TestRows:
         ):
             row(later, work, seed=1, variant={"forget": "cat"})
         assert (work.done, len(later.rows)) == (0, 1)
+
+    def test_rows_alike_are_made_once(self, run: Replication) -> None:
+        """Fails where a second experiment makes what the first one made, or takes what differs."""
+        work = Work(zrf=0.25)
+        first = row(run, work, alike=True)
+        again = row(replication(), work, experiment="tradeoff", alike=True)
+        assert (work.done, again.experiment, again.metrics) == (1, "tradeoff", first.metrics)
+        assert again.key != first.key
+        for other in ({"seed": 1}, {"spec": {"lr": 2}}, {"variant": {"forget": "cat"}}):
+            work = Work(zrf=0.75)
+            assert (
+                row(run, work, experiment="tradeoff", alike=True, **other).metrics != again.metrics
+            )
+            assert work.done == 1, other
 
     def test_the_cache_is_where_the_project_is(
         self, project: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

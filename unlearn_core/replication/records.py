@@ -221,14 +221,17 @@ class Record(Model):
 
     @property
     def seconds_spent(self) -> float:
-        """Making the rows, and training the models that they name: each model once.
+        """Making the rows, and training the models that they name: each model once, and each row
+        that two experiments share.
 
         A row that found its model trained took less time than the training did; where no row took
         longer, the training is in none.
         """
-        spent, apart = 0.0, {}
+        spent, apart, seen = 0.0, {}, set()
         for row in self.rows:
-            spent += row.provenance.seconds
+            made = (row.seed, str(row.variant), str(row.spec), row.provenance.date)
+            spent += 0.0 if made in seen else row.provenance.seconds
+            seen.add(made)
             if model := row.detail.get("model"):
                 own = (model["date"], model["seconds"])
                 within = row.provenance.seconds >= model["seconds"]

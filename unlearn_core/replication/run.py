@@ -230,10 +230,13 @@ class Replication:
         sources: tuple[dict[str, str], ...],
         device: torch.device,
         variant: Mapping[str, Any] | None = None,
+        alike: bool = False,
     ) -> Row:
         """One row, from the cache or from ``compute()``, which gives metrics and detail.
 
         ``spec`` must hold everything that determines the result besides the names and the seed.
+        With ``alike`` a row that differs in the names of experiment and method alone, and was made
+        before, is this one under its own names.
         """
         names = {
             "experiment": experiment,
@@ -244,6 +247,9 @@ class Replication:
         key = digest({"schema": ROW_SCHEMA, **names, "spec": dict(spec)})
         called = row_name(**names)
         row = self._made(key, self.cache.find("rows", key))
+        content = digest([seed, names["variant"], dict(spec)]) if alike else None
+        if row is None and content and (same := self._alike(content)):
+            row = same.model_copy(update={**names, "key": key})
         if row is not None:
             self.progress.found(called)
         elif self.rows_asked:
@@ -275,8 +281,16 @@ class Replication:
                     )
                     self.cache.write("rows", key, row.model_dump(mode="json"))
                     log.info("%s / %s / seed %d: made", experiment, method, seed)
+            if content:
+                with self.cache.lock("alike", content):
+                    self.cache.write("alike", content, {"row": key})
         self.rows.add(row)
         return row
+
+    def _alike(self, content: str) -> Row | None:
+        """A row of that content, whatever experiment and method are called."""
+        known = self.cache.find("alike", content)
+        return known and self._made(known["row"], self.cache.find("rows", known["row"]))
 
     def _made(self, key: str, cached: dict[str, Any] | None) -> Row | None:
         """The row of that key that was made before, in the cache or in the book, if it is fit."""

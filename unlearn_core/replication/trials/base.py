@@ -379,17 +379,19 @@ class Trial:
         label: str,
         spec: Mapping[str, Any],
         compute: Callable[[], tuple[Mapping[str, Estimate], Mapping[str, Any]]],
+        alike: bool = False,
         **variant: Any,
     ) -> Row:
         """A row of this trial; ``spec`` adds to what the trial itself determines."""
         own = {**self.evaluation(), **spec}
-        return self.bare_row(label, own, compute, forget=self.target, **variant)
+        return self.bare_row(label, own, compute, alike=alike, forget=self.target, **variant)
 
     def bare_row(
         self,
         label: str,
         spec: Mapping[str, Any],
         compute: Callable[[], tuple[Mapping[str, Estimate], Mapping[str, Any]]],
+        alike: bool = False,
         **variant: Any,
     ) -> Row:
         """A row about the original, whatever is forgotten and however that is evaluated."""
@@ -403,6 +405,7 @@ class Trial:
             sources=tuple(s.record() for s in (*self.sources, *self.recipe.model.sources())),
             device=self.device,
             variant=variant,
+            alike=alike,
         )
 
     @cached_property
@@ -444,7 +447,7 @@ class Trial:
             metrics, more = self.evaluate(model)
             return metrics | cost, more | detail
 
-        row = self.row(label, {"method": describe(method)}, compute, **changes)
+        row = self.row(label, {"method": describe(method)}, compute, alike=True, **changes)
         if oracle is not None:
             row = self.with_comparison(row, retrained or row)
         if label == oracle:
