@@ -27,7 +27,7 @@ help: ## this list
 	@echo
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo '  PROFILE=ci|laptop|paper  PAPERS="ssd flat" (default: all)  JOBS=2 (notebooks at a time; default: cores)'
+	@echo '  PROFILE=ci|laptop|workstation|paper  PAPERS="ssd flat" (default: all)  JOBS=2 (notebooks at a time; default: cores)'
 	@echo '  ROWS=published (publish again, for text or rules alone: no new row)'
 	@echo '  ROWS=made (publish what is made so far of a long measurement)'
 	@echo '  LAUNCH="srun --gres=gpu:1" (put before each notebook)  PYTHON=python3.12 (for .venv)'

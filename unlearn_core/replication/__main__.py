@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     def command(name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         if name != "book":
-            sub.add_argument("--profile", default="ci", help="ci, laptop or paper")
+            sub.add_argument("--profile", default="ci", help="ci, laptop, workstation or paper")
         if name not in ("book", "execute"):
             sub.add_argument("--papers", default="", help="slugs, separated by spaces; default all")
         if name in ("reproduce", "rehearse"):
