@@ -78,8 +78,9 @@ def project_capped_simplex(a: Tensor, budget: float) -> Tensor:
     It is :math:`w_i = \mathrm{clip}(a_i - \mu, 0, 1)`, the sum of which falls as :math:`\mu` grows;
     :math:`\mu` is found by bisection, to float64's precision (``data-wise/utils.py`` stops when the
     bracket is 1e-5 wide). Where the ``budget`` largest entries stand apart by 1 or more, the weights
-    are 0 and 1 exactly: a sign step looks at no more than the sign of 1 - w. (Until version 2 of
-    `WorstCase` those of 1 were 1 - 1e-16 there. No other point has changed.)
+    are 0 and 1 exactly: a sign step looks at no more than the sign of 1 - w. (At first those of 1
+    were 1 - 1e-16 there. No other point has changed, so that published sets of images, whose searches
+    met no such point, are what they were.)
 
     Parameters
     ----------
@@ -300,7 +301,7 @@ class WorstCase:
         found nothing: see the last entry of its log
     """
 
-    version: ClassVar[int] = 2  # 2: weights of 1 are 1 exactly, and no longer 1 - 1e-16
+    version: ClassVar[int] = 1
 
     iterations: Count = 20
     alpha: Positive = 100.0

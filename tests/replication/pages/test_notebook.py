@@ -58,6 +58,40 @@ def test_a_search_shows_what_was_tried_kept_and_chosen_and_how_flat_its_optimum_
     assert [b.text for b in page.select("b")] == ["0.01: 2.0", "1, 4: 2.5", "(5: 3.0)", "0: 1.0"]
 
 
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (
+            (None, None),
+            "retrained model's, a random forget set's draw and the method's own randomness. Hard",
+        ),
+        ((0, 0), "the original and the retrained model are the same for all of them."),
+        ((None, 0), "own randomness. One original serves all seeds of: What draws. Hardware"),
+    ],
+)
+def test_what_a_seed_fixes(own: tuple[int | None, int | None], said: str) -> None:
+    """Fails where one experiment with a shared original speaks for those without."""
+    experiments = {
+        title: SimpleNamespace(
+            title=title,
+            data={},
+            model={},
+            train={},
+            forget={"fraction": [0.1]},
+            methods={},
+            original_seed=seed,
+        )
+        for title, seed in zip(("Classifiers", "What draws"), own, strict=True)
+    }
+    profile = SimpleNamespace(
+        experiments=experiments, purpose="", shrunk="", hardware="", memory_gb=1, minutes=1
+    )
+    run: Any = SimpleNamespace(
+        profile=profile, skips=(), seeds=(0, 1), rehearsal=False, profile_name="ci"
+    )
+    assert said in nb.setup(run).data
+
+
 class TestResults:
     @pytest.fixture
     def run(self, make_row: Callable[..., Row]) -> Any:

@@ -1047,6 +1047,33 @@ class TestSelect:
         again = ClassificationTrial(trial.run, "full_class", 0, "easy")
         assert torch.equal(again.split.forget.index, wanted)
 
+    def test_the_anatomy_of_a_set_is_that_of_its_own_images(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        """Fails where another class's image counts as the nearest, or positions in the forget set are
+        taken for those in the training set."""
+        select = {"easy": {"use": "by_loss", "fraction": 0.1}}
+        experiment(tiny).update(forget={"chosen": ["easy"]}, select=select)
+        trial = trial_of(project, tiny)
+        row = trial.measure_anatomy()
+        train, chosen = trial.data.train, trial.split.forget.index
+        losses = example_losses(trial.original, train)
+        assert row.metrics["selected_loss"].value == pytest.approx(losses[chosen].mean().item())
+        assert losses[row.detail["fitted_best"]].tolist() == sorted(losses[chosen].tolist())
+        assert sorted(row.detail["fitted_best"]) == chosen.tolist()
+        outside = sorted(set(range(80)) - set(chosen.tolist()), key=lambda i: -losses[i].item())
+        assert row.detail["fitted_worst"] == outside[:8]
+        pixels = train.pixels.flatten(1).double() / 255
+        nearest = [
+            min(
+                (pixels[i] - pixels[j]).norm().item()
+                for j in outside
+                if train.labels[j] == train.labels[i]
+            )
+            for i in chosen.tolist()
+        ]
+        assert row.metrics["selected_distance"].value == pytest.approx(sum(nearest) / 8, rel=1e-4)
+
     def test_a_search_is_that_of_the_trial(self, project: Any, tiny: dict[str, Any]) -> None:
         """Fails where the search's seed, training or size is not what the experiment says."""
         select = {"hard": SEARCH | {"fraction": 0.15}}

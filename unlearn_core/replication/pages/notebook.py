@@ -88,16 +88,17 @@ def setup(run: Replication) -> Markdown:
     what = "Order of tasks" if wanted == {"order"} else "To forget"
     head = ["Setting", "Experiment", what, "Methods"]
     seeds = ", ".join(map(str, run.seeds))
-    shared = any(e.original_seed is not None for e in profile.experiments.values())
+    shared = [e.title for e in profile.experiments.values() if e.original_seed is not None]
     fixes = (
         "each has its own order of tasks and fixes the method's own randomness; the model before the "
         "first task is the same for all of them."
         if wanted == {"order"}
         else "each fixes the method's own randomness; the original and the retrained model are the same "
         "for all of them."
-        if shared
+        if len(shared) == len(profile.experiments)
         else "each fixes the original's training, the retrained model's, a random forget set's draw "
         "and the method's own randomness."
+        + (f" One original serves all seeds of: {'; '.join(shared)}." if shared else "")
     )
     rehearsal = "**This is a rehearsal: a few steps on made-up data.** " if run.rehearsal else ""
     return Markdown(

@@ -369,6 +369,9 @@ class ClassificationTrial(Trial):
     def measure_anatomy(self) -> Row:
         """How the forget set looks to the original, before anything is unlearned: its losses, margins
         and entropies, and how far each image is from the nearest retained one of its class.
+
+        The row's detail holds positions in the training set: of the eight images of the forget set with
+        the smallest loss, and of the eight outside it with the largest.
         """
 
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
@@ -384,12 +387,17 @@ class ClassificationTrial(Trial):
                 mine, rest = forget.labels == label, retain.labels == label
                 if rest.any():
                     near[mine] = torch.cdist(flat[0][mine], flat[1][rest]).min(dim=1).values
+            own, outside = (example_losses(self.original, d) for d in (forget, retain))
+            shown = {
+                "fitted_best": forget.index[own.argsort()[:8]].tolist(),
+                "fitted_worst": retain.index[outside.argsort(descending=True)[:8]].tolist(),
+            }
             return {
-                "selected_loss": mean(example_losses(self.original, forget)),
+                "selected_loss": mean(own),
                 "selected_margin": mean(true - others.max(dim=1).values),
                 "selected_entropy": mean(entropy(out.logits)),
                 "selected_distance": mean(near[near.isfinite()]),
-            }, {}
+            }, shown
 
         return self.row("Anatomy", {"method": None}, compute)
 
