@@ -112,6 +112,16 @@ class TestScrub:
         factors = [config.factor(e) for config in calls for e in range(config.epochs)]
         assert factors == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
 
+    def test_the_authors_milestones_are_of_both_parts_together(
+        self, trained: nn.Module, tiny_split: ForgetSplit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where a part refuses milestones that come after its own end."""
+        calls: list[TrainConfig] = []
+        monkeypatch.setattr(scrub, "train", lambda *args, **options: calls.append(args[3]))
+        Scrub()(trained, tiny_split, 0)
+        factors = [config.factor(e) for config in calls for e in range(config.epochs)]
+        assert factors == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01])
+
     def test_it_drives_the_forget_set_from_the_teacher_alone(
         self, trained: nn.Module, tiny_split: ForgetSplit
     ) -> None:

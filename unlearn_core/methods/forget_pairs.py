@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data import ForgetSplit, Task, batches
-from ..models import TrainConfig, device_of, shuffled_epochs, to
+from ..models import TrainConfig, device_of, evaluating, shuffled_epochs, to
 from ..seeding import derive_seed, generator
 
 __all__ = [
@@ -128,8 +128,8 @@ def template_epochs(
 @torch.no_grad()
 def log_probs_before(model: nn.Module, task: Task, data: Dataset, batch_size: int) -> Tensor:
     """What the model, before it changes, gives each answer: (n,) summed log-probabilities."""
-    model.eval()
-    found = [task.log_probs(model, to(b, device_of(model))) for b in batches(data, batch_size)]
+    with evaluating(model):
+        found = [task.log_probs(model, to(b, device_of(model))) for b in batches(data, batch_size)]
     return torch.cat(found).cpu()
 
 

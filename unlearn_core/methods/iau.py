@@ -36,7 +36,7 @@ from torch.utils.data import Dataset
 from ..data import Classification, ForgetSplit, batches
 from ..data.images import Batch
 from ..fields import Count, NotNegative, Positive, check_fields
-from ..models import TrainConfig, TrainingError, device_of, to
+from ..models import TrainConfig, TrainingError, device_of, single_precision, to
 from ..seeding import generator
 from .base import Method
 
@@ -66,7 +66,9 @@ def mean_gradient(
         The loss is not finite.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    total = [torch.zeros_like(p) for p in parameters]
+    total = [
+        torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in parameters
+    ]
     device = device_of(model)
     for step, batch in enumerate(batches(data, batch_size), 1):
         value = loss(model, to(batch, device))
@@ -130,7 +132,10 @@ class IAU(Method):
         whole = self.mode == "train"
         model.train(whole)
         parameters = [p for p in model.parameters() if p.requires_grad]
-        step = [torch.zeros_like(p) for p in parameters]
+        step = [
+            torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
+            for p in parameters
+        ]
         parts = ((split.retain, self.correction, 1), (split.forget, self.approximation, -1))
         for data, used, sign in parts:
             if not used:
@@ -139,11 +144,12 @@ class IAU(Method):
             gradient = mean_gradient(model, data, split.task.loss, size)
             for total, g in zip(step, gradient, strict=True):
                 total.add_(g, alpha=sign)
-        for p, total in zip(parameters, step, strict=True):
-            p.grad = total
-        optimizer = TrainConfig(1, self.lr, optimizer=self.update).make_optimizer(parameters)
-        optimizer.step()
-        optimizer.zero_grad()
+        with single_precision(parameters):
+            for p, total in zip(parameters, step, strict=True):
+                p.grad = total
+            optimizer = TrainConfig(1, self.lr, optimizer=self.update).make_optimizer(parameters)
+            optimizer.step()
+            optimizer.zero_grad()
         return model
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from ..models import Around, Chat, TrainConfig, device_of, shuffled_epochs, train
+from ..models import Around, Chat, TrainConfig, device_of, evaluating, shuffled_epochs, train
 from ..seeding import derive_seed, seeded
 
 __all__ = ["FlaggedChat", "PromptClassifier", "every_one", "knows", "prompt_embeddings"]
@@ -36,7 +36,7 @@ def prompt_embeddings(chat: Chat, questions: Sequence[str], batch_size: int = 16
             [torch.tensor(rows[i]) for i in chosen], batch_first=True, padding_value=chat.padding
         )
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(device_of(chat))
-        with chat.evaluating():
+        with evaluating(chat):
             states = chat.hidden_states(ids.to(device_of(chat)), mask)[-2].float()
         pooled = (states * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
         for i, z in zip(chosen, pooled.cpu(), strict=True):

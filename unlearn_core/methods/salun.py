@@ -49,7 +49,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..data import ForgetSplit, batches
 from ..fields import Share
-from ..models import TrainingError, device_of, shuffled_epochs, to, train
+from ..models import TrainingError, device_of, evaluating, shuffled_epochs, to, train
 from ..seeding import derive_seed, generator, seeded
 from .base import Method
 from .baselines.random_label import RandomLabel
@@ -93,12 +93,14 @@ def saliency_mask(
         A loss that is not finite, or no batch at all.
     """
     kept = _count(model, keep)
-    total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
+    total = {  # in half precision, what is added to a large sum rounds away
+        n: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
+        for n, p in model.named_parameters()
+    }
     names = [n for n, p in model.named_parameters() if p.requires_grad]
     parameters = [p for p in model.parameters() if p.requires_grad]
-    device, mode, step = device_of(model), model.training, 0
-    model.eval()
-    try:
+    device, step = device_of(model), 0
+    with evaluating(model):
         for step, batch in enumerate(batches, 1):
             value = loss(model, to(batch, device))
             if not torch.isfinite(value):
@@ -109,8 +111,6 @@ def saliency_mask(
                 gradients = [g * share.clamp(max=1) for g in gradients]
             for name, g in zip(names, gradients, strict=True):
                 total[name] += g
-    finally:
-        model.train(mode)
     if step == 0:
         raise TrainingError("SalUn mask: there is no batch")
     saliency = torch.cat([g.flatten() for g in total.values()]).abs()

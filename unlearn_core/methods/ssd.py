@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from ..data import ForgetSplit, ImageSet, batches
 from ..fields import Count, Positive
-from ..models import TrainingError, device_of, sample_gradients, to
+from ..models import TrainingError, device_of, evaluating, sample_gradients, to
 from ..seeding import generator
 from .base import Method
 
@@ -71,10 +71,12 @@ def importances(
     """
     names = [n for n, p in model.named_parameters() if p.requires_grad]
     parameters = [p for p in model.parameters() if p.requires_grad]
-    total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
-    device, mode, count = device_of(model), model.training, 0
-    model.eval()
-    try:
+    total = {  # in half precision, what is added to a large sum rounds away
+        n: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
+        for n, p in model.named_parameters()
+    }
+    device, count = device_of(model), 0
+    with evaluating(model):
         for step, batch in enumerate(batches, 1):
             batch = to(batch, device)
             if per_sample:
@@ -86,10 +88,9 @@ def importances(
             gradients = torch.autograd.grad(value, parameters, allow_unused=True)
             for name, g in zip(names, gradients, strict=True):
                 if g is not None:
+                    g = g.to(total[name].dtype)
                     total[name].addcmul_(g, g)
             count += 1
-    finally:
-        model.train(mode)
     if count == 0:
         raise TrainingError("SSD importances: there is no batch")
     for value in total.values():
@@ -105,7 +106,7 @@ def _add_per_sample(
         for name, g in gradients.items():
             if not torch.isfinite(g).all():
                 raise TrainingError(f"SSD importances: the gradient of {name} is not finite")
-            total[name] += g.square().sum(0)
+            total[name] += g.to(total[name].dtype).square().sum(0)
     return len(batch[0])
 
 

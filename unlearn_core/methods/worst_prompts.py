@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from ..fields import Count, NotNegative, Positive, check_fields
-from ..models import Diffusion, TrainConfig, device_of, train
+from ..models import Diffusion, TrainConfig, device_of, evaluating, train
 from ..seeding import derive_seed, generator
 from .baselines.esd import ESD, cross_attention_only
 from .cross_attention_training import training_only
@@ -69,9 +69,8 @@ def prompt_losses(
     """
     if empty := [p for p, own in zip(prompts, images, strict=True) if not len(own)]:
         raise ValueError(f"there is no image of {empty[0]!r}")
-    device, mode, out = device_of(model), model.training, []
-    model.eval()
-    try:
+    device, out = device_of(model), []
+    with evaluating(model):
         for prompt, own in zip(prompts, images, strict=True):
             draw = generator(seed, "noise", str(prompt))
             latents = model.codec.encode(own.to(device))
@@ -82,8 +81,6 @@ def prompt_losses(
                 found = model(model.add_noise(latents, noise, at), at, [prompt] * len(latents))
                 errors.append((found - noise).double().square().mean())
             out.append(torch.stack(errors).mean())
-    finally:
-        model.train(mode)
     return torch.stack(out).cpu()
 
 

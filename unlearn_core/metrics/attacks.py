@@ -15,6 +15,7 @@ from ..models import (
     TextConditional,
     TrainConfig,
     device_of,
+    evaluating,
     shuffled_epochs,
     train,
 )
@@ -53,21 +54,16 @@ def search_embedding(
     device = device_of(model)
     found = model.embed([start]).clone().requires_grad_()
     optimizer = torch.optim.Adam([found], lr)
-    mode = model.training
-    model.eval()
-    try:
-        with seeded(seed, "search"):
-            for _ in range(steps):
-                chosen = torch.randint(len(images), (batch_size,))
-                x = images[chosen].to(device)
-                latents, noise, t = Denoising.noised(model, x)
-                x_t = model.add_noise(latents, noise, t)
-                predicted = model.denoise(x_t, t, found.expand(batch_size, -1, -1))
-                loss = torch.nn.functional.mse_loss(predicted, noise)
-                (found.grad,) = torch.autograd.grad(loss, [found])
-                optimizer.step()
-    finally:
-        model.train(mode)
+    with evaluating(model), seeded(seed, "search"):
+        for _ in range(steps):
+            chosen = torch.randint(len(images), (batch_size,))
+            x = images[chosen].to(device)
+            latents, noise, t = Denoising.noised(model, x)
+            x_t = model.add_noise(latents, noise, t)
+            predicted = model.denoise(x_t, t, found.expand(batch_size, -1, -1))
+            loss = torch.nn.functional.mse_loss(predicted, noise)
+            (found.grad,) = torch.autograd.grad(loss, [found])
+            optimizer.step()
     return found.detach()
 
 

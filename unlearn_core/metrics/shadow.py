@@ -16,6 +16,7 @@ from ..models import (
     Recipe,
     TrainConfig,
     device_of,
+    evaluating,
     predict,
     sample_gradients,
     shuffled_epochs,
@@ -165,14 +166,11 @@ def gradient_norms(
     loss : (function from x to logits, batch) -> scalar
     """
     few = data.subset(evenly_spaced(len(data), limit))
-    device, mode = device_of(model), model.training
-    model.eval()
-    try:
+    device = device_of(model)
+    with evaluating(model):
         squares = [
             sum(g.square().flatten(1).sum(dim=1) for g in gradients.values())
             for batch in batches(few, 256)
             for gradients in sample_gradients(model, loss, to(batch, device))
         ]
-    finally:
-        model.train(mode)
     return finite("gradient norms", torch.cat(squares).sqrt().cpu())

@@ -13,7 +13,7 @@ from .diffusion import (
     TextToImage,
 )
 from .gradients import sample_gradients
-from .inference import Outputs, predict
+from .inference import Outputs, evaluating, predict
 from .language import LANGUAGE_MODELS, CausalLM, SmolLM2, TinyLlama
 from .sentences import MINILM, SentenceEncoder
 from .training import (
@@ -89,6 +89,7 @@ __all__ = [
     "ViT",
     "default_device",
     "device_of",
+    "evaluating",
     "predict",
     "require_finite",
     "sample_gradients",

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data import IGNORED, QuestionSet
-from .training import device_of
+from .inference import evaluating
+from .training import device_of, require_finite
 
 __all__ = ["Around", "Chat", "EncodedSet", "Encoding"]
 
@@ -180,6 +181,7 @@ class Chat(nn.Module):
             raise ValueError("the tokenizer has no end-of-sequence token")
         self.model, self.tokenizer = model, tokenizer
         self.template, self.precision = template, precision
+        self.training = model.training
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Chat:
         """Another model; the tokenizer, which nothing changes, is shared."""
@@ -297,8 +299,9 @@ class Chat(nn.Module):
             for start in range(0, len(chosen), batch_size)
         ]
         most = max((len(p.answers) for p in packs), default=1)
+        require_finite(self, f"the {type(self).__name__} that is asked")
         out: list[Tensor] = [torch.empty(0)] * len(pairs)
-        with self.evaluating():
+        with evaluating(self):
             for batch in _by_length([len(p.input_ids) for p in packs], batch_size // most or 1):
                 chosen = [packs[i] for i in batch]
                 inputs = collate_packs(chosen, self.padding, self.model.dtype)
@@ -343,7 +346,8 @@ class Chat(nn.Module):
             self._check_length(len(ids) + max_new_tokens, prompt)
             encoded.append(torch.tensor(ids))
         out = [""] * len(encoded)
-        with self.evaluating(), self._autocast():
+        require_finite(self, f"the {type(self).__name__} that is asked")
+        with evaluating(self), self._autocast():
             for chosen in _by_length([len(p) for p in encoded], batch_size):
                 # Padding on the left: what is generated follows the prompt at once.
                 longest = max(len(encoded[i]) for i in chosen)
@@ -365,16 +369,6 @@ class Chat(nn.Module):
                     out[i] = text.strip()
         return out
 
-    @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Evaluation mode inside the block, and the former one after it."""
-        mode = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(mode)
-
 
 class Around(Chat):
     """A chat with something around it: subclasses override what it answers and finds probable."""
@@ -384,9 +378,7 @@ class Around(Chat):
 
     @property
     def bare(self) -> Chat:
-        bare = Chat(self.model, self.tokenizer, self.template, self.precision)
-        bare.training = self.training  # of this wrapper alone: the model inside keeps its mode
-        return bare
+        return Chat(self.model, self.tokenizer, self.template, self.precision)
 
 
 def _by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from ..data import Source, resolve
 from .classifiers import ModelSpec
+from .inference import evaluating
 from .sentences import MINILM
-from .training import default_device, device_of
+from .training import default_device, device_of, require_finite
 
 __all__ = [
     "DIFFUSION_MODELS",
@@ -155,6 +156,7 @@ class Diffusion(nn.Module):
             raise ValueError(f"epsilon is predicted, not {scheduler.config.prediction_type!r}")
         self.unet, self.scheduler, self.codec = unet, scheduler, codec
         self.drop, self.precision = drop, precision
+        self.training = unet.training
 
     # --- conditions -----------------------------------------------------------------------------
 
@@ -258,20 +260,21 @@ class Diffusion(nn.Module):
 
         The `noise` of image i depends on ``seed`` and i alone, so that two models, or two lists of
         conditions, can be compared image by image. Memory is that of ``batch_size`` images.
+
+        Raises
+        ------
+        NotFiniteError
+            The weights are not finite.
         """
-        device, mode = device_of(self), self.training
-        noise = self.noise(len(condition), seed)
-        out = []
-        self.eval()
-        try:
+        require_finite(self, "the model that draws")
+        device, noise, out = device_of(self), self.noise(len(condition), seed), []
+        with evaluating(self):
             for start in range(0, len(condition), batch_size):
                 chosen = condition[start : start + batch_size]
                 first = noise[start : start + batch_size].to(device)
                 path = self.denoising(first, self.guide(chosen, guidance), steps)
                 (latents,) = deque(path, maxlen=1)
                 out.append(self.codec.decode(latents).clamp(-1, 1).float().cpu())
-        finally:
-            self.train(mode)
         return torch.cat(out) if out else torch.empty(0)
 
     @contextlib.contextmanager

@@ -1,7 +1,9 @@
-"""Running a classifier over a data set."""
+"""Running a model without training it."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +11,21 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data import batches
-from .training import device_of
+from .training import device_of, require_finite
 
-__all__ = ["Outputs", "predict"]
+__all__ = ["Outputs", "evaluating", "predict"]
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; after it every module is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @dataclass(frozen=True)
@@ -24,11 +38,15 @@ class Outputs:
 
 @torch.no_grad()
 def predict(model: nn.Module, data: Dataset, batch_size: int = 256) -> Outputs:
-    """Logits of the whole data set, in its order; the model is in evaluation mode meanwhile."""
-    device, mode = device_of(model), model.training
-    model.eval()
-    try:
+    """Logits of the whole data set, in its order; the model is in evaluation mode meanwhile.
+
+    Raises
+    ------
+    NotFiniteError
+        Its weights are not finite: all it says is one class.
+    """
+    require_finite(model, f"the {type(model).__name__} that is asked")
+    device = device_of(model)
+    with evaluating(model):
         out = [(model(x.to(device)).float().cpu(), y) for x, y in batches(data, batch_size)]
-    finally:
-        model.train(mode)
     return Outputs(torch.cat([x for x, _ in out]), torch.cat([y for _, y in out]))

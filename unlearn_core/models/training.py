@@ -60,7 +60,8 @@ class TrainConfig:
 
     Attributes
     ----------
-    milestones, gamma : the "multistep" schedule multiplies lr by gamma at these epochs
+    milestones, gamma : the "multistep" schedule multiplies lr by gamma at these epochs; one before
+        the first epoch is passed already
     warmup_epochs : the learning rate rises linearly from 0 during this many epochs
     augment : random operations on training images ("crop", "flip", "rotate")
     clip : largest gradient norm (2-norm over all parameters); None for no clipping
@@ -98,8 +99,8 @@ class TrainConfig:
         for milestone in self.milestones:
             if isinstance(milestone, bool) or not isinstance(milestone, int):
                 raise ValueError(f"milestones are whole numbers of epochs, not {milestone!r}")
-            if not 0 < milestone <= self.epochs:
-                raise ValueError(f"a milestone at {milestone} of {self.epochs} epochs")
+            if milestone > self.epochs:
+                raise ValueError(f"a milestone after {milestone} of {self.epochs} epochs")
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"a warm-up of {self.warmup_epochs} of {self.epochs} epochs")
         if self.momentum and self.optimizer != "sgd":

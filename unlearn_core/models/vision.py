@@ -23,7 +23,16 @@ from ..data.image_questions import Triple
 from ..seeding import derive_seed, seeded
 from .chat import Chat, EncodedSet, Encoding, _by_length, head_at
 from .classifiers import ModelSpec
-from .training import Recipe, TrainConfig, device_of, shuffled_epochs, to, train
+from .inference import evaluating
+from .training import (
+    Recipe,
+    TrainConfig,
+    device_of,
+    require_finite,
+    shuffled_epochs,
+    to,
+    train,
+)
 
 __all__ = [
     "MULTIMODAL_MODELS",
@@ -209,7 +218,8 @@ class VisionChat(Chat):
         rows = [VisualEncoding(*self.encode(q, a), image) for q, a, image in triples]
         collate = EncodedVisualSet((), self.encode, self.padding, self.transform).collate
         task, out = VisualAnswering(), [torch.empty(0)] * len(rows)
-        with self.evaluating():
+        require_finite(self, f"the {type(self).__name__} that is asked")
+        with evaluating(self):
             for chosen in _by_length([len(row.input_ids) for row in rows], batch_size):
                 batch = to(collate([rows[i] for i in chosen]), device_of(self))
                 scores = task.token_log_probs(self, batch)[0].cpu()

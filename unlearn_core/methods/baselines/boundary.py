@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ...data import ForgetSplit, batches
 from ...fields import Share
-from ...models import TrainConfig, device_of, shuffled_epochs, train
+from ...models import TrainConfig, device_of, evaluating, shuffled_epochs, train
 from ...seeding import seeded
 from ..base import Method
 
@@ -101,11 +101,10 @@ def output_layer(model: nn.Module, x: Tensor) -> nn.Linear:
         for module in model.modules()
         if isinstance(module, nn.Linear)
     ]
-    mode = model.training
     try:
-        logits = model.eval()(x)
+        with evaluating(model):
+            logits = model(x)
     finally:
-        model.train(mode)
         for handle in handles:
             handle.remove()
     for layer, out in reversed(seen):

@@ -50,7 +50,6 @@ def expected_fisher(
     name -> tensor of the parameter's shape
     """
     device = device_of(model)
-    model.eval()
 
     def under_every_label() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for x, y in batches:

@@ -97,10 +97,14 @@ class Scrub(Method):
             return self.ce_weight * loss + self.kl_weight * divergence(logits, x)
 
         first = self.m_steps + 1
+        first_part = {"epochs": first, "milestones": ()}
+        if self.train.schedule == "multistep":
+            early = tuple(m for m in self.train.milestones if m <= first)
+            first_part |= {"milestones": early} if early else {"schedule": "constant"}
         # The second run counts its epochs from 0: milestones come earlier, or are passed already.
         milestones = tuple(m - first for m in self.train.milestones)
         for part, data, loss, config in (
-            ("forget", split.forget, disobey, replace(self.train, epochs=first)),
+            ("forget", split.forget, disobey, replace(self.train, **first_part)),
             (
                 "retain",
                 split.retain,

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from ...data import ForgetSplit, ImageSet
 from ...fields import Count, Natural, NotNegative, Positive
-from ...models import TrainConfig, TrainingError, device_of, shuffled_epochs, train
+from ...models import TrainConfig, TrainingError, device_of, evaluating, shuffled_epochs, train
 from ...seeding import derive_seed, generator
 from ..base import Method
 
@@ -100,12 +100,14 @@ class UNSIR(Method):
         noise = start.to(device).requires_grad_()
         target = torch.full((self.noise_batch,), label, device=device)
         optimizer = torch.optim.Adam([noise], self.noise_lr)
-        model.eval()
-        for step in range(self.steps):
-            error = nn.functional.cross_entropy(model(noise), target)
-            loss = -error + self.penalty * noise.square().sum(dim=(1, 2, 3)).mean()
-            if not torch.isfinite(loss):
-                raise TrainingError(f"unsir, noise: the loss is {loss.item()} at step {step + 1}")
-            (noise.grad,) = torch.autograd.grad(loss, [noise])
-            optimizer.step()
+        with evaluating(model):
+            for step in range(self.steps):
+                error = nn.functional.cross_entropy(model(noise), target)
+                loss = -error + self.penalty * noise.square().sum(dim=(1, 2, 3)).mean()
+                if not torch.isfinite(loss):
+                    raise TrainingError(
+                        f"unsir, noise: the loss is {loss.item()} at step {step + 1}"
+                    )
+                (noise.grad,) = torch.autograd.grad(loss, [noise])
+                optimizer.step()
         return noise.detach().cpu()

@@ -418,9 +418,7 @@ class AnsweringTrial(Trial):
         """A part of `evaluate` that takes one pass over the right answers and the templates."""
         gone, kept = self.sets["forget"], self.sets["retain"]
         pairs = [*gone, *kept, *self.template_pairs]
-        mode = model.training
-        found = [p.double() for p in model.eval().log_probs(pairs)]
-        model.train(mode)
+        found = [p.double() for p in model.log_probs(pairs)]
         n = len(gone)
         losses = [-p.mean().item() for p in found]
         probabilities = [p.exp().mean().item() for p in found]
