@@ -145,6 +145,21 @@ def test_the_mean_over_classes_counts(run: Any, make_row: MakeRow, monkeypatch: 
     assert run.rules["C6"](rows, 0).nominal_value == pytest.approx((holds + fails) / 2)
 
 
+def test_a_network_without_rivals_is_left_out(
+    run: Any, make_row: MakeRow, monkeypatch: Any
+) -> None:
+    """Fails where a claim about rivals ends on ViT, on which none of them runs."""
+    alone = SimpleNamespace(**vars(EXPERIMENTS["full_class"]))
+    alone.methods = dict.fromkeys(("SSD", "Retrain"))
+    monkeypatch.setitem(EXPERIMENTS, "full_class_vit", alone)
+    monkeypatch.setattr(
+        run, "experiments", lambda prefix="": [n for n in EXPERIMENTS if n.startswith(prefix)]
+    )
+    rows = as_rows(good(), make_row)
+    for key in ("C1", "C2", "C3"):
+        assert run.rules[key](rows, 0).nominal_value == pytest.approx(CASES[key][0])
+
+
 @pytest.mark.parametrize(
     ("name", "change", "found"),
     [
