@@ -15,7 +15,9 @@ MakeRow = Callable[..., Row]
 Values = dict[tuple[str, str, str], float]
 
 TARGET, STEP = 0.05, 3e-3
-METHODS = ("Retrain", "IAU", "IAU without correction", "Correction alone", "FT", "GA")
+#: Parts of IAU and what only controls it are not ranked: no row of "IAU, random signs" is made up.
+PARTS = ("IAU without correction", "Correction alone", "IAU, random signs")
+METHODS = ("Retrain", "IAU", *PARTS, "FT", "GA")
 EXPERIMENTS = {
     name: SimpleNamespace(
         forget={"fraction": [TARGET]}, seeds=(), grid={}, methods=dict.fromkeys(METHODS)
