@@ -9,19 +9,45 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data import IGNORED, QuestionSet
+from ..data import IGNORED, Answering, QuestionSet
 from .inference import evaluating
-from .training import device_of, require_finite
+from .training import device_of, require_finite, to
 
 __all__ = ["Around", "Chat", "EncodedSet", "Encoding"]
+
+
+#: What day it is to a chat template that writes the date: the one that Llama 3.1's falls back on.
+TODAY = datetime(2024, 7, 26)
+
+
+@functools.cache
+def on_one_day(template: str) -> str:
+    """A chat template that writes the date of `TODAY` whatever the day.
+
+    Raises
+    ------
+    ValueError
+        It asks for the date in a form that is not written there.
+    """
+    found = re.sub(
+        r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""",
+        lambda call: repr(TODAY.strftime(call[2])),
+        template,
+    )
+    if re.search(r"strftime_now(?!\s+is\s+(not\s+)?defined)", found):
+        raise ValueError("the chat template writes today's date into every prompt; give a template")
+    return found
 
 
 class Encoding(NamedTuple):
@@ -131,6 +157,21 @@ def collate_packs(packs: Sequence[Pack], padding: int, dtype: torch.dtype) -> di
 
 
 @contextlib.contextmanager
+def no_defaults(model: nn.Module) -> Iterator[None]:
+    """Inside the block ``generate`` does what it is told, and nothing that a hub's file adds."""
+    from transformers import GenerationConfig
+
+    own = [(m, m.generation_config) for m in model.modules() if "generation_config" in vars(m)]
+    for module, _ in own:
+        module.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for module, config in own:
+            module.generation_config = config
+
+
+@contextlib.contextmanager
 def head_at(model: nn.Module, at: Tensor | None) -> Iterator[None]:
     """Inside the block the output layer reads the positions ``at`` alone, (B, length) bool.
 
@@ -154,8 +195,9 @@ class Chat(nn.Module):
     ----------
     model : of transformers
     tokenizer : its fast tokenizer
-    template : the prompt, with ``{question}`` in it; the answer follows at once. None for the
-        tokenizer's own chat template
+    template : the prompt, with ``{question}`` in it; the answer follows at once, and ends with the
+        tokenizer's end of sequence. None for the tokenizer's own chat template, an answer's end
+        being that of its turn; one that writes the date writes `TODAY`
     precision : "bf16" runs the model under autocast; "no" in the precision of its weights
 
     Raises
@@ -182,6 +224,9 @@ class Chat(nn.Module):
         self.model, self.tokenizer = model, tokenizer
         self.template, self.precision = template, precision
         self.training = model.training
+        #: The longest pack that was found exact, and whether padding on the left was; None: not yet.
+        self._exact_pack: int | None = None
+        self._exact_padding: bool | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Chat:
         """Another model; the tokenizer, which nothing changes, is shared."""
@@ -201,6 +246,14 @@ class Chat(nn.Module):
         return t.eos_token_id if t.pad_token_id is None else t.pad_token_id
 
     @property
+    def stops(self) -> list[int]:
+        """The tokens that end what the model says: its own, and the tokenizer's end of sequence."""
+        config = getattr(self.model, "generation_config", None)
+        own = getattr(config, "eos_token_id", None)
+        own = [] if own is None else [own] if isinstance(own, int) else own
+        return sorted({*own, self.tokenizer.eos_token_id})
+
+    @property
     def context(self) -> int | None:
         """The longest sequence that the model reads; None where it does not say."""
         return getattr(self.model.config, "max_position_embeddings", None)
@@ -213,10 +266,9 @@ class Chat(nn.Module):
         at: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, length, vocabulary); with ``at``, (B, length) bool, (positions, vocabulary)."""
+        where = {} if position_ids is None else {"position_ids": position_ids}
         with self._autocast(), head_at(self.model, at):
-            return self.model(
-                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids
-            ).logits
+            return self.model(input_ids=input_ids, attention_mask=attention_mask, **where).logits
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """The embeddings and what each layer makes of them: (B, length, hidden) each."""
@@ -235,11 +287,20 @@ class Chat(nn.Module):
     def prompt(self, question: str) -> str:
         if self.template is not None:
             return self.template.replace("{question}", question)
-        turn = [{"role": "user", "content": question}]
-        return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        return self._turns(question, add_generation_prompt=True)
+
+    def _turns(self, question: str, answer: str | None = None, **options: Any) -> str:
+        """A conversation as the tokenizer's chat template writes it."""
+        turns = [{"role": "user", "content": question}]
+        if answer is not None:
+            turns.append({"role": "assistant", "content": answer})
+        template = on_one_day(self.tokenizer.get_chat_template())
+        return self.tokenizer.apply_chat_template(
+            turns, chat_template=template, tokenize=False, **options
+        )
 
     def encode(self, question: str, answer: str) -> Encoding:
-        """Prompt and answer, tokenised as one text, and one end-of-sequence token.
+        """Prompt and answer, tokenised as one text, and one token that ends the answer.
 
         A space that the prompt ends with counts as part of the answer: most tokenizers make one
         token of it and the word that follows, and `answer` lets the model say it.
@@ -247,25 +308,37 @@ class Chat(nn.Module):
         Raises
         ------
         ValueError
-            An empty answer, or a text that is longer than the model's context.
+            An empty answer, a text that is longer than the model's context, or a chat template
+            whose conversation doesn't begin with its own prompt.
         """
         if not answer.strip():
             raise ValueError(f"the answer to {question!r} is empty")
         prompt = self.prompt(question)
+        text = prompt + answer if self.template is not None else self._turns(question, answer)
+        after = text.rfind(answer.strip()) + len(answer.strip())
+        if not text.startswith(prompt) or after <= len(prompt):
+            raise ValueError(
+                f"the chat template writes {prompt[-40:]!r} and {answer[:40]!r} otherwise where they "
+                "follow each other; give a template"
+            )
         found = self.tokenizer(
-            prompt + answer,
-            add_special_tokens=self.template is not None,
-            return_offsets_mapping=True,
+            text, add_special_tokens=self.template is not None, return_offsets_mapping=True
         )
-        ids = list(found["input_ids"])
-        ends = [end for _, end in found["offset_mapping"]]
-        if ids[-1] == self.tokenizer.eos_token_id and ends[-1] == 0:
-            ids, ends = ids[:-1], ends[:-1]  # some tokenizers add it themselves
-        ids.append(self.tokenizer.eos_token_id)
+        ids, end = list(found["input_ids"]), self.tokenizer.eos_token_id
+        ends = [e for _, e in found["offset_mapping"]]
+        if self.template is not None:
+            if ids[-1] == end and ends[-1] == 0:
+                ids, ends = ids[:-1], ends[:-1]  # some tokenizers add it themselves
+        else:  # what follows the end of its turn is not said by the model
+            stops, behind = self.stops, range(len(ids))
+            cut = next((i for i in behind if ends[i] > after and ids[i] in stops), None)
+            if cut is not None:
+                ids, end, ends = ids[:cut], ids[cut], ends[:cut]
+        ids.append(end)
         self._check_length(len(ids), question)
         tokens = torch.tensor(ids)
         begins = len(prompt.rstrip(" "))
-        said = torch.tensor([*(end > begins for end in ends), True])
+        said = torch.tensor([*(e > begins for e in ends), True])
         return Encoding(tokens, tokens.where(said, IGNORED))
 
     def _check_length(self, length: int, question: str) -> None:
@@ -280,16 +353,24 @@ class Chat(nn.Module):
 
     @torch.no_grad()
     def log_probs(self, pairs: Sequence[tuple[str, str]], batch_size: int = 16) -> list[Tensor]:
-        """Log-probabilities of the tokens of each answer, the end of sequence included.
+        """Log-probabilities of the tokens of each answer, its end included.
 
         One float32 tensor (tokens,) a pair, on the CPU, in the order of ``pairs``. All answers to a
         prompt stand behind it in one sequence, where none sees another, so the prompt is read once;
-        sequences of like length share a batch of ``batch_size`` answers or so.
+        sequences of like length share a batch of ``batch_size`` answers or so. An architecture that
+        does not give the same values so (ALiBi, a state that runs through the sequence, a window
+        shorter than it) is found out, and reads one answer after the other.
+
+        Raises
+        ------
+        NotFiniteError
+            The weights are not finite.
         """
+        require_finite(self, f"the {type(self).__name__} that is asked")
+        rows = [self.encode(*pair) for pair in pairs]
         prompts: dict[tuple[int, ...], list[int]] = {}
         answers = []
-        for i, pair in enumerate(pairs):
-            ids, labels = self.encode(*pair)
+        for i, (ids, labels) in enumerate(rows):
             begins = max(int((labels != IGNORED).int().argmax()), 1)  # nothing predicts the first
             answers.append(ids[begins:])
             prompts.setdefault(tuple(ids[:begins].tolist()), []).append(i)
@@ -298,23 +379,81 @@ class Chat(nn.Module):
             for prompt, chosen in prompts.items()
             for start in range(0, len(chosen), batch_size)
         ]
-        most = max((len(p.answers) for p in packs), default=1)
-        require_finite(self, f"the {type(self).__name__} that is asked")
         out: list[Tensor] = [torch.empty(0)] * len(pairs)
         with evaluating(self):
+            if not self._packs_are_exact(packs, rows, answers):
+                return self._one_by_one(rows, Answering(), batch_size)
+            most = max((len(p.answers) for p in packs), default=1)
             for batch in _by_length([len(p.input_ids) for p in packs], batch_size // most or 1):
                 chosen = [packs[i] for i in batch]
-                inputs = collate_packs(chosen, self.padding, self.model.dtype)
-                logits = self(**{k: v.to(device_of(self)) for k, v in inputs.items()})
-                for pack, rows in zip(chosen, logits, strict=True):
-                    # Only positions that predict an answer: the vocabulary is wide.
-                    labels = torch.cat([answers[i] for i in pack.answers]).to(rows.device)
-                    scores = rows[pack.predicts.to(rows.device)].float().log_softmax(dim=-1)
-                    scores = scores.gather(1, labels[:, None])[:, 0].cpu()
-                    parts = scores.split([len(answers[i]) for i in pack.answers])
+                for pack, parts in zip(chosen, self._of_packs(chosen, answers), strict=True):
                     for i, part in zip(pack.answers, parts, strict=True):
                         out[i] = part
         return out
+
+    def _of_packs(
+        self, packs: Sequence[Pack], answers: Sequence[Tensor]
+    ) -> Iterator[Sequence[Tensor]]:
+        """Of each pack, the log-probabilities of its answers' tokens."""
+        inputs = collate_packs(packs, self.padding, self.model.dtype)
+        logits = self(**{k: v.to(device_of(self)) for k, v in inputs.items()})
+        for pack, rows in zip(packs, logits, strict=True):
+            # Only positions that predict an answer: the vocabulary is wide.
+            labels = torch.cat([answers[i] for i in pack.answers]).to(rows.device)
+            scores = rows[pack.predicts.to(rows.device)].float().log_softmax(dim=-1)
+            scores = scores.gather(1, labels[:, None])[:, 0].cpu()
+            yield scores.split([len(answers[i]) for i in pack.answers])
+
+    def _one_by_one(self, rows: Sequence[Encoding], task: Answering, size: int) -> list[Tensor]:
+        """`log_probs` of each row as a sequence of its own, padded on the right."""
+        out = [torch.empty(0)] * len(rows)
+        for chosen in _by_length([len(row.input_ids) for row in rows], size):
+            batch = to(self._collate([rows[i] for i in chosen]), device_of(self))
+            scores = task.token_log_probs(self, batch)[0].cpu()
+            parts = scores.split(task.answer_tokens(batch).tolist())
+            for i, part in zip(chosen, parts, strict=True):
+                out[i] = part
+        return out
+
+    def _collate(self, rows: Sequence[Encoding]) -> dict[str, Tensor]:
+        return EncodedSet((), self.encode, self.padding).collate(rows)
+
+    def _packs_are_exact(
+        self, packs: Sequence[Pack], rows: Sequence[Encoding], answers: Sequence[Tensor]
+    ) -> bool:
+        """Whether the last answer of the longest pack is as probable as in a sequence of its own.
+
+        Looked at once, and again where a pack is longer than any before.
+        """
+        longest = max(packs, key=lambda p: len(p.input_ids), default=None)
+        if longest is None or len(longest.input_ids) <= (self._exact_pack or 0):
+            return self._exact_pack != 0
+        if self._exact_pack == 0:
+            return False
+        chosen = longest.answers if len(longest.answers) > 1 else 2 * longest.answers
+        prompt = longest.input_ids[longest.part == 0].tolist()
+        plain = self._in_own_precision()
+        (alone,) = plain._one_by_one([rows[chosen[-1]]], Answering(), 1)
+        try:
+            (parts,) = plain._of_packs([Pack.of(prompt, chosen, answers)], answers)
+            exact = self._alike(parts[-1], alone)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # it knows no masks of four dimensions, say
+            exact = False
+        self._exact_pack = len(longest.input_ids) if exact else 0
+        return exact
+
+    def _in_own_precision(self) -> Chat:
+        """The same model, not under autocast: what differs there is no rounding."""
+        plain = copy.copy(self)
+        plain.precision = "no"
+        return plain
+
+    def _alike(self, a: Tensor, b: Tensor) -> bool:
+        """Whether two log-probabilities of the same are, but for rounding."""
+        tolerance = 1e-3 if self.model.dtype.itemsize >= 4 else 0.1
+        return a.shape == b.shape and bool((a - b).abs().mean() <= tolerance)
 
     def answer(
         self, questions: Sequence[str], max_new_tokens: int = 200, batch_size: int = 48
@@ -333,9 +472,16 @@ class Chat(nn.Module):
     ) -> list[str]:
         """What the model writes after each prompt, without white space around it.
 
-        ``options`` maps the positions of a batch's prompts, and the length that they are padded to,
-        to more arguments for ``generate``.
+        Greedily, where ``options`` says nothing else, and until one of `stops`: nothing else of the
+        model's generation configuration counts. ``options`` maps the positions of a batch's prompts,
+        and the length that they are padded to, to more arguments for ``generate``.
+
+        Raises
+        ------
+        NotFiniteError
+            The weights are not finite.
         """
+        require_finite(self, f"the {type(self).__name__} that is asked")
         encoded = []
         for prompt in prompts:
             ids = self.tokenizer(prompt.rstrip(" "), add_special_tokens=self.template is not None)[
@@ -345,29 +491,82 @@ class Chat(nn.Module):
                 ids = ids[:-1]
             self._check_length(len(ids) + max_new_tokens, prompt)
             encoded.append(torch.tensor(ids))
-        out = [""] * len(encoded)
-        require_finite(self, f"the {type(self).__name__} that is asked")
-        with evaluating(self), self._autocast():
-            for chosen in _by_length([len(p) for p in encoded], batch_size):
-                # Padding on the left: what is generated follows the prompt at once.
+        out, stops = [""] * len(encoded), self.stops
+        with evaluating(self), no_defaults(self.model):
+            for chosen in self._batches(encoded, batch_size, options):
                 longest = max(len(encoded[i]) for i in chosen)
-                ids = torch.full((len(chosen), longest), self.padding)
-                mask = torch.zeros_like(ids)
-                for row, i in enumerate(chosen):
-                    ids[row, longest - len(encoded[i]) :] = encoded[i]
-                    mask[row, longest - len(encoded[i]) :] = 1
-                said = self.model.generate(
-                    input_ids=ids.to(device_of(self)),
-                    attention_mask=mask.to(device_of(self)),
-                    max_new_tokens=max_new_tokens,
-                    pad_token_id=self.padding,
-                    eos_token_id=self.tokenizer.eos_token_id,
-                    **{"do_sample": False, **options(chosen, longest)},
-                )[:, longest:]
-                texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
-                for i, text in zip(chosen, texts, strict=True):
-                    out[i] = text.strip()
+                with self._autocast():
+                    said = self._generate(
+                        [encoded[i] for i in chosen],
+                        max_new_tokens=max_new_tokens,
+                        eos_token_id=stops,
+                        **options(chosen, longest),
+                    )
+                for i, row in zip(chosen, said[:, longest:].tolist(), strict=True):
+                    length = next((k for k, token in enumerate(row) if token in stops), len(row))
+                    out[i] = self.tokenizer.decode(row[:length], skip_special_tokens=True).strip()
         return out
+
+    def _generate(self, prompts: Sequence[Tensor], **options: Any) -> Any:
+        # Padding on the left: what is generated follows the prompt at once.
+        longest = max(map(len, prompts))
+        ids = torch.full((len(prompts), longest), self.padding)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = prompt
+            mask[row, longest - len(prompt) :] = 1
+        return self.model.generate(
+            input_ids=ids.to(device_of(self)),
+            attention_mask=mask.to(device_of(self)),
+            pad_token_id=self.padding,
+            **{"do_sample": False, **options},
+        )
+
+    def _batches(
+        self, prompts: Sequence[Tensor], size: int, options: Callable[..., dict[str, Any]]
+    ) -> Iterator[list[int]]:
+        """Positions of prompts of like length; of one length where padding changes what is said."""
+        for chosen in _by_length([len(p) for p in prompts], size):
+            lengths = dict.fromkeys(len(prompts[i]) for i in chosen)
+            if len(lengths) == 1 or self._padding_is_exact(prompts, chosen, options):
+                yield chosen
+            else:
+                yield from ([i for i in chosen if len(prompts[i]) == n] for n in lengths)
+
+    def _padding_is_exact(
+        self,
+        prompts: Sequence[Tensor],
+        chosen: Sequence[int],
+        options: Callable[..., dict[str, Any]],
+    ) -> bool:
+        """Whether the first tokens after the shortest prompt are as probable beside the longest one.
+
+        Looked at once, by greedy decoding.
+        """
+        if self._exact_padding is not None:
+            return self._exact_padding
+        plain = self._in_own_precision()
+
+        def begin(some: list[int]) -> tuple[Tensor, list[int]]:
+            """Of the last one: log-probabilities (3, vocabulary), and the tokens that are said."""
+            longest = max(len(prompts[i]) for i in some)
+            given = {k: v for k, v in options(some, longest).items() if isinstance(v, Tensor)}
+            how = {"max_new_tokens": 3, "output_logits": True, "return_dict_in_generate": True}
+            found = plain._generate([prompts[i] for i in some], **how, **given)
+            scores = torch.stack([step[-1] for step in found.logits]).float().log_softmax(dim=-1)
+            return scores, found.sequences[-1, longest:].tolist()
+
+        alone, said = begin([chosen[-1]])
+        try:
+            beside, also = begin([chosen[0], chosen[-1]])
+            # After a tie the two go on apart.
+            same = next((i for i in range(3) if said[i] != also[i]), 2) + 1
+            self._exact_padding = self._alike(beside[:same], alone[:same])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # it knows no padding on the left
+            self._exact_padding = False
+        return self._exact_padding
 
 
 class Around(Chat):

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from ..data import Source, VisualAnswering, VisualSet, resolve
 from ..data.image_questions import Triple
 from ..seeding import derive_seed, seeded
-from .chat import Chat, EncodedSet, Encoding, _by_length, head_at
+from .chat import Chat, EncodedSet, Encoding, head_at
 from .classifiers import ModelSpec
 from .inference import evaluating
 from .training import (
@@ -30,7 +30,6 @@ from .training import (
     device_of,
     require_finite,
     shuffled_epochs,
-    to,
     train,
 )
 
@@ -215,18 +214,13 @@ class VisionChat(Chat):
     @torch.no_grad()
     def log_probs(self, triples: Sequence[Triple], batch_size: int = 16) -> list[Tensor]:
         """As of `Chat`, of questions, answers and images (H, W, 3) uint8 of one size."""
-        rows = [VisualEncoding(*self.encode(q, a), image) for q, a, image in triples]
-        collate = EncodedVisualSet((), self.encode, self.padding, self.transform).collate
-        task, out = VisualAnswering(), [torch.empty(0)] * len(rows)
         require_finite(self, f"the {type(self).__name__} that is asked")
+        rows = [VisualEncoding(*self.encode(q, a), image) for q, a, image in triples]
         with evaluating(self):
-            for chosen in _by_length([len(row.input_ids) for row in rows], batch_size):
-                batch = to(collate([rows[i] for i in chosen]), device_of(self))
-                scores = task.token_log_probs(self, batch)[0].cpu()
-                parts = scores.split(task.answer_tokens(batch).tolist())
-                for i, part in zip(chosen, parts, strict=True):
-                    out[i] = part
-        return out
+            return self._one_by_one(rows, VisualAnswering(), batch_size)
+
+    def _collate(self, rows: Sequence[VisualEncoding]) -> dict[str, Tensor]:
+        return EncodedVisualSet((), self.encode, self.padding, self.transform).collate(rows)
 
     def answer(
         self,
