@@ -42,9 +42,7 @@ WAIT = (10.0, 1800.0)
 
 #: Names of what is written beside the entries, and stays there after a kill (the second and third:
 #: checkpoints, as they are saved now and as they were).
-_LITTER = re.compile(
-    r"\.([0-9a-f]{12,64})-\w+|([0-9a-f]{64})\.checkpoint\.part|([0-9a-f]{64})\.\d+"
-)
+LITTER = re.compile(r"\.([0-9a-f]{12,64})-\w+|([0-9a-f]{64})\.checkpoint\.part|([0-9a-f]{64})\.\d+")
 
 
 class CacheError(RuntimeError):
@@ -276,7 +274,7 @@ class Cache:
             The cache can't be read.
         """
         try:
-            found = [(f, m) for f in self.root.glob("*/*/*") if (m := _LITTER.fullmatch(f.name))]
+            found = [(f, m) for f in self.root.glob("*/*/*") if (m := LITTER.fullmatch(f.name))]
         except OSError as error:
             raise self.error(f"the cache can't be read: {error}") from error
         for litter, match in found:
