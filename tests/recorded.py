@@ -42,6 +42,11 @@ def network(theta: Arrays, buffers: Arrays | None = None) -> nn.Module:
     return model
 
 
+def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Of a model of any number of classes."""
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
 class LogitTables:
     """A "model" that looks up a batch's logits by its name, which stands where token ids would."""
 

@@ -41,6 +41,13 @@ def test_a_seed_fits_in_63_bits(seed: int) -> None:
     assert 0 <= derive_seed(seed, "x") < 2**63
 
 
+@pytest.mark.parametrize("seed", [1.0, 1.7, "1", None, float("nan")])
+def test_a_seed_that_is_no_whole_number(seed: object) -> None:
+    """Fails where 1.7 is the seed 1."""
+    with pytest.raises(TypeError, match=r"cannot be interpreted as an integer"):
+        derive_seed(seed)
+
+
 def test_generators_of_two_purposes_are_not_the_same_stream() -> None:
     a, b, c = (torch.rand(8, generator=generator(0, name)) for name in ("a", "b", "a"))
     assert torch.equal(a, c)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import operator
 import random
 from collections.abc import Iterator
 
@@ -17,8 +18,13 @@ def derive_seed(seed: int, *names: object) -> int:
 
     Two consumers of ``seed`` (the weight init and the batch order, say) must not share a stream:
     equal streams would correlate them.
+
+    Raises
+    ------
+    TypeError
+        The seed is no whole number: one that is rounded to it would be the same seed twice.
     """
-    text = repr((int(seed), *map(str, names))).encode()
+    text = repr((operator.index(seed), *map(str, names))).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 

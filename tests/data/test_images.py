@@ -3,9 +3,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import struct
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +136,10 @@ class TestImageSet:
 
     def test_one_mean_serves_every_channel(self) -> None:
         data = ImageSet(
-            torch.full((1, 2, 2, 3), 255, dtype=torch.uint8), *[torch.zeros(1)] * 2, (0.5,), (0.5,)
+            torch.full((1, 2, 2, 3), 255, dtype=torch.uint8),
+            *[torch.tensor([0])] * 2,
+            (0.5,),
+            (0.5,),
         )
         assert everything(data)[0].eq(1).all()
 
@@ -182,6 +186,46 @@ class TestImageSet:
         columns[short] = torch.arange(3)
         with pytest.raises(ValueError, match="same length"):
             ImageSet(torch.zeros(4, 2, 2, 1), mean=(0.0,), std=(1.0,), **columns)
+
+    @pytest.mark.parametrize(
+        ("change", "error", "says"),
+        [
+            ({"pixels": torch.rand(4, 5, 5, 3)}, TypeError, r"float32: .* by \(255 \* pixels\)"),
+            ({"pixels": torch.zeros(4, 5, 5, 3, dtype=torch.int64)}, TypeError, "must be uint8"),
+            ({"pixels": np.zeros((4, 5, 5, 3), np.uint8)}, TypeError, "pixels .*not of type ndarr"),
+            ({"pixels": torch.zeros(4, 5, 3, dtype=torch.uint8)}, ValueError, r"\(4, 5, 3\)"),
+            (
+                {"pixels": torch.zeros(4, 3, 5, 5, dtype=torch.uint8)},
+                ValueError,
+                "by pixels.permute",
+            ),
+            ({"labels": torch.tensor([0, 1, 2, -100])}, ValueError, "the labels .* one is -100"),
+            ({"labels": torch.arange(4).int()}, TypeError, r"int32: convert them by \.long\(\)"),
+            ({"labels": torch.rand(4)}, TypeError, "labels .* must be int64, not torch.float32"),
+            ({"labels": [0, 1, 2, 0]}, TypeError, "labels .* a tensor, not of type list"),
+            ({"labels": torch.zeros(4, 10).long()}, ValueError, r"shape \(N,\), not \(4, 10\)"),
+            ({"subclasses": torch.rand(4)}, TypeError, "the subclasses of images must be int64"),
+            ({"index": torch.tensor([0, 1, 2, -1])}, ValueError, "the index .* one is -1"),
+            ({"std": (0.0,), "mean": (0.5,)}, ValueError, r"std positive, .* not \(0.5,\) and \(0"),
+            ({"std": (0.1, -0.1, 0.1)}, ValueError, "std positive"),
+            ({"mean": (0.1, math.nan, 0.1)}, ValueError, "mean must be finite"),
+            (
+                {"mean": (0.5,) * 2, "std": (0.5,) * 2},
+                ValueError,
+                "2 and 2 values: one .* 3 channels",
+            ),
+            ({"mean": (0.5,)}, ValueError, "mean and std have 1 and 3 values"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(
+        self, change: dict, error: type[Exception], says: str
+    ) -> None:
+        """Fails where floats from 0 to 1 are taken for 0 to 255, say: every image is black, and each
+        method and metric goes on with that."""
+        given = {f.name: getattr(image_set(4, 5), f.name) for f in fields(ImageSet)}
+        ImageSet(**given)
+        with pytest.raises(error, match=says):
+            ImageSet(**given | change)
 
     def test_an_unknown_augmentation_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"\['mirror'\]; known: \['crop', 'flip', 'rotate'\]"):
@@ -362,10 +406,32 @@ class TestAugmentation:
         assert torch.equal(everything(data)[1], data.labels)
 
 
+class TestImageData:
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"classes": ("a", "b")}, "the labels of train must be below 2, .* one is 2"),
+            ({"subclasses": ("a", "b", "c", "d")}, "the subclasses of train must be below 4"),
+            ({"classes": ("a", "b", "a")}, "two classes are called 'a'"),
+            ({"test": image_set(6, 5)}, r"test and train differ in image_shape: \(5, 5, 3\)"),
+            ({"test": replace(image_set(), std=(0.5,) * 3)}, "test and train differ in std"),
+            ({"validation": replace(image_set(), mean=(0.1,) * 3)}, "validation .* differ in mean"),
+            ({"validation": image_set().with_labels(torch.full((6,), 3))}, "labels of validation"),
+        ],
+    )
+    def test_what_does_not_fit_together_is_refused(self, change: dict, says: str) -> None:
+        """Fails where a model is judged on images of another scale, or a label has no name."""
+        subclasses = ("a", "b", "c", "d", "e")
+        whole = ImageData(image_set(), image_set(), ("x", "y", "z"), subclasses)
+        with pytest.raises(ValueError, match=says):
+            replace(whole, **change)
+
+
 class TestSuperclassed:
     def data(self) -> ImageData:
         labels = torch.tensor([2, 0, 1, 2])
-        images = ImageSet(torch.zeros(4, 1, 1, 1), labels, labels, (0.0,), (1.0,))
+        pixels = torch.zeros(4, 1, 1, 1, dtype=torch.uint8)
+        images = ImageSet(pixels, labels, labels, (0.0,), (1.0,))
         names = ("cat", "rose", "dog")
         return ImageData(images, images.subset(torch.tensor([1, 2])), names, names)
 

@@ -22,6 +22,23 @@ def test_the_loss_is_the_mean_cross_entropy() -> None:
     assert loss.item() == pytest.approx((-math.log(3 / 4) - math.log(1 / 5)) / 2)
 
 
+@pytest.mark.parametrize("classes", [1, 0, -3, 2.5, True, "10"])
+def test_a_number_of_classes_that_makes_no_sense(classes: object) -> None:
+    with pytest.raises(ValueError, match=r"classes must be (at least 2|a whole number), not"):
+        Classification(classes)
+
+
+@pytest.mark.parametrize("outputs", [1, 9, 11])
+def test_a_model_of_other_classes_than_the_task_s(outputs: int) -> None:
+    """Fails where more outputs than classes train without a word, or fewer end in a raw IndexError."""
+    batch = torch.zeros(4, 3), torch.arange(4)
+    for function in (Classification(10).loss, Classification(10).log_probs):
+        with pytest.raises(ValueError, match=rf"shape \(4, {outputs}\), .* has 10 classes: give"):
+            function(nn.Linear(3, outputs), batch)
+    with pytest.raises(ValueError, match=r"shape \(4, 10, 1\)"):
+        Classification(10).loss(lambda x: torch.zeros(4, 10, 1), batch)
+
+
 def test_relabelled_images_are_all_wrong_and_uniform_over_the_rest() -> None:
     """Fails if the shift may be 0 (some labels stay right) or never reaches a class."""
     data = images([0, 1, 2, 3] * 500)

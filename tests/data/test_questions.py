@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,36 @@ class TestQuestionSet:
             QuestionSet(("a", "b"), ("c", "d"), wrong=(("e",), ("f", "g")))
         with pytest.raises(TypeError, match="questions is one text"):
             QuestionSet("ab", ("c", "d"))
+        with pytest.raises(TypeError, match="answers must be texts: number 1 is of type NoneType"):
+            QuestionSet(("a", "b"), ("c", None))
+        with pytest.raises(TypeError, match=r"wrong\[1\] is one text"):
+            QuestionSet(("a", "b"), ("c", "d"), wrong=(("e",), "f"))
+        with pytest.raises(ValueError, match=r"text 0 of spans\[1\] is empty"):
+            QuestionSet(("a", "b"), ("c", "d"), spans=((), ("",)))
+
+    @pytest.mark.parametrize(
+        ("forget", "error", "says"),
+        [
+            ([0, 1], TypeError, "the positions to forget must be a tensor"),
+            (torch.tensor([True, False]), TypeError, "must be int64, not torch.bool"),
+            (torch.tensor([-1]), ValueError, "at least 0: one is -1"),
+            (torch.tensor([40]), ValueError, "must be below 40"),
+            (torch.tensor([3, 3]), ValueError, "2 positions, 1 of them different"),
+            (
+                torch.tensor([], dtype=torch.int64),
+                ValueError,
+                "of 40 questions some .* 0 positions",
+            ),
+            (torch.arange(40), ValueError, "and not all"),
+        ],
+    )
+    def test_what_can_not_be_forgotten(
+        self, forget: object, error: type[Exception], says: str
+    ) -> None:
+        """Fails where a position counts from the end, or another one is forgotten."""
+        data = fictional_authors(2, 1, 1)
+        with pytest.raises(error, match=says):
+            replace(data, train=data.train.subset(range(40)), forget=forget)
 
     def test_right_to_left_and_other_scripts_are_texts(self) -> None:
         pair = QuestionSet(("מי כתב?",), ("夏目漱石",))

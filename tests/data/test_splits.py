@@ -1,15 +1,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from unlearn_core.data import (
+    Answering,
+    CaptionedSet,
+    Classification,
+    Concepts,
+    Denoising,
     ForgetSplit,
     ImageData,
     ImageSet,
     SplitError,
+    Task,
     WithheldDataError,
     forget_class,
     forget_indices,
@@ -18,6 +26,7 @@ from unlearn_core.data import (
     make_split,
     shapes,
 )
+from unlearn_core.data.images import FolderPixels
 
 
 @pytest.fixture(scope="module")
@@ -276,3 +285,68 @@ class TestOnly:
         assert view.forget is split.forget
         assert view.task is split.task
         assert len(split.retain) == 36
+
+
+class TestByHand:
+    """Splits that no function of this package has made."""
+
+    def images(self, fine: ImageData, *positions: int) -> ImageSet:
+        """Cut by hand: positions count from 0."""
+        return replace(fine.train.subset(torch.tensor(positions)), index=None)
+
+    def test_one_that_is_right(self, fine: ImageData) -> None:
+        """Fails where equal positions alone, of sets that were not cut from one, count as overlap."""
+        forget, retain = self.images(fine, 0, 1), self.images(fine, 2, 3, 4)
+        assert forget.index.tolist() == [0, 1]
+        split = ForgetSplit("two", Classification(10), forget, retain)
+        assert split.forget is forget
+
+    @pytest.mark.parametrize("size", [8, 4])
+    def test_the_same_images_in_both(self, fine: ImageData, size: int, tmp_path: Path) -> None:
+        """Fails where what is to be forgotten is retained: every number means something else."""
+        train = fine.train
+        forget, retain = (
+            train.subset(torch.tensor([7, 3, 5])),
+            train.subset(torch.tensor([5, 6, 7])),
+        )
+        says = "half: forget and retain overlap in 2 examples"
+        with pytest.raises(SplitError, match=says):
+            ForgetSplit("half", Classification(10), forget, retain)
+        texts = CaptionedSet(forget, ("a",) * 3), CaptionedSet(retain, ("b",) * 3)
+        with pytest.raises(SplitError, match=says):
+            ForgetSplit("half", Denoising(), *texts)
+        files = [tmp_path / f"{i}.png" for i in range(len(train))]
+        stored = replace(train, pixels=FolderPixels(files, size), mean=(0.5,), std=(0.5,))
+        with pytest.raises(SplitError, match=says):
+            ForgetSplit(
+                "half",
+                Classification(10),
+                *(stored.subset(part.index) for part in (forget, retain)),
+            )
+
+    @pytest.mark.parametrize("task", [Classification(10), Answering()])
+    def test_one_set_as_both(self, fine: ImageData, task: Task) -> None:
+        with pytest.raises(SplitError, match="overlap in 40 examples"):
+            ForgetSplit("all", task, fine.train, fine.train)
+
+    def test_nothing_to_forget(self, fine: ImageData) -> None:
+        """A concept by its name is enough."""
+        nothing = fine.train.subset(torch.tensor([], dtype=torch.int64))
+        for task in (Classification(10), Denoising(), Answering()):
+            with pytest.raises(SplitError, match="nothing: the forget set is empty"):
+                ForgetSplit("nothing", task, nothing, fine.train)
+        named = Denoising(Concepts((("a cat", "a dog"),)))
+        split = ForgetSplit("a cat", named, (), ())
+        assert split.only(frozenset({"concepts"}), "it").task == named
+        assert split.only(frozenset(), "it").task == Denoising()
+
+    @pytest.mark.parametrize(
+        "part", ["forget", "retain", "test", "test_forget", "test_retain", "validation"]
+    )
+    def test_labels_that_the_task_does_not_have(self, fine: ImageData, part: str) -> None:
+        """Fails where they end in an IndexError of PyTorch's, or are relabelled into others."""
+        split = forget_class(fine, 0)
+        wrong = fine.test.with_labels(torch.full((len(fine.test),), 10))
+        says = f"class solid disc: the labels of {part} must be below 10, .*one is 10; the task"
+        with pytest.raises(SplitError, match=says):
+            replace(split, **{part: wrong})

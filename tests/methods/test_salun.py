@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from recorded import network, part
+from recorded import cross_entropy, network, part
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -39,7 +39,6 @@ from unlearn_core.seeding import derive_seed, generator, seeded
 
 Golden = Callable[[str], dict[str, Tensor]]
 Mask = dict[str, Tensor]
-loss = Classification(10).loss
 SMALL = TrainConfig(epochs=2, lr=0.02, batch_size=16, momentum=0.9, weight_decay=5e-4)
 
 
@@ -85,7 +84,7 @@ class TestMask:
         assert not case["tie_at_threshold"].any()
         model = network(part(case, "theta."), part(case, "buf.")).train()
         loader = batches(TensorDataset(case["X_f"], case["y_f"]), int(case["hp.batch_size"]))
-        mask = saliency_mask(model, loss, loader, case["keep_fraction"][row].item())
+        mask = saliency_mask(model, cross_entropy, loader, case["keep_fraction"][row].item())
         found = flat(mask)
         assert torch.equal(found, case["mask_flat"][row].bool())
         assert found.sum() == case["n_kept"][row]
@@ -124,13 +123,13 @@ class TestMask:
         model.fc1.bias.requires_grad_(False)
         batch = (case["X_f"], case["y_f"])
 
-        mask = saliency_mask(model, loss, [batch], 0.4)
+        mask = saliency_mask(model, cross_entropy, [batch], 0.4)
         assert sum(m.numel() for m in mask.values()) == 148
         assert flat(mask).sum() == 59
         assert not mask["unused"].any()
         assert not mask["fc1.bias"].any()
         assert not model.fc1.bias.requires_grad
-        assert flat(saliency_mask(model, loss, [batch], 1.0)).all()
+        assert flat(saliency_mask(model, cross_entropy, [batch], 1.0)).all()
 
     def test_a_mask_lies_in_memory_as_its_parameter_does(self) -> None:
         """Fails in another layout: combining the two would be several times slower."""
@@ -197,7 +196,7 @@ class TestFrozen:
 
     def step(self, model: nn.Module, case: dict[str, Tensor], optimizer: Any) -> None:
         optimizer.zero_grad()
-        loss(model, (case["X_f"], case["y_f"])).backward()
+        cross_entropy(model, (case["X_f"], case["y_f"])).backward()
         optimizer.step()
 
     @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -294,6 +293,14 @@ def recorded(case: dict[str, Tensor]) -> Callable[[int], list[tuple[Tensor, Tens
     return lambda epoch: visits[epoch * per_epoch : (epoch + 1) * per_epoch]
 
 
+def recorded_split(split: ForgetSplit, model: nn.Module) -> ForgetSplit:
+    """As large as ``split``, of as many classes as the model; what is learned is recorded."""
+    *_, bias = model.parameters()
+    classes = len(bias)
+    parts = (p.with_labels(p.labels % classes) for p in (split.forget, split.retain))
+    return ForgetSplit("recorded", Classification(classes), *parts)
+
+
 def config_of(case: dict[str, Tensor]) -> TrainConfig:
     hp = {k: v.item() for k, v in part(case, "hp.").items()}
     return TrainConfig(
@@ -325,7 +332,8 @@ class TestGoldens:
         model = network(part(case, "theta0."), part(case, "buf0."))
         monkeypatch.setattr(SalUn, "mask_of", lambda *_: mask)
         monkeypatch.setattr(SalUn, "epochs", lambda *_: recorded(case))
-        found = SalUn(config_of(case), freeze=freeze)(model, tiny_split)
+        split = recorded_split(tiny_split, model)
+        found = SalUn(config_of(case), freeze=freeze)(model, split)
         expected = part(case, key)
         for k, p in found.named_parameters():
             torch.testing.assert_close(p.detach(), expected[k], rtol=0, atol=1e-9)
@@ -350,7 +358,7 @@ class TestGoldens:
         model = network(part(case, "theta0."), {})
         monkeypatch.setattr(SalUnSoft, "epochs", lambda *_: recorded(case))
         method = SalUnSoft(config_of(case), ratio=case["hp.mask_ratio"].item())
-        found = method(model, split)
+        found = method(model, recorded_split(split, model))
         for k, p in found.named_parameters():
             torch.testing.assert_close(p.detach(), case[f"theta1.{k}"], rtol=0, atol=1e-9)
         back = sum(int((p == case[f"theta0.{k}"]).sum()) for k, p in found.named_parameters())
@@ -405,7 +413,7 @@ class TestSalUn:
         # One batch: its mean gradient does not depend on the order.
         whole = batches(tiny_split.forget, 8)
         mask = SalUn(SMALL).mask_of(trained, tiny_split, 0)
-        by_hand = flat(saliency_mask(trained, loss, whole, 0.5))
+        by_hand = flat(saliency_mask(trained, cross_entropy, whole, 0.5))
         assert (flat(mask) == by_hand).float().mean() > 0.999
         other = flat(SalUn(SMALL, mask="random").mask_of(trained, tiny_split, 0))
         assert other.sum() == by_hand.sum()
@@ -492,10 +500,10 @@ class TestMasked:
     ) -> None:
         """Fails if the mask is not the saliency's, or the method is not run as it is."""
         found = Masked(ASCENT, keep=0.3)(trained, tiny_split, 1)
-        mask = saliency_mask(trained, loss, batches(tiny_split.forget, 256), 0.3)
+        mask = saliency_mask(trained, cross_entropy, batches(tiny_split.forget, 256), 0.3)
         assert_held(found, weights(trained), mask)
         batch = tiny_split.forget.__getitems__(range(8))
-        assert loss(found, batch) > loss(trained, batch) + 0.01
+        assert cross_entropy(found, batch) > cross_entropy(trained, batch) + 0.01
         everything = Masked(ASCENT, keep=1.0)(trained, tiny_split, 1)
         plain = ASCENT(trained, tiny_split, 1)
         assert torch.equal(flat(weights(everything)), flat(weights(plain)))
@@ -506,7 +514,7 @@ class TestMasked:
         """Fails if only optimizers are watched. The authors multiply that step by the mask."""
         method = InfluenceUnlearning(samples=20)
         found = flat(weights(Masked(method)(trained, tiny_split)))
-        mask = flat(saliency_mask(trained, loss, batches(tiny_split.forget, 256), 0.5))
+        mask = flat(saliency_mask(trained, cross_entropy, batches(tiny_split.forget, 256), 0.5))
         step = flat(weights(method(trained, tiny_split)))
         assert torch.equal(found, torch.where(mask, step, flat(weights(trained))))
         assert (found != flat(weights(trained))).sum() > 0.4 * len(found)
@@ -516,7 +524,7 @@ class TestMasked:
     ) -> None:
         """Fails if the expanded layer has weights that the mask does not know."""
         found = Masked(BoundaryExpand(SMALL))(trained, tiny_split)
-        mask = saliency_mask(trained, loss, batches(tiny_split.forget, 256), 0.5)
+        mask = saliency_mask(trained, cross_entropy, batches(tiny_split.forget, 256), 0.5)
         assert_held(found, weights(trained), mask)
         assert found.head.out_features == 10
 

@@ -237,25 +237,25 @@ def one_pixel_classifier(mean: float, std: float) -> nn.Module:
 class TestBoundaryShrink:
     mean, std = 0.3, 0.2
 
-    def split(self, values: list[int], labels: list[int], tiny_split: ForgetSplit) -> ForgetSplit:
-        data = gray(values, labels, self.mean, self.std)
-        return replace(tiny_split, forget=data, task=Classification(2))
+    def split(self, values: list[int], labels: list[int]) -> ForgetSplit:
+        forget = gray(values, labels, self.mean, self.std)
+        return ForgetSplit("two classes", Classification(2), forget, retain=None)
 
-    def test_labels_by_hand(self, tiny_split: ForgetSplit) -> None:
+    def test_labels_by_hand(self) -> None:
         """Fails if the step is taken in normalised units (0.1 of them are 5 levels), downhill, or
         not at all. It is of 25.5 levels, away from the true class."""
         values = [150, 154, 140, 100, 104, 115, 250, 5]
         labels = [0, 0, 0, 1, 1, 1, 0, 1]
-        split = self.split(values, labels, tiny_split)
+        split = self.split(values, labels)
         found = BoundaryShrink().labels(
             one_pixel_classifier(self.mean, self.std), split, split.forget.__getitems__(range(8))
         )
         #       124.5   128.5  114.5     125.5  129.5     140.5      224.5  30.5
         assert found.tolist() == [1, 0, 1, 1, 0, 0, 0, 1]
 
-    def test_a_wrong_label_is_left_by_its_own_gradient(self, tiny_split: ForgetSplit) -> None:
+    def test_a_wrong_label_is_left_by_its_own_gradient(self) -> None:
         """Fails if the attack goes against the predicted class instead of the label."""
-        split = self.split([140, 140], [0, 1], tiny_split)
+        split = self.split([140, 140], [0, 1])
         model = one_pixel_classifier(self.mean, self.std)
         batch = split.forget.__getitems__(range(2))
         assert BoundaryShrink().labels(model, split, batch).tolist() == [1, 0]
@@ -449,13 +449,13 @@ class TestInfluence:
             return Double(9)
 
     @pytest.fixture
-    def split(self, tiny_split: ForgetSplit) -> ForgetSplit:
+    def split(self) -> ForgetSplit:
         g = torch.Generator().manual_seed(1)
         pixels = torch.randint(0, 256, (20, 3, 3, 1), dtype=torch.uint8, generator=g)
         labels = torch.randint(0, 4, (20,), generator=g)
         data = ImageSet(pixels, labels, labels, (0.5,), (0.25,))
         forget, retain = data.subset(torch.arange(6)), data.subset(torch.arange(6, 20))
-        return replace(tiny_split, forget=forget, retain=retain, task=Classification(4))
+        return ForgetSplit("six of twenty", Classification(4), forget, retain)
 
     def v(self, model: nn.Module, split: ForgetSplit) -> Tensor:
         forget, retain = gradient(model, split.forget), gradient(model, split.retain)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from recorded import network, part
+from recorded import cross_entropy, network, part
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -39,9 +39,6 @@ def recorded(case: dict[str, Tensor]) -> tuple[Importances, Importances]:
     return part(case, "imp_f."), part(case, "imp_D.")
 
 
-loss = Classification(10).loss
-
-
 def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], **tolerance: float) -> None:
     assert a.keys() == b.keys()
     for name in a:
@@ -67,7 +64,7 @@ class TestGoldens:
         averaged instead of batches, or if BatchNorm runs in training mode."""
         case = golden(f"ssd/{name}")
         model = recorded_network(case).train()
-        found = importances(model, loader(case, side), loss)
+        found = importances(model, loader(case, side), cross_entropy)
         assert_close(found, part(case, f"imp_{side}."), rtol=1e-9, atol=1e-12)
         assert model.training
 
@@ -80,7 +77,7 @@ class TestGoldens:
         case = golden(f"ssd/{name}")
         model = recorded_network(case)
         alpha, lam = case["alpha_lambda"][row].tolist()
-        found = (importances(model, loader(case, side), loss) for side in "fD")
+        found = (importances(model, loader(case, side), cross_entropy) for side in "fD")
         masks = dampen(model, *found, alpha, lam)
         assert sum(int(m.sum()) for m in masks.values()) == case["n_selected"][row]
         parameters = {n: p.detach() for n, p in model.named_parameters()}
@@ -174,14 +171,14 @@ class TestImportances:
         """Fails if per_sample squares a batch mean, or depends on the batches."""
         case = golden("ssd/convbn_shuffled")
         model = recorded_network(case)
-        by_hand = importances(model, loader(case, "D", 1), loss)
-        found = importances(model, loader(case, "D", batch_size), loss, per_sample=True)
+        by_hand = importances(model, loader(case, "D", 1), cross_entropy)
+        found = importances(model, loader(case, "D", batch_size), cross_entropy, per_sample=True)
         assert_close(found, by_hand, rtol=1e-9, atol=1e-12)
 
     def test_batches_of_one_are_not_batches_of_four(self, golden: Golden) -> None:
         case = golden("ssd/convbn_shuffled")
         model = recorded_network(case)
-        a, b = (importances(model, loader(case, "D", n), loss)["fc.bias"] for n in (1, 4))
+        a, b = (importances(model, loader(case, "D", n), cross_entropy)["fc.bias"] for n in (1, 4))
         assert ((a - b).abs() > 1e-3 * a).all()
 
     @pytest.mark.parametrize("per_sample", [False, True])
@@ -193,7 +190,7 @@ class TestImportances:
         model = recorded_network(case)
         model.unused = nn.Parameter(torch.ones(2, dtype=torch.float64))
         model.conv1.weight.requires_grad_(False)
-        found = importances(model, loader(case, "f"), loss, per_sample=per_sample)
+        found = importances(model, loader(case, "f"), cross_entropy, per_sample=per_sample)
         assert found.keys() == dict(model.named_parameters()).keys()
         assert {n for n, i in found.items() if not i.any()} == {"unused", "conv1.weight"}
 
@@ -202,7 +199,7 @@ class TestImportances:
         case = golden("ssd/convbn_shuffled")
         model = recorded_network(case).train()
         before = {k: v.clone() for k, v in model.state_dict().items()}
-        importances(model, loader(case, "f"), loss, per_sample=per_sample)
+        importances(model, loader(case, "f"), cross_entropy, per_sample=per_sample)
         assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
         assert all(p.grad is None and p.requires_grad for p in model.parameters())
         assert model.training
@@ -211,19 +208,19 @@ class TestImportances:
         case = golden("ssd/mlp_class")
         case["X_D"][7] = float("nan")
         with pytest.raises(TrainingError, match="the loss is nan at batch 2"):
-            importances(recorded_network(case), loader(case, "D"), loss)
+            importances(recorded_network(case), loader(case, "D"), cross_entropy)
 
     def test_so_does_a_gradient_of_one_sample(self, golden: Golden) -> None:
         case = golden("ssd/mlp_class")
         case["X_D"][7] = float("nan")
         with pytest.raises(TrainingError, match=r"the gradient of fc\d\.\w+ is not finite"):
-            importances(recorded_network(case), loader(case, "D"), loss, per_sample=True)
+            importances(recorded_network(case), loader(case, "D"), cross_entropy, per_sample=True)
 
     def test_an_error_restores_the_mode(self, golden: Golden) -> None:
         case = golden("ssd/mlp_class")
         model = recorded_network(case).train()
         with pytest.raises(TrainingError, match="there is no batch"):
-            importances(model, [], loss)
+            importances(model, [], cross_entropy)
         assert model.training
 
 

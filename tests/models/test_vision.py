@@ -49,6 +49,27 @@ DATA = VisualSet(drawn(2), torch.tensor([0, 1, 0]), QUESTIONS, ANSWERS)
 ASKED = DATA.images[DATA.which]
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (
+            {"images": torch.rand(2, 8, 8, 3)},
+            ValueError,
+            r"uint8, not \(2, 8, 8, 3\) torch.float32",
+        ),
+        ({"which": torch.tensor([0, 2, 0])}, ValueError, r"which .* must be below 2"),
+        ({"which": torch.tensor([0, -1, 0])}, ValueError, r"which .* one is -1"),
+        ({"which": torch.tensor([0.0, 1.0, 0.0])}, TypeError, r"which .* must be int64"),
+        ({"answers": (1, 2, 3)}, TypeError, "answers must be texts: number 0 is of type int"),
+        ({"questions": "abc"}, TypeError, "questions is one text"),
+        ({"answers": ("a", "b", " ")}, ValueError, "text 2 of answers is empty"),
+    ],
+)
+def test_a_set_that_makes_no_sense(change: dict, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        replace(DATA, **change)
+
+
 @pytest.fixture
 def chat() -> VisionChat:
     chat = TINY.build(0)

@@ -130,7 +130,9 @@ class TestHub:
 
     def test_checkpointing_changes_no_gradient(self, variables: dict[str, str]) -> None:
         """Fails where it is asked for and not on, or says something, with a path, on the page."""
-        data = VisualSet(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), torch.tensor([0]), "?", "a")
+        data = VisualSet(
+            torch.zeros(1, 8, 8, 3, dtype=torch.uint8), torch.tensor([0]), ("?",), ("a",)
+        )
         gradients, calls = [], []
         with warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .loading import evenly_spaced
-from .questions import QuestionSet
+from .questions import QuestionSet, check_forget
 from .sources import MissingSourceError, Source, file_sha256, resolve
 
 __all__ = [
@@ -106,6 +106,9 @@ class BookData:
     questions_retain: QuestionSet
     holdout: QuestionSet
     sources: tuple[Source, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_forget(self.forget, self.train)
 
 
 def chapters(text: str) -> list[str]:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .checks import check_numbers, check_texts
+
 if TYPE_CHECKING:
     from .image_files import ImageFiles
 
@@ -30,6 +32,11 @@ class VisualSet(Dataset):
     images : (M, H, W, 3) uint8, or files that are decoded when they are asked for
     which : (N,) int64, the image that each question is about; an image may have several questions
     questions, answers : N texts each, none of them empty
+
+    Raises
+    ------
+    TypeError, ValueError
+        One of them is something else.
     """
 
     images: Tensor | ImageFiles
@@ -47,12 +54,9 @@ class VisualSet(Dataset):
             raise ValueError(
                 f"images are (M, H, W, 3) uint8, not {tuple(self.images.shape)} {self.images.dtype}"
             )
-        if n and not 0 <= int(self.which.min()) <= int(self.which.max()) < len(self.images):
-            raise ValueError(f"a question is about an image that is none of {len(self.images)}")
+        check_numbers(self.which, "which (the images that are asked about)", len(self.images))
         for name in ("questions", "answers"):
-            for i, text in enumerate(getattr(self, name)):
-                if not text.strip():
-                    raise ValueError(f"text {i} of {name} is empty")
+            check_texts(getattr(self, name), name)
 
     def __len__(self) -> int:
         return len(self.questions)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..seeding import generator
+from .checks import check_numbers
 from .image_files import decoded
 from .sources import MissingSourceError, Source, file_sha256, resolve
 from .tables import images_by_class, parts, read
@@ -55,6 +58,33 @@ class FolderPixels:
         return FolderPixels([Path(f) for f in self.files[index.numpy()]], self.size)
 
 
+def check_pixels(pixels: Any) -> None:
+    """Hold pixels to (N, H, W, C) uint8.
+
+    Raises
+    ------
+    TypeError
+        They are no tensor, or of another dtype.
+    ValueError
+        Another shape, or channels that come first.
+    """
+    if not isinstance(pixels, Tensor):
+        kind = type(pixels).__name__
+        raise TypeError(f"pixels must be a tensor, not of type {kind}: make one by torch.tensor")
+    if pixels.dtype != torch.uint8:
+        raise TypeError(
+            f"pixels must be uint8, from 0 to 255, not {pixels.dtype}: those from 0 to 1 become so by "
+            "(255 * pixels).round().to(torch.uint8)"
+        )
+    if pixels.ndim != 4:
+        raise ValueError(f"pixels must have the shape (N, H, W, C), not {tuple(pixels.shape)}")
+    if pixels.shape[1] <= 4 < pixels.shape[3]:
+        raise ValueError(
+            f"pixels must have the shape (N, H, W, C): with {tuple(pixels.shape)} channels seem to come "
+            "first, and become last by pixels.permute(0, 2, 3, 1)"
+        )
+
+
 @dataclass(frozen=True)
 class ImageSet(Dataset):
     """A labelled set of images; indexing it with a list gives a normalised batch.
@@ -69,6 +99,14 @@ class ImageSet(Dataset):
     augment : names of the random operations applied to each image ("crop", "flip", "rotate")
     draw : what they draw for an image is a matter of this seed and of its position in the set alone,
         whoever loads it and in which order: another pass over the images needs another seed
+
+    Raises
+    ------
+    TypeError
+        Pixels that are not uint8, or numbers that are not int64.
+    ValueError
+        Other shapes, a negative number, a mean or a deviation that makes no sense, or an unknown
+        operation.
     """
 
     pixels: Tensor | FolderPixels
@@ -86,9 +124,31 @@ class ImageSet(Dataset):
             object.__setattr__(self, "index", torch.arange(n))
         if not n == len(self.pixels) == len(self.subclasses) == len(self.index):
             raise ValueError("pixels, labels, subclasses and index must have the same length")
+        for name in ("labels", "subclasses", "index"):
+            check_numbers(getattr(self, name), f"the {name} of images")
+        if not isinstance(self.pixels, FolderPixels):
+            check_pixels(self.pixels)
+        channels = self.image_shape[-1]
+        if not len(self.mean) == len(self.std) in (1, channels):
+            raise ValueError(
+                f"mean and std have {len(self.mean)} and {len(self.std)} values: one for each of "
+                f"{channels} channels, or one for all"
+            )
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            raise ValueError(
+                "mean must be finite and std positive, in units of [0, 1] pixel values, not "
+                f"{self.mean} and {self.std}"
+            )
         unknown = set(self.augment) - set(AUGMENTATIONS)
         if unknown:
             raise ValueError(f"unknown augmentation {sorted(unknown)}; known: {[*AUGMENTATIONS]}")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        if isinstance(self.pixels, FolderPixels):
+            return self.pixels.size, self.pixels.size, 3
+        return tuple(self.pixels.shape[1:])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -223,7 +283,14 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class ImageData:
-    """A classification problem: training and test images, and what their labels are called."""
+    """A classification problem: training and test images, and what their labels are called.
+
+    Raises
+    ------
+    ValueError
+        A label that has no name, two classes of one name, or parts that differ in the size of images
+        or in how they are normalised.
+    """
 
     train: ImageSet
     test: ImageSet
@@ -231,6 +298,21 @@ class ImageData:
     subclasses: tuple[str, ...]
     sources: tuple[Source, ...] = field(default=())
     validation: ImageSet | None = None
+
+    def __post_init__(self) -> None:
+        for names in (self.classes, self.subclasses):
+            if twice := sorted({n for n in names if names.count(n) > 1}):
+                raise ValueError(f"two classes are called {twice[0]!r}")
+        for part in ("train", "test", "validation"):
+            images = getattr(self, part)
+            if images is None and part == "validation":
+                continue
+            check_numbers(images.labels, f"the labels of {part}", len(self.classes))
+            check_numbers(images.subclasses, f"the subclasses of {part}", len(self.subclasses))
+            for name in ("image_shape", "mean", "std"):
+                own, trained = getattr(images, name), getattr(self.train, name)
+                if own != trained:
+                    raise ValueError(f"{part} and train differ in {name}: {own} and {trained}")
 
     def hold_out(self, per_class: int | None) -> ImageData:
         """Take the last ``per_class`` training images of every class for validation (None: as is).

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..fields import Rule, check_fields
 from .images import Batch, ImageSet
 
 __all__ = [
@@ -28,11 +29,17 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Classification:
-    """Learning one of ``classes`` labels under the cross-entropy."""
+    """Learning one of ``classes`` labels, two at least, under the cross-entropy.
+
+    A model that has another number of outputs is a ValueError at the first batch.
+    """
 
     modality: ClassVar[str] = "images"
 
-    classes: int
+    classes: Annotated[int, Rule("at least 2", lambda v: v >= 2)]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         """Mean cross-entropy of the batch ``(x, y)``: a scalar."""
@@ -46,7 +53,13 @@ class Classification:
 
     def logits(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         """(n, classes)."""
-        return model(batch[0])
+        found = model(batch[0])
+        if found.shape[1:] != (self.classes,):
+            raise ValueError(
+                f"the model's outputs for a batch have the shape {tuple(found.shape)}, and the task has "
+                f"{self.classes} classes: give the model as many outputs, or Classification its classes"
+            )
+        return found
 
     def relabel(
         self, data: ImageSet, generator: torch.Generator, *, wrong: bool = True

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..seeding import generator
+from .checks import check_numbers, check_texts
 from .sources import MissingSourceError, Source, resolve
 from .tables import read
 
@@ -38,6 +39,11 @@ class QuestionSet(Dataset):
         take that role (real authors and world facts)
     wrong : the wrong answers of each question, as many for each
     spans : what an answer must not give away: phrases of each answer
+
+    Raises
+    ------
+    TypeError, ValueError
+        One of them is something else.
     """
 
     questions: tuple[str, ...]
@@ -54,12 +60,11 @@ class QuestionSet(Dataset):
             required = f.name in ("questions", "answers")
             if len(values) != n and (values or required):
                 raise ValueError(f"{n} questions, but {len(values)} {f.name}")
-            if isinstance(values, str):
-                raise TypeError(f"{f.name} is one text, not a sequence of texts")
         for name in ("questions", "answers", "rephrased", "paraphrased"):
-            for i, text in enumerate(getattr(self, name)):
-                if not text.strip():
-                    raise ValueError(f"text {i} of {name} is empty")
+            check_texts(getattr(self, name), name)
+        for name in ("wrong", "spans"):
+            for i, texts in enumerate(getattr(self, name)):
+                check_texts(texts, f"{name}[{i}]")
         if len({len(w) for w in self.wrong}) > 1:
             raise ValueError("questions have different numbers of wrong answers")
 
@@ -115,6 +120,25 @@ class QuestionData:
     world_facts: QuestionSet
     holdout: QuestionSet
     sources: tuple[Source, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        check_forget(self.forget, self.train)
+
+
+def check_forget(forget: Tensor, train: QuestionSet) -> None:
+    """Hold positions of what is to be forgotten to be of some of the questions, each once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        They are something else.
+    """
+    check_numbers(forget, "the positions to forget", len(train))
+    if not 0 < len(forget) < len(train) or len(forget.unique()) < len(forget):
+        raise ValueError(
+            f"of {len(train)} questions some are to be forgotten, and not all, each once: there are "
+            f"{len(forget)} positions, {len(forget.unique())} of them different"
+        )
 
 
 #: Questions an author has in TOFU.

@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 from ..registry import did_you_mean
 from ..seeding import generator
 from .books import BookData
-from .captions import CaptionData
-from .images import ImageData, ImageSet
+from .captions import CaptionData, CaptionedSet
+from .checks import check_numbers
+from .images import FolderPixels, ImageData, ImageSet
 from .objectives import Answering, Classification, Concepts, Denoising, Task
 from .questions import QuestionData, QuestionSet
 
@@ -72,6 +73,12 @@ class ForgetSplit:
     validation : held-out images, where the data has some: for early stopping; never withheld
     unrelated : examples that have nothing to do with either part, where there are any
     decouple : what is to be kept, under the prompts of what is to be forgotten, where there is any
+
+    Raises
+    ------
+    SplitError
+        Nothing to forget, neither examples nor a concept; an example in both parts; a label that the
+        task doesn't have.
     """
 
     name: str
@@ -84,6 +91,26 @@ class ForgetSplit:
     validation: ImageSet | None = None
     unrelated: Dataset | None = None
     decouple: Dataset | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.task, Classification):
+            for part in ("forget", "retain", "test", "test_forget", "test_retain", "validation"):
+                images = getattr(self, part)
+                if isinstance(images, ImageSet):
+                    self._check_labels(part, images.labels)
+        if isinstance(self.forget, _Withheld) or self.forget is None:
+            return
+        named = isinstance(self.task, Denoising) and self.task.concepts is not None
+        if not len(self.forget) and not named:
+            raise SplitError(f"{self.name}: the forget set is empty")
+        if both := _in_both(self.forget, self.retain):
+            raise SplitError(f"{self.name}: forget and retain overlap in {both} examples")
+
+    def _check_labels(self, part: str, labels: Tensor) -> None:
+        try:
+            check_numbers(labels, f"the labels of {part}", self.task.classes)
+        except ValueError as error:
+            raise SplitError(f"{self.name}: {error}; the task has these classes alone") from error
 
     def only(self, needs: frozenset[str], method: str) -> ForgetSplit:
         """The view that a method gets: what it does not declare raises when it is touched."""
@@ -98,6 +125,31 @@ class ForgetSplit:
             elif "keep" not in needs:
                 hidden["task"] = Denoising(replace(self.task.concepts, keep=()))
         return replace(self, **hidden, **sides)
+
+
+def _in_both(forget: Dataset, retain: Dataset | None) -> int:
+    """How many examples of ``forget`` are in ``retain`` too.
+
+    Images are the same where they have the same position in the set that they were cut from and the
+    same pixels, or file: sets that were not cut from one count their positions from 0, each.
+    """
+    if forget is retain:
+        return len(forget)
+    one, other = (d.images if isinstance(d, CaptionedSet) else d for d in (forget, retain))
+    if not (isinstance(one, ImageSet) and isinstance(other, ImageSet)):
+        return 0
+    shared = torch.isin(one.index, other.index).nonzero()[:, 0]
+    if not len(shared) or one.image_shape != other.image_shape:
+        return 0
+    order = other.index.argsort()
+    there = order[torch.searchsorted(other.index[order], one.index[shared])]
+    a, b = one.pixels, other.pixels
+    if isinstance(a, FolderPixels) and isinstance(b, FolderPixels):
+        return int((a.files[shared.numpy()] == b.files[there.numpy()]).sum())
+    if isinstance(a, FolderPixels) or isinstance(b, FolderPixels):
+        return 0
+    parts = zip(shared.split(1000), there.split(1000), strict=True)
+    return sum(int((a[i] == b[j]).flatten(1).all(dim=1).sum()) for i, j in parts)
 
 
 def _cut(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -133,9 +133,11 @@ class BoundaryExpand(Method):
             extra = nn.Linear(last.in_features, 1, last.bias is not None, dtype=last.weight.dtype)
         extra.to(device)
 
+        task = replace(split.task, classes=last.out_features + 1)
+
         def loss(expanded: nn.ModuleList, batch: Any) -> Tensor:
             x, y = batch
-            return split.task.loss(expanded[0], (x, torch.full_like(y, last.out_features)))
+            return task.loss(expanded[0], (x, torch.full_like(y, last.out_features)))
 
         # A row of its own beside the last layer's, which is the same as a longer last layer.
         handle = last.register_forward_hook(
