@@ -16,9 +16,11 @@ from unlearn_core.replication.claims import (
     bootstrapped,
     exact,
     judge,
+    largest,
     mean_of,
     paired,
     rule_parts,
+    smallest,
     verdict_of,
 )
 from unlearn_core.replication.records import Margin, MissingRowError, Row, Rows, Verdict
@@ -174,6 +176,15 @@ class TestJudge:
         assert [c.seed for c in verdict.presupposes] == [1]
         verdict, _ = judge("C1", only(), EMPTY, (0, 1), partial=True)
         assert (verdict.verdict, verdict.reason) == ("not tested", "its rows are not made yet")
+
+    def test_nothing_to_compare(self) -> None:
+        """Fails where a rule about rivals, none of which ran, ends the run or finds a number."""
+        for empty in (mean_of, largest, smallest):
+            verdict, _ = judge("C1", lambda rows, seed, empty=empty: empty([]), EMPTY, (0,))
+            assert (verdict.verdict, verdict.reason) == (
+                "not tested",
+                "there is nothing to compare",
+            )
 
     def test_a_missing_row_is_not_a_verdict(self) -> None:
         def rule(rows: Rows, seed: int) -> float:

@@ -332,8 +332,10 @@ class TestSSD:
         }
 
     def test_every_claim_was_judged(self, record: Record) -> None:
+        """A few steps bring no network into the paper's regime, and the verdicts say so."""
         for verdict in record.verdicts:
-            assert list(verdict.margins) == [1], verdict.claim
+            tested = list(verdict.margins) == [1]
+            assert tested or verdict.reason.startswith("what it presupposes is not so"), verdict
 
     def test_invariants_hold(self, record: Record) -> None:
         assert all(i.holds for i in record.invariants)

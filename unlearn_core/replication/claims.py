@@ -29,6 +29,7 @@ from .records import Margin, MissingRowError, Presupposed, Rows, Verdict, with_e
 
 __all__ = [
     "Check",
+    "NothingToCompareError",
     "Precondition",
     "Rule",
     "bootstrapped",
@@ -54,6 +55,10 @@ class Check(NamedTuple):
     found: str
 
 
+class NothingToCompareError(ValueError):
+    """A rule compares what is not there: no rival ran, say, or no question is answered."""
+
+
 #: (rows, seed) -> whether what a claim presupposes is true of that seed.
 Precondition = Callable[[Rows, int], Check]
 
@@ -74,18 +79,25 @@ def distance(a: UFloat, b: UFloat) -> UFloat:
 
 def largest(values: Iterable[UFloat]) -> UFloat:
     """The one with the largest value: the best of several rivals, with its own error."""
-    return max(values, key=nominal_value)
+    return max(_some(values), key=nominal_value)
 
 
 def smallest(values: Iterable[UFloat]) -> UFloat:
     """The one with the smallest value, with its own error."""
-    return min(values, key=nominal_value)
+    return min(_some(values), key=nominal_value)
 
 
 def mean_of(margins: Iterable[UFloat]) -> UFloat:
     """The mean of margins, whose errors are carried along (shared variables included)."""
-    found = list(margins)
+    found = _some(margins)
     return sum(found) / len(found)
+
+
+def _some(values: Iterable[UFloat]) -> list[UFloat]:
+    found = list(values)
+    if not found:
+        raise NothingToCompareError("there is nothing to compare")
+    return found
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> UFloat:
@@ -208,7 +220,10 @@ def judge(
             found = f"{wrong[0].name} (seed {wrong[0].seed}: {wrong[0].found})"
             reason = f"what it presupposes is not so: {found}"
             return untested(reason, presupposes=checks, rows=len(read)), read
-        margins = {seed: _margin(key, seed, rule(rows, seed)) for seed in seeds}
+        try:
+            margins = {seed: _margin(key, seed, rule(rows, seed)) for seed in seeds}
+        except NothingToCompareError as error:
+            return untested(str(error), presupposes=checks, rows=len(read)), read
     word, mean, stderr = verdict_of(margins)
     known = {"margins": margins, "mean": mean, "stderr": stderr, "rows": len(read)}
     known["presupposes"] = checks
