@@ -82,6 +82,24 @@ def run(project: Any) -> Replication:
     return replication()
 
 
+class TestEnvironment:
+    """What a variable of the environment changes in results, no row's key would say."""
+
+    def test_matrices_are_multiplied_in_full_precision(self, project: Any) -> None:
+        """Fails where TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which sets this at the start, has its way."""
+        torch.set_float32_matmul_precision("high")
+        replication()
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cuda.matmul.allow_tf32
+
+    def test_what_can_not_be_undone_is_refused(
+        self, project: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+        with pytest.raises(ConfigError, match="NVIDIA_TF32_OVERRIDE .* unset it"):
+            replication()
+
+
 class TestRows:
     def test_a_second_run_computes_nothing(self, run: Replication) -> None:
         """Fails where a row's key holds something of the run itself: the time, or the commit."""

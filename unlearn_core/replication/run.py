@@ -74,6 +74,10 @@ class Replication:
     """
 
     def __init__(self, paper: str, profile: str, out: str) -> None:
+        # No row's key says in what precision matrices are multiplied: it is always the same.
+        torch.set_float32_matmul_precision("highest")
+        if "NVIDIA_TF32_OVERRIDE" in os.environ:
+            raise ConfigError("NVIDIA_TF32_OVERRIDE changes results under the same key: unset it")
         self.slug, self.profile_name = paper, profile
         self.root = project_root()
         self.file = load_paper(paper)
