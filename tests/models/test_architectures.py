@@ -229,8 +229,8 @@ class TestGenerationConfig:
         """Its configuration names two ends, the other one being a word to the tokenizer."""
         chat = Chat(built("llama", tokenizer), tokenizer)
         free = [greedy(chat, q, 8) for q in QUESTIONS]
-        prompt = tokenizer(chat.prompt(LONG).rstrip(" "), return_tensors="pt")
-        third = chat.model.generate(**prompt, max_new_tokens=3, do_sample=False)[0, -1].item()
+        prompt = tokenizer(chat.prompt(LONG).rstrip(" "), return_tensors="pt")["input_ids"]
+        third = chat.model.generate(prompt, max_new_tokens=3, do_sample=False)[0, -1].item()
         chat.model.generation_config.eos_token_id = [tokenizer.eos_token_id, third]
         assert chat.stops == sorted([tokenizer.eos_token_id, third])
         said = chat.answer(QUESTIONS, 8)
@@ -289,9 +289,9 @@ class TestChatTemplate:
                 add_generation_prompt=True,
                 return_tensors="pt",
                 return_dict=True,
-            )
-            own = chat.model.generate(**ids, max_new_tokens=8, do_sample=False)
-            said_by_it = own[0, ids["input_ids"].shape[1] :]
+            )["input_ids"]
+            own = chat.model.generate(ids, max_new_tokens=8, do_sample=False)
+            said_by_it = own[0, ids.shape[1] :]
             whole = chat.tokenizer.decode(said_by_it, skip_special_tokens=True)
             assert text == whole.split("<turn_end>")[0].strip()
             assert "<turn" not in text

@@ -162,12 +162,14 @@ class TestLogProbs:
         import transformers
 
         torch.manual_seed(0)
-        config = getattr(transformers, f"{family}Config")(
+        config = getattr(
+            transformers, f"{family}Config"
+        )(
             vocab_size=len(tokenizer),
             hidden_size=32,
             num_hidden_layers=2,
             num_attention_heads=4,
-            max_position_embeddings=64,
+            max_position_embeddings=128,  # older GPT-2s read no longer sequence, wherever its tokens stand
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             attn_implementation=attention,

@@ -96,7 +96,7 @@ class TestEnvironment:
         self, project: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-        with pytest.raises(ConfigError, match="NVIDIA_TF32_OVERRIDE .* unset it"):
+        with pytest.raises(ConfigError, match=r"NVIDIA_TF32_OVERRIDE .* unset it"):
             replication()
 
 
