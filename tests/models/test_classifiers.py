@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,20 @@ from torch.utils.data import TensorDataset
 
 from unlearn_core.data import Classification, ImageData, MissingSourceError
 from unlearn_core.methods.ssd import importances
-from unlearn_core.models import MODELS, LeNet, ModelSpec, ResNet18, SmallCNN, ViT, predict
+from unlearn_core.models import (
+    MODELS,
+    CausalLM,
+    ClassToImage,
+    LeNet,
+    ModelSpec,
+    ResNet18,
+    SmallCNN,
+    TextToImage,
+    TinyLlama,
+    TinyLlava,
+    ViT,
+    predict,
+)
 from unlearn_core.models.classifiers import (
     LeNetClassifier,
     ResNet18Classifier,
@@ -226,3 +240,29 @@ class TestPredict:
         with pytest.raises(RuntimeError):
             predict(model, TensorDataset(torch.zeros(1, 3), torch.zeros(1)))
         assert model.training
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SmallCNN(classes=10, width=0), "SmallCNN: width must be at least 1, not 0"),
+        (lambda: SmallCNN(classes=10, channels=-3), "channels must be at least 1, not -3"),
+        (lambda: ResNet18(classes="10"), "ResNet18: classes must be a whole number, not '10'"),
+        (lambda: ResNet18(classes=True), "classes must be a whole number, not True"),
+        (lambda: LeNet(classes=10, size=32.5), "size must be a whole number, not 32.5"),
+        (lambda: ViT(classes=10, id=7), "ViT: id must be of type str, not 7"),
+        (lambda: TinyLlama(heads=0), "TinyLlama: heads must be at least 1, not 0"),
+        (lambda: TinyLlama(hidden=30), "hidden 30 is not a multiple of 4 heads"),
+        (lambda: CausalLM("id", "{question}", lora_rank=0), "lora_rank must be at least 1 or None"),
+        (lambda: CausalLM("id", "{question}", dtype="half"), "dtype must be 'float32' or"),
+        (lambda: TinyLlava(("red",), patch=0), "TinyLlava: patch must be at least 1, not 0"),
+        (lambda: TextToImage(fold=0), "TextToImage: fold must be at least 1, not 0"),
+        (lambda: ClassToImage(classes=2, drop=1.5), r"drop must be in \[0, 1\), not 1.5"),
+        (lambda: ClassToImage(classes=2, drop=float("nan")), "drop must be a finite number"),
+    ],
+)
+def test_what_no_model_can_be_made_of_is_refused_at_once(
+    make: Callable[[], ModelSpec], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -14,6 +14,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from ..data import Source, resolve
+from ..fields import Count, check_fields
 from ..seeding import seeded
 
 __all__ = [
@@ -145,7 +146,14 @@ class ViTClassifier(nn.Module):
 
 
 class ModelSpec:
-    """Base of all specs: ``build(seed)`` makes a fresh model."""
+    """Base of all specs: ``build(seed)`` makes a fresh model.
+
+    A spec's fields are held to their annotations (`unlearn_core.fields`) when it is made; one with a
+    ``__post_init__`` of its own calls this one.
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def make(self) -> nn.Module:
         raise NotImplementedError
@@ -164,7 +172,7 @@ class ModelSpec:
 class ClassifierSpec(ModelSpec):
     """Base of the specs of classifiers."""
 
-    classes: int
+    classes: Count
 
     def build(self, seed: int) -> nn.Module:
         return super().build(seed).to(memory_format=torch.channels_last)
@@ -174,8 +182,8 @@ class ClassifierSpec(ModelSpec):
 class ResNet18(ClassifierSpec):
     """ResNet-18 with the CIFAR stem; width 64 is the usual one (11.2 M parameters)."""
 
-    channels: int = 3
-    width: int = 64
+    channels: Count = 3
+    width: Count = 64
 
     def make(self) -> nn.Module:
         return ResNet18Classifier(self.classes, self.channels, self.width)
@@ -185,8 +193,8 @@ class ResNet18(ClassifierSpec):
 class SmallCNN(ClassifierSpec):
     """Three convolutions; for images of 8 to 32 pixels."""
 
-    channels: int = 1
-    width: int = 16
+    channels: Count = 1
+    width: Count = 16
 
     def make(self) -> nn.Module:
         return SmallCNNClassifier(self.classes, self.channels, self.width)
@@ -196,10 +204,11 @@ class SmallCNN(ClassifierSpec):
 class LeNet(ClassifierSpec):
     """LeNet-5 for square images of ``size`` pixels, at least 16; 62,006 parameters as it is."""
 
-    channels: int = 3
-    size: int = 32
+    channels: Count = 3
+    size: Count = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.size < 16:
             raise ValueError(f"LeNet needs images of at least 16 pixels, not {self.size}")
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Source, resolve
+from ..fields import Count, Fraction
 from .classifiers import ModelSpec
 from .inference import evaluating
 from .sentences import MINILM
@@ -350,18 +351,19 @@ class TextToImage(ModelSpec):
     drop : see `Diffusion`
     """
 
-    size: int = 28
-    channels: int = 1
-    fold: int = 2
+    size: Count = 28
+    channels: Count = 1
+    fold: Count = 2
     widths: tuple[int, ...] = (32, 64)
-    length: int = 12
-    drop: float = 0.1
+    length: Count = 12
+    drop: Fraction = 0.1
 
     #: The standard deviation of MiniLM's states.
     SCALE = 0.43
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
+        super().__post_init__()
         if self.size % (self.fold * 2 ** (len(self.widths) - 1)):
             raise ValueError(f"{self.size} pixels can't be folded and halved that often")
 
@@ -418,20 +420,21 @@ class ClassToImage(ModelSpec):
     betas : diffusers' name of the noise schedule; "linear" is DDPM's
     """
 
-    classes: int
-    size: int = 28
-    channels: int = 1
-    fold: int = 2
+    classes: Count
+    size: Count = 28
+    channels: Count = 1
+    fold: Count = 2
     widths: tuple[int, ...] = (32, 64)
-    layers: int = 1
+    layers: Count = 1
     attention: tuple[int, ...] = (1,)
-    dropout: float = 0.0
-    drop: float = 0.1
+    dropout: Fraction = 0.0
+    drop: Fraction = 0.1
     betas: str = "squaredcos_cap_v2"
 
     def __post_init__(self) -> None:
         for name in ("widths", "attention"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        super().__post_init__()
         if self.size % (self.fold * 2 ** (len(self.widths) - 1)):
             raise ValueError(f"{self.size} pixels can't be folded and halved that often")
 

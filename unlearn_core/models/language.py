@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from ..data import COPYRIGHT_REFUSALS, IDK, Source, fictional_authors, resolve
+from ..fields import Count
 from .chat import Chat
 from .classifiers import ModelSpec
 
@@ -47,11 +48,16 @@ def _tokenizer(vocabulary: int) -> Any:
 class TinyLlama(ModelSpec):
     """A Llama of a few hundred thousand weights, for drawn authors: it learns them in seconds."""
 
-    hidden: int = 96
-    layers: int = 2
-    heads: int = 4
-    vocabulary: int = 1024
-    context: int = 192
+    hidden: Count = 96
+    layers: Count = 2
+    heads: Count = 4
+    vocabulary: Count = 1024
+    context: Count = 192
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} is not a multiple of {self.heads} heads")
 
     def make(self) -> Chat:
         from transformers import LlamaConfig, LlamaForCausalLM
@@ -116,7 +122,7 @@ class CausalLM(ModelSpec):
     template: str
     dtype: Literal["float32", "bfloat16"] = "float32"
     precision: Literal["no", "bf16"] = "bf16"
-    lora_rank: int | None = None
+    lora_rank: Count | None = None
     weights: Literal["*.safetensors", "*.bin"] = "*.safetensors"
 
     def sources(self) -> tuple[Source, ...]:

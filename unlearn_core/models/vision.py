@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from ..data import Source, VisualAnswering, VisualSet, resolve
 from ..data.image_questions import Triple
+from ..fields import Count
 from ..seeding import derive_seed, seeded
 from .chat import Chat, EncodedSet, Encoding, head_at
 from .classifiers import ModelSpec
@@ -316,19 +317,20 @@ class TinyLlava(ModelSpec):
     """
 
     vocabulary: tuple[str, ...]
-    size: int = 32
-    patch: int = 8
+    size: Count = 32
+    patch: Count = 8
     pad: bool = False
-    vision_hidden: int = 128
-    vision_layers: int = 3
-    vision_heads: int = 4
-    hidden: int = 192
-    layers: int = 4
-    heads: int = 4
-    context: int = 256
+    vision_hidden: Count = 128
+    vision_layers: Count = 3
+    vision_heads: Count = 4
+    hidden: Count = 192
+    layers: Count = 4
+    heads: Count = 4
+    context: Count = 256
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+        super().__post_init__()
         if wrong := [word for word in self.vocabulary if not word.isalpha()]:
             raise ValueError(f"{wrong[0]!r} in the vocabulary is not one word of letters")
         if self.size % self.patch:
