@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -517,6 +518,26 @@ class TestCheckpoint:
         """Fails if a half-accumulated step is lost, or Adam's moments or its count."""
         model, _ = self.resumed(tiny_split, tmp_path, at=6, config=config)
         assert same(model, self.run(tiny_split, 0, config=config))
+
+    def test_a_loss_scaler_goes_on_where_it_was(
+        self, tiny_split: ForgetSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails if it starts again: its scale doubles every four steps, of which there are 15.
+
+        On a CPU accelerate has no scaler for float16, so it is given one.
+        """
+        made, init = [], Accelerator.__init__
+
+        def with_scaler(self: Accelerator, *args: Any, **options: Any) -> None:
+            init(self, *args, **options)
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=1.0, growth_interval=4)
+            made.append(self.scaler)
+
+        monkeypatch.setattr(Accelerator, "__init__", with_scaler)
+        model, _ = self.resumed(tiny_split, tmp_path, at=6)
+        assert same(model, self.run(tiny_split, 0))
+        _, resumed, whole = made
+        assert resumed.get_scale() == whole.get_scale() == 8
 
     def test_what_lay_behind_it_is_known(self, tiny_split: ForgetSplit, tmp_path: Path) -> None:
         """Fails if the cost of a resumed training is that of its last part."""
