@@ -466,7 +466,8 @@ class TestLeaveOneOut:
         }.items():
             cosine = shift @ exact / shift.norm() / exact.norm()
             error = (shift - exact).norm() / exact.norm()
-            assert found[name].cosine[1].item() == pytest.approx(cosine.item(), abs=1e-9)
+            # Two solvers on one problem: how far each goes towards the minimum differs by machine.
+            assert found[name].cosine[1].item() == pytest.approx(cosine.item(), abs=1e-7)
             assert found[name].relative_error[1].item() == pytest.approx(error.item(), abs=1e-6)
         assert found["influence"].relative_error[1] > 1e-3
 
