@@ -174,8 +174,9 @@ class TestJudge:
         )
         assert list(verdict.margins) == [1]
         assert [c.seed for c in verdict.presupposes] == [1]
-        verdict, _ = judge("C1", only(), EMPTY, (0, 1), partial=True)
-        assert (verdict.verdict, verdict.reason) == ("not tested", "its rows are not made yet")
+        for seeds in ((0, 1), ()):  # the latter of an experiment of which no seed is whole
+            verdict, _ = judge("C1", only(), EMPTY, seeds, partial=True)
+            assert (verdict.verdict, verdict.reason) == ("not tested", "its rows are not made yet")
 
     def test_nothing_to_compare(self) -> None:
         """Fails where a rule about rivals, none of which ran, ends the run or finds a number."""

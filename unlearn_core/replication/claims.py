@@ -188,7 +188,8 @@ def judge(
     preconditions : name -> what the claim presupposes; where one does not hold on a seed, the
         claim is not tested, and the reason says what was found
     unsettled : why rows of these keys can't be judged ("" where they can): a setting at an edge
-    partial : leave out the seeds on which a row is not made yet
+    partial : leave out the seeds on which a row is not made yet (where no seed is left, or asked for,
+        none is)
 
     Raises
     ------
@@ -201,7 +202,7 @@ def judge(
     def untested(reason: str, **more: Any) -> Verdict:
         return Verdict(claim=key, verdict="not tested", reason=reason, rule=source, **more)
 
-    if not seeds:
+    if not (seeds or partial):
         return untested("not judged at this size"), set()
     if partial:
         seeds = [

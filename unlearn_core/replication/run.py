@@ -362,7 +362,7 @@ class Replication:
                 asked,
                 preconditions=needs,
                 unsettled=self.unsettled,
-                partial=self.rows_asked == "made",
+                partial=tested and self.rows_asked == "made",
                 source=textwrap.dedent(inspect.getsource(rule)),
             )
             rows = [r for r in self.rows if r.key in read]

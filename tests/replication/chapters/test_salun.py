@@ -211,3 +211,12 @@ def test_half_of_the_data_is_searched_on_half(
     assert run.preconditions["half_searched"](rows, 0).holds
     monkeypatch.setattr(EXPERIMENTS["random_50"], "tuned", ("tuning",))
     assert not run.preconditions["half_searched"](rows, 0).holds
+
+
+def test_the_mask_is_judged_by_the_searches_of_two(run: Any, make_row: MakeRow) -> None:
+    """Fails where another rival's setting, at an edge of its grid, decides whether RL is compared."""
+    rows = as_rows(good(), make_row)
+    for key in ("C2", "C3"):
+        with rows.reading() as read:
+            run.rules[key](rows, 0)
+        assert {name.split()[1] for name in read} == {"Retrain", "RL", "SalUn"}

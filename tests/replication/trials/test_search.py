@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from unlearn_core.replication.papers import Choice
-from unlearn_core.replication.records import Value
+from unlearn_core.replication.records import NotMadeError, Value
 from unlearn_core.replication.run import Replication
 from unlearn_core.replication.trials.search import choose
 
@@ -53,6 +53,16 @@ def searched(
 def valley(lr: float) -> float:
     """Least at 1e-3."""
     return abs(math.log10(lr) + 3)
+
+
+def test_a_search_that_is_not_made_has_not_chosen() -> None:
+    """Fails where nothing at all ends in an error of its own: what needs it is not made yet, either."""
+    experiment = SimpleNamespace(search={"M": {"lr": [0.1]}}, choose=Choice())
+    run: Any = SimpleNamespace(
+        shared={}, experiment=lambda name: experiment, seeds_of=lambda name: (), targets=list
+    )
+    with pytest.raises(NotMadeError, match="tuning has not chosen yet"):
+        choose(SimpleNamespace, run, "tuning")  # type: ignore[arg-type]
 
 
 def test_a_grid_goes_on_until_the_best_lies_inside() -> None:

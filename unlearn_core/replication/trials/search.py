@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...metrics import METRICS
 from ...registry import ConfigError
-from ..records import Row, Search
+from ..records import NotMadeError, Row, Search
 from ..run import Replication
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ def choose(kind: type[Trial], run: Replication, tuning: str) -> dict[str, dict[s
     kind : the trial of the experiment's modality
     tuning : an experiment with ``search``; its ``choose`` says by what (the gap to the retrained
         model, where it says nothing), what must be kept and how far grids may go on
+
+    Raises
+    ------
+    NotMadeError
+        Only made rows are asked for, and the search's are not all made.
     """
     if tuning not in run.shared:
         experiment = run.experiment(tuning)
@@ -38,6 +43,8 @@ def choose(kind: type[Trial], run: Replication, tuning: str) -> dict[str, dict[s
             for seed in run.seeds_of(tuning)
             for target in run.targets(tuning)
         ]
+        if not trials:  # of what is made so far, this search is not
+            raise NotMadeError(f"{tuning} has not chosen yet")
         run.shared[tuning] = {
             label: _searched(trials, label, grid) for label, grid in experiment.search.items()
         }
