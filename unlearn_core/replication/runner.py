@@ -76,7 +76,8 @@ def build_folder() -> Path:
 
 def run_folder(profile: str, rehearsal: bool = False) -> Path:
     """Where a run leaves its notebooks and records, relative to the root."""
-    return build_folder() / ("rehearsal" if rehearsal else profile)
+    rehearsed = "rehearsal" if profile == "paper" else f"rehearsal-{profile}"
+    return build_folder() / (rehearsed if rehearsal else profile)
 
 
 def parameters_of(notebook: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from unlearn_core.replication.claims import NothingToCompareError
 from unlearn_core.replication.papers import load_paper
 from unlearn_core.replication.records import MissingRowError, Row, Rows, Value
 
@@ -109,7 +110,7 @@ def test_holds_and_fails(run: Any, make_row: MakeRow, key: str) -> None:
 
 @pytest.mark.parametrize("key", CASES)
 def test_without_rows_there_is_no_verdict(run: Any, key: str) -> None:
-    with pytest.raises((MissingRowError, ZeroDivisionError)):
+    with pytest.raises((MissingRowError, NothingToCompareError)):
         run.rules[key](Rows([]), 0)
 
 

@@ -361,11 +361,16 @@ def provenance(record: Record) -> HTML:
     )
 
 
-def rerun(run: Replication) -> Markdown:
-    lines = ["| profile | command | about | memory | hardware |", "|---|---|---|---|---|"]
-    for name, p in run.file.profiles.items():
-        lines.append(
-            f"| {name} | `make reproduce PROFILE={name} PAPERS={run.slug}` | {p.minutes:g} min | "
-            f"{p.memory_gb:g} GB | {p.hardware} |"
-        )
-    return Markdown("\n".join(lines))
+def rerun(run: Replication) -> HTML:
+    """The command of every size, and what it needs."""
+    lines = [
+        [
+            html.escape(name),
+            f"<code>make reproduce PROFILE={html.escape(name)} PAPERS={run.slug}</code>",
+            f"{p.minutes:g} min",
+            f"{p.memory_gb:g} GB",
+            html.escape(p.hardware),
+        ]
+        for name, p in run.file.profiles.items()
+    ]
+    return tables.table(["Profile", "Command", "About", "Memory", "Hardware"], lines)

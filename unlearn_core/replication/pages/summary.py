@@ -179,6 +179,11 @@ def _headline_table(file: PaperFile, record: Record, published: Sequence[Record]
         "The paper’s number",
         f"Ours: {html.escape(size_of(record))}",
         "Verdict",
-        "Margin by size ± 2 errors",
+        "Margin by size",
     ]
-    return tables.table(head, rows, kind="headlines").data
+    told = (
+        '<p class="muted">± is one standard error, a bar in the last column two. '
+        '<a href="../guide/how_to_read.html">How to read a verdict</a>, its margin and the age of its '
+        'rule; <a href="../reference/metrics.html">what the metrics are</a>.</p>'
+    )
+    return tables.table(head, rows, kind="headlines").data + told
