@@ -141,8 +141,8 @@ class SSD(Method):
     alpha : :math:`\alpha`, selection weighting; paper: 10 (ResNet-18 on CIFAR), 50 (Pins)
     lam : :math:`\lambda`, dampening constant; paper: 1 (CIFAR), 0.1 (Pins)
     fisher : how the importances are estimated. "batch_sorted": batches in class order, the
-        forget set last (the authors' class tasks); "batch_shuffled": batches mixed (their random
-        task); "per_sample": the formula's
+        forget set last (the authors' class tasks); "batch_shuffled": all images mixed (their random
+        task mixes the retain set, and has the forget set last); "per_sample": the formula's
     batch_size : of the importance passes; 64 (class tasks) and 128 (random) in the paper
     """
 
