@@ -238,9 +238,11 @@ class TestRehearsed:
             "prompts": {"use": "worst_prompts", "count": 2},
         }
         ci["rehearsal"] = {"methods": {"worst_case": {"iterations": 2}}}
+        full["relearn"] = {"steps": 10, "examples": 32, "lr": 0.01}
         project.paper("tiny", tiny)
         small = rehearsed(load_paper("tiny").profile("ci")).experiments["full_class"]
         assert small.search == {"SSD": {"alpha": [5], "lam": [1]}, "Fine-tune": {"lr": [0.01]}}
+        assert small.relearn == {"steps": 2, "examples": 2, "lr": 0.01}
         assert small.select["named"]["train"] == {"epochs": 9, "lr": 0.1, "max_steps": 2}
         assert small.select["loss"] == {"use": "by_loss", "fraction": 0.1}
         built = selectors_of(small)

@@ -572,6 +572,8 @@ def rehearsed(profile: Profile) -> Profile:
         experiment["model"] |= over.models.get(experiment["model"]["use"], {})
         for method in experiment["methods"].values():
             method |= over.methods.get(method["use"], {})
+        if experiment["relearn"]:  # of the few images that are forgotten most are to judge by
+            experiment["relearn"] |= {"steps": REHEARSAL_STEPS, "examples": 2}
         experiment["grid"] |= {k: v for k, v in over.grid.items() if k in experiment["grid"]}
         # What only some seeds measure is rehearsed on the one that there is.
         experiment["measure"] = [
