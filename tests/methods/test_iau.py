@@ -468,7 +468,7 @@ class TestLeaveOneOut:
             error = (shift - exact).norm() / exact.norm()
             # Two solvers on one problem: how far each goes towards the minimum differs by machine.
             assert found[name].cosine[1].item() == pytest.approx(cosine.item(), abs=1e-7)
-            assert found[name].relative_error[1].item() == pytest.approx(error.item(), rel=1e-6)
+            assert found[name].relative_error[1].item() == pytest.approx(error.item(), rel=1e-5)
         assert found["influence"].relative_error[1] > 1e-3
 
     def test_what_it_refuses(self) -> None:
