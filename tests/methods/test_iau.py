@@ -419,7 +419,12 @@ def minimum(objective: Callable[[Tensor], Tensor], d: int) -> Tensor:
         return value
 
     solver.step(closure)
-    return theta.detach()
+    found = theta.detach()
+    for _ in range(3):  # how near a line search comes to the minimum differs by machine
+        gradient = torch.autograd.functional.jacobian(objective, found)
+        hessian = torch.autograd.functional.hessian(objective, found)
+        found = found - torch.linalg.solve(hessian, gradient)
+    return found
 
 
 class TestLeaveOneOut:
@@ -466,9 +471,8 @@ class TestLeaveOneOut:
         }.items():
             cosine = shift @ exact / shift.norm() / exact.norm()
             error = (shift - exact).norm() / exact.norm()
-            # Two solvers on one problem: how far each goes towards the minimum differs by machine.
-            assert found[name].cosine[1].item() == pytest.approx(cosine.item(), abs=1e-7)
-            assert found[name].relative_error[1].item() == pytest.approx(error.item(), rel=1e-5)
+            assert found[name].cosine[1].item() == pytest.approx(cosine.item(), abs=1e-9)
+            assert found[name].relative_error[1].item() == pytest.approx(error.item(), abs=1e-6)
         assert found["influence"].relative_error[1] > 1e-3
 
     def test_what_it_refuses(self) -> None:
