@@ -86,7 +86,7 @@ class TestMachinePaths:
             "/home/ann/x",
             "in /root/.cache/huggingface",
             '"/tmp/ipykernel_12/1.py"',
-            "(/work/clone/a.py)",
+            "(/scratch/clone/a.py)",
             "path=/Users/ann/b",
             "['/mnt/disk/c']",
             "/content/unlearn",

@@ -333,9 +333,12 @@ class TestSSD:
 
     def test_every_claim_was_judged(self, record: Record) -> None:
         """A few steps bring no network into the paper's regime, and the verdicts say so."""
+        claims = load_paper("ssd").claims
         for verdict in record.verdicts:
             tested = list(verdict.margins) == [1]
-            assert tested or verdict.reason.startswith("what it presupposes is not so"), verdict
+            unmet = verdict.reason.startswith("what it presupposes is not so")
+            assert tested or (unmet and claims[verdict.claim].needs), verdict
+        assert any(verdict.margins for verdict in record.verdicts)
 
     def test_invariants_hold(self, record: Record) -> None:
         assert all(i.holds for i in record.invariants)

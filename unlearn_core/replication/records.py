@@ -496,11 +496,11 @@ def environment() -> dict[str, str]:
 
     cuda = torch.cuda.is_available()
     cpu = platform.processor() or platform.machine()
-    try:
+    with contextlib.suppress(
+        OSError, StopIteration
+    ):  # elsewhere than on Linux: the platform's word
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = next(x.split(":")[1].strip() for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # not Linux: the platform module's word is kept
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in VERSIONS},
