@@ -431,7 +431,12 @@ class TestClaims:
         assert found.rule.startswith('@run.claim("C1")\ndef rule(')
         assert "return 1.0 - 2 * seed" in found.rule
 
-    def test_not_judged_at_another_profile(self, project: Any, tiny: dict[str, Any]) -> None:
+    @pytest.mark.parametrize("rows", ["", "made"])
+    def test_not_judged_at_another_profile(
+        self, project: Any, tiny: dict[str, Any], rows: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where a claim of another size is called one whose rows are not made yet."""
+        monkeypatch.setenv("UNLEARN_ROWS", rows)
         tiny["profiles"]["laptop"] = tiny["profiles"]["ci"]
         project.paper("tiny", tiny)
         run = Replication("tiny", "laptop", "build/laptop")
@@ -441,6 +446,7 @@ class TestClaims:
             raise AssertionError("judged where it is not tested")
 
         assert run.verdicts["C1"].verdict == "not tested"
+        assert run.verdicts["C1"].reason == "not judged at this size"
 
     def test_judged_over_the_seeds_that_it_asks_for(self, run: Replication) -> None:
         """Fails where a claim about an experiment with seeds of its own is judged on others."""
