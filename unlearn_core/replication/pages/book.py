@@ -415,7 +415,7 @@ def api_pages() -> dict[str, str]:
 
 
 def example_output(script: Path, keep: Path) -> str:
-    """What the guide's worked example prints; run when it or the package changed."""
+    """What an example of the guide prints; run when it or the package changed."""
     root = project_root()
     files = [script, *sorted((root / "unlearn_core").rglob("*.py"))]
     key = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
@@ -471,9 +471,9 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
         page = target / f"{name}.md"
         text = linked(page.read_text(encoding="utf-8"), chapters, "papers/")
         page.write_text(text, encoding="utf-8")
-    script = root / "book" / "guide" / "example.py"
-    kept = root / build_folder() / "example.txt"
-    (generated / "example.txt").write_text(example_output(script, kept), encoding="utf-8")
+    for script in sorted((root / "book" / "guide").glob("*.py")):
+        said = example_output(script, root / build_folder() / "examples" / f"{script.stem}.txt")
+        (generated / f"{script.stem}.txt").write_text(said, encoding="utf-8")
     toc = yaml.safe_load((root / "book" / "_toc.yml").read_bytes())
     for part in toc["parts"]:
         if part["caption"] == "Papers":
