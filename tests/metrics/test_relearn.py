@@ -65,6 +65,25 @@ def test_it_is_momentum_on_a_few_images_judged_by_the_others(
     assert len(set(shares)) >= 3
 
 
+def test_retain_images_may_be_shown_and_all_forget_images_judged(
+    retrained: nn.Module, mixed: ForgetSplit
+) -> None:
+    order = torch.randperm(len(mixed.retain), generator=generator(0, "relearn"))
+    model = copy.deepcopy(retrained).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    x, y = mixed.retain.__getitems__(order[:8])
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    out = predict(model, mixed.forget)
+    found = relearned_accuracy(retrained, mixed, 0, steps=3, examples=8, lr=0.05, of="retain")
+    assert found.n == 40
+    assert found.value == pytest.approx(
+        100 * (out.logits.argmax(1) == out.labels).double().mean().item()
+    )
+
+
 def test_an_unknown_class_comes_back_with_the_steps(
     retrained: nn.Module, split: ForgetSplit
 ) -> None:

@@ -1,6 +1,7 @@
 """Metrics: pure functions of outputs, and the table of what each of them means."""
 
 from .attacks import relearned_drawing, search_embedding
+from .audits import klom, margins, u_lira
 from .catalogue import METRICS, VERSION, Estimate, Metric, mean, share
 from .classification import (
     SideOutputs,
@@ -165,8 +166,10 @@ __all__ = [
     "inception_features",
     "jensen_shannon",
     "judge",
+    "klom",
     "knowmem_prompt",
     "leak_rate",
+    "margins",
     "mean",
     "measure",
     "membership_calls",
@@ -186,6 +189,7 @@ __all__ = [
     "share",
     "svc_attack",
     "truth_ratio",
+    "u_lira",
     "truth_ratio_score",
     "unlearning_accuracy",
     "zrf",

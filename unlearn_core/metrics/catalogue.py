@@ -205,6 +205,29 @@ METRICS: dict[str, Metric] = {
         "Mean distance, over the forget set, to the nearest retained image of the same class: the "
         "2-norm over pixels in [0, 1]. Small means near duplicates.",
     ),
+    "klom_forget": Metric(
+        "KLoM, forget",
+        "nats",
+        "lower",
+        "KL divergence, over models of other seeds, between the margins of the retrained and of the "
+        "unlearned ones: 20 bins for each image, mean over the forget set. 0 is no difference, but few models "
+        "have some by chance: the retrained models' own is between two halves of them.",
+    ),
+    "klom_retain": Metric("KLoM, retain", "nats", "lower", "The same over retain images."),
+    "klom_test": Metric("KLoM, test", "nats", "lower", "The same over test images."),
+    "klom_forget_95": Metric(
+        "KLoM, forget, 95th percentile", "nats", "lower", "95th percentile over the forget set."
+    ),
+    "u_lira": Metric(
+        "U-LiRA",
+        "%",
+        "lower",
+        "How often an attack that knows each forget image's margins under many unlearned and many "
+        "retrained models tells one from the other, mean over the images: 50 is chance.",
+    ),
+    "u_lira_95": Metric(
+        "U-LiRA, 95th percentile", "%", "lower", "95th percentile over the forget set."
+    ),
     "forget_quality": Metric(
         "Forget quality",
         "p",

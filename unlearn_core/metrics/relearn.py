@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -17,13 +17,13 @@ from .classification import accuracy
 __all__ = ["relearned_accuracy", "relearned_probability"]
 
 
-def _parts(split: ForgetSplit, examples: int, seed: int) -> tuple[Any, Any]:
-    """The examples that are shown, and the rest of the forget set."""
-    n = len(split.forget)
+def _parts(data: Any, examples: int, seed: int) -> tuple[Any, Any]:
+    """The examples that are shown, and the rest of the set."""
+    n = len(data)
     if examples >= n:
         raise ValueError(f"relearning from {examples} examples leaves none of {n} to judge by")
     order = torch.randperm(n, generator=generator(seed, "relearn"))
-    return split.forget.subset(order[:examples]), split.forget.subset(order[examples:])
+    return data.subset(order[:examples]), data.subset(order[examples:])
 
 
 def _relearn(
@@ -41,22 +41,26 @@ def relearned_accuracy(
     steps: int = 10,
     examples: int = 32,
     lr: float = 0.01,
+    of: Literal["forget", "retain"] = "forget",
 ) -> Estimate:
     """Accuracy on the other forget images, in per cent, after fine-tuning on a few of them.
 
     A copy of ``model`` takes ``steps`` full-batch steps (SGD, momentum 0.9, training mode) on
     ``examples`` random images of the forget set with their true labels. A model that has only
     hidden what it knew recovers faster than one that was trained without the forget set: compare
-    with the retrained model's value.
+    with the retrained model's value. With ``of="retain"`` the examples are of the retain set, and
+    all forget images are judged: what comes back then was never shown.
 
     Raises
     ------
     ValueError
-        The forget set has nothing beside the ``examples``.
+        The set has nothing beside the ``examples``.
     TrainingError
         The loss is not finite.
     """
-    shown, others = _parts(split, examples, seed)
+    shown, others = _parts(getattr(split, of), examples, seed)
+    if of == "retain":
+        others = split.forget
     config = TrainConfig(epochs=steps, lr=lr, batch_size=examples, momentum=0.9)
     out = predict(_relearn(model, shown, split, config, seed), others)
     return accuracy(out.logits, out.labels)
@@ -83,7 +87,7 @@ def relearned_probability(
     TrainingError
         The loss is not finite.
     """
-    shown, others = _parts(split, examples, seed)
+    shown, others = _parts(split.forget, examples, seed)
     config = TrainConfig(epochs=steps, lr=lr, batch_size=examples, optimizer="adamw")
     relearned = _relearn(chat, shown, split, config, seed)
     pairs = [others.questions[i] for i in range(len(others))]

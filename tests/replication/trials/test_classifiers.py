@@ -25,9 +25,13 @@ from unlearn_core.methods.iau import GradientRestriction
 from unlearn_core.methods.worst_case import ByLoss, WorstCase, example_losses
 from unlearn_core.metrics import (
     ShadowAttack,
+    accuracy,
     confidence_attack,
     evaluate_classifier,
+    klom,
+    margins,
     relearned_accuracy,
+    u_lira,
 )
 from unlearn_core.metrics.shadow import attack_network
 from unlearn_core.models import (
@@ -49,9 +53,11 @@ from unlearn_core.replication.trials.check import check
 from unlearn_core.replication.trials.classifiers import (
     ORIGINAL,
     ClassificationTrial,
+    rounded,
     trials,
 )
 from unlearn_core.replication.trials.search import choose
+from unlearn_core.seeding import derive_seed
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -649,6 +655,74 @@ class TestControls:
             next(moved.parameters()).add_(3.0)
         found = evaluate_classifier(moved, trial.split, random_model=trial.random_model)
         assert row.metrics["test_accuracy"].value == pytest.approx(found["test_accuracy"].value)
+
+
+class TestAudits:
+    def test_many_models_beside_many_retrained_ones(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        """Fails where all are of one seed, where what is retrained has another forget set, or where
+        the retrained ones are compared with themselves."""
+        experiment(tiny)["forget"] = {"fraction": [0.2]}
+        experiment(tiny)["methods"]["Again"] = {"use": "retrain"}
+        trial = trial_of(project, tiny)
+        found = {m: trial.measure_audit(m, models=6) for m in ("Retrain", "Again", ORIGINAL)}
+        assert len([*(project.root / "build/cache").rglob("*.safetensors")]) == 12
+
+        def pool(data: Any, own: Callable[[int], int], part: ImageSet) -> torch.Tensor:
+            seeds = [derive_seed(0, "audit", k) for k in range(6)]
+            outputs = [predict(trial.recipe.fit(data, own(s)), part) for s in seeds]
+            right.append([accuracy(o.logits, o.labels).value for o in outputs])
+            return torch.stack([margins(o.logits, o.labels) for o in outputs])
+
+        right: list[list[float]] = []
+        forget = trial.split.forget
+        retrained = pool(trial.split.retain, retrain_seed, forget)
+        original = pool(trial.data.train, lambda seed: seed, forget)
+        for row, pools in (
+            (found["Retrain"], (retrained[:3], retrained[3:])),
+            (found["Again"], (retrained, retrained)),
+            (found[ORIGINAL], (original, retrained)),
+        ):
+            assert row.metrics["klom_forget"].value == pytest.approx(klom(*pools).mean().item())
+            assert row.metrics["u_lira"].value == pytest.approx(u_lira(*pools).mean().item())
+        assert found["Again"].metrics["klom_retain"].value == 0
+        for name in ("Again", "Retrain"):
+            assert found[name].metrics["gap"].value == 0
+        known = found[ORIGINAL].metrics["forget_accuracy"]
+        assert (known.n, known.value) == (6, pytest.approx(sum(right[1]) / 6))
+
+    def test_weights_are_rounded_by_output_channel(self) -> None:
+        model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3))
+        before = copy.deepcopy(model)
+        found = rounded(model, 3)[0]
+        for own, at in zip(found.weight, model[0].weight, strict=True):
+            scale = at.abs().max() / 3
+            assert torch.allclose(own, (at / scale).round() * scale, atol=1e-7)
+            assert len(own.unique()) <= 7
+        assert torch.equal(found.bias, model[0].bias)
+        for a, b in zip(model.parameters(), before.parameters(), strict=True):
+            assert torch.equal(a, b)
+        with pytest.raises(ConfigError, match="bits: 2 to 8, not 1"):
+            rounded(model, 1)
+
+    def test_a_rounded_model_is_compared_with_the_rounded_retrained_one(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        trial = trial_of(project, tiny)
+        row = trial.measure_quantised("Fine-tune", bits=2)
+        retrained = trial.measure_quantised("Retrain", bits=2)
+        assert retrained.metrics["gap"].value == 0
+        made = evaluate_classifier(
+            rounded(trial.unlearned("Fine-tune"), 2), trial.split, random_model=trial.random_model
+        )
+        aim = evaluate_classifier(
+            rounded(trial.unlearned("Retrain"), 2), trial.split, random_model=trial.random_model
+        )
+        names = ("retain_accuracy", "forget_accuracy", "test_accuracy", "entropy_mia")
+        gap = sum(abs(made[n].value - aim[n].value) for n in names) / 4
+        assert row.metrics["gap"].value == pytest.approx(gap)
+        assert row.variant["bits"] == 2
 
 
 class TestTrials:

@@ -24,6 +24,7 @@ from ...data import (
     make_split,
 )
 from ...methods import SSD
+from ...methods.baselines.retrain import retrain_seed
 from ...methods.iau import GradientRestriction
 from ...methods.ssd import dampen, importances
 from ...methods.worst_case import SELECTORS, example_losses
@@ -31,15 +32,19 @@ from ...metrics import (
     Cost,
     Estimate,
     ShadowAttack,
+    SideOutputs,
     accuracies_on_test,
     entropy,
     evaluate_classifier,
     gap_to_retrained,
     gradient_norms,
+    klom,
+    margins,
     mean,
     membership_calls,
     outputs_of,
     relearned_accuracy,
+    u_lira,
 )
 from ...metrics.shadow import ATTACK_TRAINING
 from ...models import MODELS, Recipe, predict, shuffled_epochs, to
@@ -327,6 +332,86 @@ class ClassificationTrial(Trial):
         spec = {"method": describe(method), "requests": requests}
         return self.compared(self.row(f"{label}, in sequence", spec, compute, requests=requests))
 
+    def measure_audit(self, label: str, *, models: int) -> Row:
+        """A method on the originals of so many seeds, beside as many retrained models: what tells
+        the one kind from the other, image by image (see `unlearn_core.metrics.audits`).
+
+        All have one forget set. Accuracies, attack and gap are of the means over the models. Of the
+        retrained models one half stands beside the other.
+        """
+        oracle = self.experiment.oracle
+        method = None if label == ORIGINAL else self.methods[label]
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            (out, pool), (aims, aim) = (self.pool(name, models) for name in (label, oracle))
+            if label == oracle:
+                pool, aim = ({k: m[half] for k, m in pool.items()} for half in halves(models))
+            found = {k: klom(pool[k], aim[k]) for k in pool}
+            told = u_lira(pool["forget"], aim["forget"])
+            return {
+                **out,
+                "gap": gap_to_retrained(out, aims),
+                **{f"klom_{k}": mean(v) for k, v in found.items()},
+                "klom_forget_95": Estimate(found["forget"].quantile(0.95).item(), len(told)),
+                "u_lira": mean(told),
+                "u_lira_95": Estimate(told.quantile(0.95).item(), len(told)),
+            }, {}
+
+        spec = {"method": describe(method) if method else None, "models": models}
+        return self.row(label, spec, compute, models=models)
+
+    def pool(self, label: str, models: int) -> tuple[dict[str, Estimate], dict[str, Tensor]]:
+        """Of so many models: the means of their metrics, and their margins (models, images) on the
+        three parts of the split. Those of the retrained ones are kept for the next method.
+        """
+        key = digest([self.name, self.seed, self.target, label, models])
+        if key in self.run.shared:
+            return self.run.shared[key]
+        values: dict[str, list[float]] = {}
+        found: dict[str, list[Tensor]] = {part: [] for part in SideOutputs._fields}
+        for k in range(models):
+            seed = derive_seed(self.model_seed, "audit", k)
+            if label == self.experiment.oracle:
+                model, _ = self.fit(self.split.retain, retrain_seed(seed))
+            else:
+                model, _ = self.fit(self.trained_on, seed)
+                if label != ORIGINAL:
+                    model = self.methods[label](model, self.split, seed)
+            outputs = outputs_of(model, self.split, self.experiment.ask.get("retain"))
+            calls = membership_calls(outputs, "confidence")
+            for name, at in evaluate_classifier(
+                model, self.split, outputs=outputs, calls=calls
+            ).items():
+                values.setdefault(name, []).append(at.value)
+            for part, o in outputs._asdict().items():
+                found[part].append(margins(o.logits, o.labels))
+        metrics = {name: mean(torch.tensor(v, dtype=torch.float64)) for name, v in values.items()}
+        pool = metrics, {part: torch.stack(m) for part, m in found.items()}
+        if label == self.experiment.oracle:
+            self.run.shared[key] = pool
+        return pool
+
+    def measure_quantised(self, label: str, *, bits: int) -> Row:
+        """A model whose weights were rounded to so many bits, beside the retrained one's: what a
+        method has moved by less than a rounding step comes back.
+
+        Matrices and kernels are rounded to the nearest of 2^bits values about 0, a scale for each
+        output channel; biases and normalisation stay as they are.
+        """
+        method = None if label == ORIGINAL else self.methods[label]
+
+        def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
+            return self.evaluate(rounded(self.unlearned(label), bits))
+
+        spec = {"method": describe(method) if method else None, "bits": bits}
+        row = self.row(label, spec, compute, bits=bits)
+        oracle = self.experiment.oracle
+        if oracle is None:
+            return row
+        return self.with_comparison(
+            row, row if label == oracle else self.measure_quantised(oracle, bits=bits)
+        )
+
     def compared(self, row: Row) -> Row:
         """The row with its distance to the retrained model, where there is one."""
         oracle = self.experiment.oracle
@@ -508,6 +593,25 @@ def selection_rule(name: str, rule: Mapping[str, Any]) -> tuple[Any, float]:
         if not (isinstance(fraction, float) and 0 < fraction < 1):
             raise ConfigError(f"fraction: a share between 0 and 1, not {brief(fraction)}")
         return build(SELECTORS, own, "selection rule"), fraction
+
+
+def halves(models: int) -> tuple[slice, slice]:
+    return slice(models // 2), slice(models // 2, models)
+
+
+def rounded(model: nn.Module, bits: int) -> nn.Module:
+    """A copy with matrices and kernels rounded to ``bits``, symmetric about 0, by output channel."""
+    if not 2 <= bits <= 8:
+        raise ConfigError(f"bits: 2 to 8, not {brief(bits)}")
+    out, most = copy.deepcopy(model), 2 ** (bits - 1) - 1
+    with torch.no_grad():
+        for p in out.parameters():
+            if p.ndim < 2:
+                continue
+            scale = p.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(p.dtype).tiny) / most
+            zeros = torch.zeros(len(p), dtype=torch.int32, device=p.device)
+            p.copy_(torch.fake_quantize_per_channel_affine(p, scale, zeros, 0, -most, most))
+    return out
 
 
 def check_attack(says: Mapping[str, Any]) -> None:
