@@ -25,8 +25,8 @@ from unlearn_core.methods.guard import (
 )
 from unlearn_core.methods.inference_time import (
     FlaggedChat,
+    Knows,
     PromptClassifier,
-    knows,
     prompt_embeddings,
 )
 from unlearn_core.metrics import leak_rate
@@ -224,18 +224,18 @@ class TestFlagged:
         chat, split = learned
         forget, retain = (p.questions.questions for p in (split.forget, split.retain))
         asked = [retain[0], forget[1], retain[2], forget[0]]
-        said = self.Shout(chat, flag=knows(forget)).answer(asked, 6)
+        said = self.Shout(chat, flag=Knows(tuple(forget))).answer(asked, 6)
         assert [said[1], said[3]] == [forget[1].upper(), forget[0].upper()]
         assert [said[0], said[2]] == chat.answer([retain[0], retain[2]], 6)
 
     def test_looking_inside_changes_no_mode(self, learned: tuple[Chat, ForgetSplit]) -> None:
-        flagged = self.Shout(learned[0], flag=knows([])).eval()
+        flagged = self.Shout(learned[0], flag=Knows(())).eval()
         flagged.bare.log_probs([("a?", "b")])
         assert not flagged.model.training
         assert not flagged.bare.training
 
     def test_nothing_asked(self, learned: tuple[Chat, ForgetSplit]) -> None:
-        assert self.Shout(learned[0], flag=knows([])).answer([]) == []
+        assert self.Shout(learned[0], flag=Knows(())).answer([]) == []
 
     def test_either_a_classifier_or_a_flag(self, learned: tuple[Chat, ForgetSplit]) -> None:
         with pytest.raises(ValueError, match="either a classifier or a flag"):

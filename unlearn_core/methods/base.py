@@ -14,9 +14,19 @@ from torch import nn
 from ..data import ForgetSplit
 from ..fields import check_fields
 from ..models import Chat, Diffusion, TrainConfig, VisionChat, require_finite
-from ..registry import did_you_mean
+from ..registry import describe, did_you_mean
 
-__all__ = ["ANY", "DIFFUSION", "FORGET_TEXT", "IMAGES", "MULTIMODAL", "NEEDS", "TEXT", "Method"]
+__all__ = [
+    "ANY",
+    "DIFFUSION",
+    "FORGET_TEXT",
+    "IMAGES",
+    "MULTIMODAL",
+    "NEEDS",
+    "TEXT",
+    "Method",
+    "told",
+]
 
 #: What a method can work on, by the ``modality`` of a split's task.
 IMAGES, TEXT, DIFFUSION = frozenset({"images"}), frozenset({"text"}), frozenset({"diffusion"})
@@ -58,6 +68,29 @@ MODELS: dict[str, tuple[type[nn.Module], str]] = {
     "multimodal": (VisionChat, "a VisionChat: wrap it in VisionChat(model, tokenizer, ...)"),
     "diffusion": (Diffusion, "a Diffusion: wrap the parts of a pipeline in TextConditional"),
 }
+
+
+def told(method: Any, seed: int, **more: Any) -> dict[str, Any]:
+    """Plain data that say what made a model: a method's name, class, version and fields, and the seed.
+
+    A field that has no plain form is there as Python writes it.
+    """
+
+    def plain(value: Any) -> Any:
+        try:
+            return describe(value)
+        except TypeError:
+            return repr(value)
+
+    cls = type(method)
+    return {
+        "method": method.name,
+        "class": f"{cls.__module__}:{cls.__qualname__}",
+        "version": method.version,
+        "seed": int(seed),
+        **more,
+        "fields": {f.name: plain(getattr(method, f.name)) for f in fields(method)},
+    }
 
 
 class _Signature:
@@ -126,6 +159,7 @@ class Method:
     ) -> nn.Module:
         """Return an unlearned model, in evaluation mode, where ``model`` is.
 
+        Its ``made_by`` says which methods made it, this one last: `told` of each.
         ``model`` stays bit for bit as it was, unless ``inplace`` says that it may be used up (for
         models too big to copy).
 
@@ -146,11 +180,13 @@ class Method:
             Training can't go on.
         """
         self.check(model, split, seed)
+        former = getattr(model, "made_by", ())
         work = model if inplace else copy.deepcopy(model)
         unlearned = self.unlearn(work, split.only(self.needs, type(self).__name__), seed)
         if not isinstance(unlearned, nn.Module):
             raise TypeError(f"{self.name}: unlearn returns a model, not {unlearned!r}")
         require_finite(unlearned, f"{self.name}: the unlearned model")
+        unlearned.made_by = (*former, told(self, seed))
         return unlearned.eval()
 
     def check(self, model: nn.Module, split: ForgetSplit, seed: int = 0) -> None:

@@ -28,6 +28,7 @@ from ..fields import check_fields
 from ..models import Chat, TrainConfig, shuffled_epochs, train
 from ..seeding import derive_seed
 from .adapters import submodule
+from .base import told
 
 __all__ = ["ContinualMethod", "Stage"]
 
@@ -110,6 +111,8 @@ class ContinualMethod:
         for t, stage in enumerate(stages, start=1):
             model = copy.deepcopy(model)
             self.adapt(model, stages[:t], memory, seed)
+            made = told(self, seed, task=stage.name)
+            model.made_by = (*getattr(model, "made_by", ()), made)
             yield stage.name, model
 
     def adapt(self, model: Chat, stages: Sequence[Stage], memory: Memory, seed: int) -> None:

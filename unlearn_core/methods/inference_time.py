@@ -2,22 +2,32 @@
 
 Their weights are the original's. A `FlaggedChat` answers a prompt that nobody has flagged as the
 original does, and a flagged one in another way; who flags is a `PromptClassifier` on the frozen
-model's own hidden states, or perfect knowledge (`knows`), for baselines that are stated so.
+model's own hidden states, or perfect knowledge (`Knows`), for baselines that are stated so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from ..models import Around, Chat, TrainConfig, device_of, evaluating, shuffled_epochs, train
+from ..models import (
+    Around,
+    Chat,
+    Saved,
+    TrainConfig,
+    device_of,
+    evaluating,
+    shuffled_epochs,
+    train,
+)
 from ..seeding import derive_seed, seeded
 
-__all__ = ["FlaggedChat", "PromptClassifier", "every_one", "knows", "prompt_embeddings"]
+__all__ = ["EveryOne", "FlaggedChat", "Knows", "PromptClassifier", "prompt_embeddings"]
 
 
 @torch.no_grad()
@@ -44,7 +54,7 @@ def prompt_embeddings(chat: Chat, questions: Sequence[str], batch_size: int = 16
     return torch.stack(out)
 
 
-class PromptClassifier(nn.Module):
+class PromptClassifier(Saved, nn.Module):
     """Whether a prompt asks for what is to be forgotten: a small network on `prompt_embeddings`.
 
     Linear, ReLU, dropout, layer norm, linear; two classes.
@@ -52,6 +62,7 @@ class PromptClassifier(nn.Module):
 
     def __init__(self, inputs: int, hidden: int = 256) -> None:
         super().__init__()
+        self.inputs, self.hidden = inputs, hidden
         self.mean = nn.Buffer(torch.zeros(inputs))
         self.scale = nn.Buffer(torch.ones(inputs))
         self.layers = nn.Sequential(
@@ -102,15 +113,23 @@ class PromptClassifier(nn.Module):
 Flag = Callable[[Chat, Sequence[str]], Tensor]
 
 
-def knows(questions: Sequence[str]) -> Flag:
+@dataclass(frozen=True)
+class Knows:
     """Perfect knowledge of what is to be forgotten, in these very words."""
-    known = frozenset(questions)
-    return lambda chat, asked: torch.tensor([q in known for q in asked])
+
+    questions: tuple[str, ...]
+
+    def __call__(self, chat: Chat, asked: Sequence[str]) -> Tensor:
+        known = frozenset(self.questions)
+        return torch.tensor([q in known for q in asked])
 
 
-def every_one(chat: Chat, asked: Sequence[str]) -> Tensor:
+@dataclass(frozen=True)
+class EveryOne:
     """No knowledge at all: every question is meant."""
-    return torch.ones(len(asked), dtype=torch.bool)
+
+    def __call__(self, chat: Chat, asked: Sequence[str]) -> Tensor:
+        return torch.ones(len(asked), dtype=torch.bool)
 
 
 class FlaggedChat(Around):
@@ -165,6 +184,42 @@ class FlaggedChat(Around):
 
         return self._apart([q for q, _ in pairs], pairs, plain, other)
 
+    def generate(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        """As of `Chat`; a prompt whose question is flagged is followed by what `answer` says to it.
+
+        Raises
+        ------
+        ValueError
+            Such a prompt, and other options than ``max_new_tokens``; a text that is no prompt.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        texts = [
+            self.tokenizer.decode(row[seen.bool()], clean_up_tokenization_spaces=False)
+            for row, seen in zip(input_ids, mask, strict=True)
+        ]
+        questions = [self.question_of(text) for text in texts]
+        flags = self.flagged(questions)
+        if flags.any() and (other := sorted(options.keys() - {"max_new_tokens"})):
+            raise ValueError(f"of a question that is flagged {other[0]!r} can't be asked")
+        rows: list[Tensor] = [torch.empty(0)] * len(questions)
+        plain = (~flags).nonzero()[:, 0].tolist()
+        if plain:
+            chosen = torch.tensor(plain, device=input_ids.device)
+            found = super().generate(input_ids[chosen], mask[chosen], **options)
+            for i, row in zip(plain, found[:, input_ids.shape[1] :], strict=True):
+                rows[i] = row
+        limit = options.get("max_new_tokens", 200)
+        other = flags.nonzero()[:, 0].tolist()
+        said = self.answer([questions[i] for i in other], limit) if other else []
+        for i, text in zip(other, said, strict=True):
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ends = [self.tokenizer.eos_token_id] * (len(ids) < limit)
+            rows[i] = torch.tensor([*ids, *ends], device=input_ids.device)
+        new = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.padding)
+        return torch.cat([input_ids, new], dim=1)
+
     def _apart(
         self,
         questions: Sequence[str],
@@ -173,6 +228,8 @@ class FlaggedChat(Around):
         other: Callable[[list[Any]], list[Any]],
     ) -> list[Any]:
         """``plain`` of the items whose question is not flagged, ``other`` of the rest, in order."""
+        if not all(isinstance(q, str) for q in questions):
+            raise TypeError(f"a {type(self).__name__} takes questions as texts, not as messages")
         distinct = list(dict.fromkeys(questions))
         flags = dict(zip(distinct, self.flagged(distinct).tolist(), strict=True))
         out: list[Any] = [None] * len(items)

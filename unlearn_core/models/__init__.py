@@ -15,6 +15,7 @@ from .diffusion import (
 from .gradients import sample_gradients
 from .inference import Outputs, evaluating, predict
 from .language import LANGUAGE_MODELS, CausalLM, SmolLM2, TinyLlama
+from .saving import Saved, load_pretrained, save_pretrained
 from .sentences import MINILM, SentenceEncoder
 from .training import (
     NotFiniteError,
@@ -92,6 +93,9 @@ __all__ = [
     "evaluating",
     "predict",
     "require_finite",
+    "Saved",
+    "load_pretrained",
+    "save_pretrained",
     "sample_gradients",
     "shuffled_epochs",
     "single_precision",

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from ..data import IGNORED, Answering, QuestionSet
 from .inference import evaluating
+from .saving import Saved
 from .training import device_of, require_finite, to
 
 __all__ = ["Around", "Chat", "EncodedSet", "Encoding"]
@@ -188,7 +189,7 @@ def head_at(model: nn.Module, at: Tensor | None) -> Iterator[None]:
         hook.remove()
 
 
-class Chat(nn.Module):
+class Chat(Saved, nn.Module):
     """A causal language model with its tokenizer and the form of its prompts.
 
     Parameters
@@ -507,6 +508,35 @@ class Chat(nn.Module):
                     out[i] = self.tokenizer.decode(row[:length], skip_special_tokens=True).strip()
         return out
 
+    @torch.no_grad()
+    def generate(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        """What ``generate`` of transformers gives: (n, length) tokens, those of the prompts first.
+
+        ``options`` are that function's, and the model's generation configuration counts; it stops at
+        one of `stops`. What a method put around the model has its say, as in `answer`.
+        """
+        given = {"eos_token_id": self.stops, "pad_token_id": self.padding, **options}
+        with evaluating(self), self._autocast():
+            return self.model.generate(input_ids=input_ids, attention_mask=attention_mask, **given)
+
+    def question_of(self, prompt: str) -> str:
+        """The question that a `prompt` asks.
+
+        Raises
+        ------
+        ValueError
+            It has another form.
+        """
+        mark = "<<the question>>"
+        before, _, after = self.prompt(mark).partition(mark)
+        _, found, rest = prompt.partition(before.lstrip())
+        question, ends, _ = rest.rpartition(after.rstrip())
+        if not (found or not before.strip()) or not ends:
+            raise ValueError(f"{prompt[:60]!r} is no prompt of the form {before + mark + after!r}")
+        return question
+
     def _generate(self, prompts: Sequence[Tensor], **options: Any) -> Any:
         # Padding on the left: what is generated follows the prompt at once.
         longest = max(map(len, prompts))
@@ -573,11 +603,20 @@ class Around(Chat):
     """A chat with something around it: subclasses override what it answers and finds probable."""
 
     def __init__(self, chat: Chat) -> None:
+        if isinstance(chat, Around):
+            raise TypeError(
+                f"a {type(chat).__name__} is around the model, and would be lost: take its .chat"
+            )
         super().__init__(chat.model, chat.tokenizer, chat.template, chat.precision)
 
     @property
-    def bare(self) -> Chat:
+    def chat(self) -> Chat:
+        """What it is around."""
         return Chat(self.model, self.tokenizer, self.template, self.precision)
+
+    @property
+    def bare(self) -> Chat:
+        return self.chat
 
 
 def _by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

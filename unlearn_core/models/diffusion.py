@@ -21,6 +21,7 @@ from ..data import Source, resolve
 from ..fields import Count, Fraction
 from .classifiers import ModelSpec
 from .inference import evaluating
+from .saving import Saved
 from .sentences import MINILM
 from .training import default_device, device_of, require_finite
 
@@ -39,7 +40,7 @@ __all__ = [
 Guide = Callable[[Tensor, Tensor, int], Tensor]
 
 
-class Fold:
+class Fold(Saved):
     """Pixels to fewer, deeper ones and back: an exactly invertible stand-in for an autoencoder."""
 
     def __init__(self, factor: int) -> None:
@@ -52,7 +53,7 @@ class Fold:
         return nn.functional.pixel_shuffle(latents, self.factor)
 
 
-class Autoencoder:
+class Autoencoder(Saved):
     """A VAE of diffusers, frozen; latents are its means, scaled."""
 
     def __init__(self, vae: nn.Module) -> None:
@@ -73,7 +74,7 @@ class Autoencoder:
         return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample.float()
 
 
-class PromptEncoder:
+class PromptEncoder(Saved):
     """A frozen text encoder of transformers, which remembers the prompts that it has read.
 
     Parameters
@@ -132,7 +133,7 @@ class PromptEncoder:
         return torch.stack([self._known[p] for p in prompts])
 
 
-class Diffusion(nn.Module):
+class Diffusion(Saved, nn.Module):
     """A UNet that predicts the noise in an image, its schedule, and what images are to it.
 
     Parameters
@@ -295,9 +296,15 @@ class TextConditional(Diffusion):
     """
 
     def __init__(
-        self, unet: nn.Module, scheduler: Any, codec: Any, prompts: PromptEncoder, **more: Any
+        self,
+        unet: nn.Module,
+        scheduler: Any,
+        codec: Fold | Autoencoder,
+        prompts: PromptEncoder,
+        drop: float = 0.1,
+        precision: Literal["no", "bf16"] = "no",
     ) -> None:
-        super().__init__(unet, scheduler, codec, **more)
+        super().__init__(unet, scheduler, codec, drop, precision)
         self.prompts = prompts
 
     def nothing(self, n: int) -> list[str]:

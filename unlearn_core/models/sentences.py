@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..data import Source, resolve
 from ..seeding import importing
+from .saving import Saved
 
 __all__ = ["MINILM", "SentenceEncoder"]
 
@@ -25,7 +26,7 @@ def _load(folder: str) -> Any:
     return SentenceTransformer(folder, device="cpu")
 
 
-class SentenceEncoder:
+class SentenceEncoder(Saved):
     """A model of sentence-transformers, which remembers every text that it has embedded.
 
     Parameters
@@ -39,12 +40,16 @@ class SentenceEncoder:
     """
 
     def __init__(self, id: str = MINILM) -> None:
+        self.id = id
         self.source: Source = resolve(id, repo_type="model", patterns=("**/*",))
         self.encoded = 0
         self._known: dict[str, Tensor] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SentenceEncoder:
         return self  # nothing changes it
+
+    def __reduce__(self) -> tuple[type[SentenceEncoder], tuple[str]]:
+        return type(self), (self.id,)  # its weights lie elsewhere on another machine
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """(n, dimensions) float32, of length one each, so that a product is a cosine."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...models import Chat
+from ..base import told
 from ..continual import Stage
 from .sequential import SequentialLoRA
 
@@ -34,5 +35,6 @@ class Joint(SequentialLoRA):
         data = functools.reduce(operator.add, (s.data for s in stages))
         model = copy.deepcopy(model)
         self.adapt(model, [Stage("all", stages[0].task, data)], {}, seed)
+        model.made_by = (*getattr(model, "made_by", ()), told(self, seed))
         for stage in stages:
             yield stage.name, model

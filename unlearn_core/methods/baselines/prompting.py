@@ -15,9 +15,9 @@ hidden states, as GUARD's does).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from ...fields import Natural
 from ...models import Chat, TrainConfig
 from ...seeding import generator
 from ..base import TEXT, Method
-from ..inference_time import FlaggedChat, PromptClassifier, every_one, knows
+from ..inference_time import EveryOne, Flag, FlaggedChat, Knows, PromptClassifier
 
 __all__ = ["ICUL", "FilterPrompting", "OutputFiltering", "Prompting"]
 
@@ -41,20 +41,35 @@ CLASSIFIER = TrainConfig(
 )
 
 
-class Rewritten(FlaggedChat):
-    """Flagged questions are asked in another form."""
+class Prefixed(FlaggedChat):
+    """Flagged questions are asked with something before them.
 
-    def __init__(self, chat: Chat, rewrite: Callable[[str], str], **who: Any) -> None:
-        super().__init__(chat, **who)
-        self.rewrite = rewrite
+    Parameters
+    ----------
+    before : what stands there
+    shown : (n,) int64, which examples that is, where it was drawn
+    """
+
+    def __init__(
+        self,
+        chat: Chat,
+        before: str,
+        classifier: PromptClassifier | None = None,
+        flag: Flag | None = None,
+        shown: Tensor | None = None,
+    ) -> None:
+        super().__init__(chat, classifier, flag)
+        self.before = before
+        self.shown = None if shown is None else nn.Buffer(shown)  # part of its state
 
     def answer_flagged(
         self, questions: Sequence[str], max_new_tokens: int, batch_size: int
     ) -> list[str]:
-        return Chat.answer(self, [self.rewrite(q) for q in questions], max_new_tokens, batch_size)
+        asked = [self.before + q for q in questions]
+        return Chat.answer(self, asked, max_new_tokens, batch_size)
 
     def log_probs_flagged(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[Tensor]:
-        return Chat.log_probs(self, [(self.rewrite(q), a) for q, a in pairs], batch_size)
+        return Chat.log_probs(self, [(self.before + q, a) for q, a in pairs], batch_size)
 
 
 class Refusing(FlaggedChat):
@@ -92,8 +107,8 @@ class Prompting(Method):
     everywhere: bool = False
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        flag = every_one if self.everywhere else knows(split.forget.questions.questions)
-        return Rewritten(model, lambda question: self.instruction + question, flag=flag)
+        flag = EveryOne() if self.everywhere else Knows(split.forget.questions.questions)
+        return Prefixed(model, self.instruction, flag=flag)
 
 
 @dataclass(frozen=True)
@@ -117,7 +132,7 @@ class FilterPrompting(Method):
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         forget, retain = (p.questions.questions for p in (split.forget, split.retain))
         classifier = PromptClassifier.fit(model, forget, retain, self.train, seed)
-        return Rewritten(model, lambda question: self.instruction + question, classifier=classifier)
+        return Prefixed(model, self.instruction, classifier)
 
 
 @dataclass(frozen=True)
@@ -131,7 +146,7 @@ class OutputFiltering(Method):
     trains: ClassVar[bool] = False
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        return Refusing(model, flag=knows(split.forget.questions.questions))
+        return Refusing(model, flag=Knows(split.forget.questions.questions))
 
 
 @dataclass(frozen=True)
@@ -164,7 +179,5 @@ class ICUL(Method):
         shown = [(gone.questions[i], gone.answers[j]) for i, j in wrong]
         shown += [kept[i] for i in others.tolist()]
         context = "".join(f"{q}\n{a}\n\n" for q, a in shown)
-        flag = every_one if self.everywhere else knows(gone.questions)
-        out = Rewritten(model, lambda question: context + question, flag=flag)
-        out.examples = nn.Buffer(torch.cat([order[: self.wrong], others]))  # part of its state
-        return out
+        flag = EveryOne() if self.everywhere else Knows(gone.questions)
+        return Prefixed(model, context, flag=flag, shown=torch.cat([order[: self.wrong], others]))

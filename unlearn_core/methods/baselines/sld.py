@@ -50,10 +50,16 @@ class GuidedAway(TextConditional):
             model.scheduler,
             model.codec,
             model.prompts,
-            drop=model.drop,
-            precision=model.precision,
+            model.drop,
+            model.precision,
         )
         self.concept, self.setting = concept, setting
+
+    @property
+    def model(self) -> TextConditional:
+        """What is kept away."""
+        parts = (self.unet, self.scheduler, self.codec, self.prompts)
+        return TextConditional(*parts, self.drop, self.precision)
 
     def guide(self, condition: Sequence[str], guidance: float) -> Guide:
         n, s = len(condition), self.setting

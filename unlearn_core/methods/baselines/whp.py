@@ -64,6 +64,14 @@ class ContrastChat(Around):
         with self.together():
             return super().complete(*args, **kwargs)
 
+    def generate(self, *args: Any, num_beams: int = 1, **options: Any) -> Tensor:
+        if num_beams > 1:
+            raise ValueError(
+                "beams change the places of rows, and two caches don't follow: take one"
+            )
+        with self.together():
+            return super().generate(*args, num_beams=1, **options)
+
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """Inside the block the model that generates has the logits of both.
