@@ -90,7 +90,7 @@ class TestArguments:
         [
             ("text", "model", r"of type LlamaFor.*wrap it in Chat\(model, tokenizer, template\)"),
             ("multimodal", "model", r"of type LlavaFor.*wrap it in VisionChat"),
-            ("diffusion", "unet", r"of type UNet.*wrap the parts of a pipeline in TextConditional"),
+            ("diffusion", "unet", r"of type UNet.*TextConditional.from_pipeline"),
         ],
     )
     def test_a_bare_model(self, modality: str, inside: str, cure: str) -> None:

@@ -204,3 +204,222 @@ def test_only_epsilon(text: TextConditional) -> None:
 
     with pytest.raises(ValueError, match="epsilon is predicted"):
         Diffusion(text.unet, DDIMScheduler(prediction_type="v_prediction"), Fold(2))
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A Stable Diffusion of 16 by 16 pixels, drawn; its weights are large, so that prompts matter."""
+    from diffusers import StableDiffusionPipeline
+
+    from unlearn_core.replication.rehearsal import stable_diffusion
+
+    folder = tmp_path_factory.mktemp("pipeline")
+    stable_diffusion(folder)
+    made = StableDiffusionPipeline.from_pretrained(
+        folder, safety_checker=None, feature_extractor=None, image_encoder=None
+    )
+    with torch.no_grad():
+        for p in made.unet.parameters():
+            p *= 1.5
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+#: Schedules that draw one image of its noise; those of `DRAWN` draw more noise on the way.
+SCHEDULES = {
+    "DDIMScheduler": {},
+    "DDIMScheduler, clipped": {"clip_sample": True},
+    "PNDMScheduler": {"skip_prk_steps": True},
+    "EulerDiscreteScheduler": {},
+    "LMSDiscreteScheduler": {},
+    "HeunDiscreteScheduler": {},
+    "DPMSolverMultistepScheduler": {},
+    "UniPCMultistepScheduler": {},
+    "EulerAncestralDiscreteScheduler": {},
+    "DDPMScheduler": {"clip_sample": False},
+}
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def with_schedule(pipeline: Any, name: str, **options: Any) -> Any:
+    import diffusers
+
+    scheduler = getattr(diffusers, name.partition(",")[0])(**BETAS, **options)
+    made = type(pipeline)(**{**pipeline.components, "scheduler": scheduler})
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+PROMPTS = ["a cat", "a photo of a dog", ""]
+
+
+def drawn_by(pipeline: Any, noise: Tensor, seed: int, steps: int) -> Tensor:
+    """What a pipeline draws from the noise, and from what the model draws on the way."""
+    from unlearn_core.seeding import derive_seed
+
+    draws = [
+        torch.Generator().manual_seed(derive_seed(seed, "steps", i)) for i in range(len(PROMPTS))
+    ]
+    said = pipeline(
+        PROMPTS,
+        num_inference_steps=steps,
+        guidance_scale=3.0,
+        latents=noise.to(pipeline.unet.dtype),
+        generator=draws,
+        output_type="pt",
+    )
+    return 2 * said.images.float() - 1
+
+
+class TestPipelines:
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_it_draws_what_the_pipeline_draws(self, pipeline: Any, schedule: str) -> None:
+        """Fails where another schedule draws, latents are clipped, or noise is scaled otherwise."""
+        own = with_schedule(pipeline, schedule, **SCHEDULES[schedule])
+        model = TextConditional.from_pipeline(own)
+        found = model.sample(PROMPTS, seed=5, steps=6, guidance=3.0, batch_size=2)
+        assert found.shape == (3, 3, 16, 16)
+        assert not torch.allclose(found[0], found[1], atol=1e-2)
+        expected = drawn_by(own, model.noise(3, 5), 5, 6)
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_in_half_precision(self, pipeline: Any, dtype: torch.dtype) -> None:
+        own = copy.deepcopy(with_schedule(pipeline, "DDIMScheduler", clip_sample=False)).to(dtype)
+        own.set_progress_bar_config(disable=True)
+        model = TextConditional.from_pipeline(own)
+        found = model.sample(PROMPTS, seed=5, steps=3, guidance=3.0)
+        assert {p.dtype for p in model.parameters()} == {dtype}
+        expected = drawn_by(own, model.noise(3, 5), 5, 3)
+        assert (found - expected).abs().mean() < 0.02
+        assert found.dtype == torch.float32
+
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_noise_is_added_as_in_training(self, pipeline: Any, schedule: str) -> None:
+        """Fails where Euler's own, which counts in sigmas, is taken."""
+        model = TextConditional.from_pipeline(
+            with_schedule(pipeline, schedule, **SCHEDULES[schedule])
+        )
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+        kept = (1 - betas).cumprod(0)[[10, 999]].view(2, 1, 1, 1)
+        x, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+        found = model.add_noise(x, noise, torch.tensor([10, 999]))
+        torch.testing.assert_close(found, kept.sqrt() * x + (1 - kept).sqrt() * noise)
+
+    def test_what_a_training_draws_clips_nothing(self, pipeline: Any) -> None:
+        """Fails where DDIM's own default, to clip latents to [-1, 1], takes the place of a word that
+        Euler's configuration doesn't say."""
+        model = TextConditional.from_pipeline(with_schedule(pipeline, "EulerDiscreteScheduler"))
+        assert not model._ddim.config.clip_sample
+        target, kept = torch.full((1, 4, 8, 8), 3.0), model._ddim.alphas_cumprod
+
+        def guide(x_t: Tensor, t: Tensor, step: int) -> Tensor:
+            return (x_t - kept[int(t)].sqrt() * target) / (1 - kept[int(t)]).sqrt()
+
+        *_, last = model.denoising(torch.randn(1, 4, 8, 8), guide, 20)
+        assert last.mean() > 2.5
+
+    def test_there_and_back(self, pipeline: Any) -> None:
+        model = TextConditional.from_pipeline(pipeline)
+        back = model.to_pipeline()
+        back.set_progress_bar_config(disable=True)
+        assert type(back) is type(pipeline)
+        noise = model.noise(3, 1)
+        assert torch.equal(drawn_by(back, noise, 0, 3), drawn_by(pipeline, noise, 0, 3))
+        assert back.scheduler is not pipeline.scheduler
+
+    def test_a_method_in_between(self, pipeline: Any, tmp_path: Any) -> None:
+        """Fails where the pipeline that was given is changed, or the one that is made is not."""
+        from diffusers import StableDiffusionPipeline
+
+        from unlearn_core.data import Concepts, ForgetSplit
+        from unlearn_core.methods import UCE
+
+        before = {k: v.clone() for k, v in pipeline.unet.state_dict().items()}
+        model = TextConditional.from_pipeline(pipeline)
+        request = Concepts((("cat", "dog"),), keep=("",), templates=("a {}",))
+        made = UCE()(model, ForgetSplit("cat", Denoising(request), (), ()))
+        assert all(torch.equal(v, before[k]) for k, v in pipeline.unet.state_dict().items())
+        made.to_pipeline().save_pretrained(tmp_path)
+        loaded = StableDiffusionPipeline.from_pretrained(tmp_path)
+        loaded.set_progress_bar_config(disable=True)
+        found = drawn_by(loaded, model.noise(3, 2), 2, 4)
+        expected = made.sample(PROMPTS, seed=2, steps=4, guidance=3.0)
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+        plain = model.sample(PROMPTS, seed=2, steps=4, guidance=3.0)
+        assert not torch.allclose(expected[0], plain[0], atol=1e-3)
+
+    def test_a_training_in_half_precision(self, pipeline: Any) -> None:
+        own = copy.deepcopy(pipeline.unet).to(torch.bfloat16)
+        parts = {**pipeline.components, "unet": own}
+        model = TextConditional.from_pipeline(type(pipeline)(**parts))
+        loss = Denoising().loss(model, (torch.rand(2, 3, 16, 16), ["a cat", "a dog"]))
+        loss.backward()
+        assert loss.dtype == torch.float32
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+class TestPipelinesOutOfScope:
+    def changed(self, pipeline: Any, **parts: Any) -> Any:
+        return type(pipeline)(**{**pipeline.components, **parts})
+
+    def test_no_pipeline(self, pipeline: Any) -> None:
+        with pytest.raises(
+            TypeError, match="a pipeline of diffusers is needed, not one of type UNet"
+        ):
+            TextConditional.from_pipeline(pipeline.unet)
+
+    def test_another_prediction(self, pipeline: Any) -> None:
+        own = with_schedule(pipeline, "DDIMScheduler", prediction_type="v_prediction")
+        with pytest.raises(ValueError, match="epsilon is predicted, not 'v_prediction'"):
+            TextConditional.from_pipeline(own)
+
+    def test_flow_matching(self, text: TextConditional) -> None:
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        with pytest.raises(ValueError, match=r"FlowMatch.* has no betas: flow matching is out"):
+            Diffusion(text.unet, FlowMatchEulerDiscreteScheduler(), Fold(2))
+
+    def test_two_text_encoders(self, pipeline: Any) -> None:
+        from diffusers import StableDiffusionXLPipeline
+        from transformers import CLIPTextModelWithProjection
+
+        second = CLIPTextModelWithProjection(pipeline.text_encoder.config)
+        own = {
+            k: pipeline.components[k]
+            for k in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+        }
+        xl = StableDiffusionXLPipeline(
+            **own, text_encoder_2=second, tokenizer_2=pipeline.tokenizer, add_watermarker=False
+        )
+        with pytest.raises(
+            TypeError, match=r"XLPipeline has a second text encoder \(text_encoder_2"
+        ):
+            TextConditional.from_pipeline(xl)
+
+    def test_no_unet(self, pipeline: Any) -> None:
+        from diffusers import DDIMPipeline
+
+        own = DDIMPipeline(pipeline.unet, pipeline.scheduler)
+        with pytest.raises(TypeError, match="DDIMPipeline has no vae and no text_encoder"):
+            TextConditional.from_pipeline(own)
+
+    def test_a_unet_that_sees_more(self, pipeline: Any) -> None:
+        from diffusers import UNet2DConditionModel
+
+        config = {k: v for k, v in pipeline.unet.config.items() if not k.startswith("_")}
+        more = UNet2DConditionModel(**{**config, "class_embed_type": "timestep"})
+        with pytest.raises(TypeError, match=r"more than an image, a step and a text \(class_embed"):
+            TextConditional.from_pipeline(self.changed(pipeline, unet=more))
+        wide = UNet2DConditionModel(**{**config, "in_channels": 9})
+        with pytest.raises(TypeError, match="takes 9 channels, and the VAE gives 4: it draws from"):
+            TextConditional.from_pipeline(self.changed(pipeline, unet=wide))
+
+    def test_no_way_back(self, text: TextConditional, pipeline: Any) -> None:
+        from unlearn_core.methods.baselines.sld import STRONG, GuidedAway
+
+        with pytest.raises(TypeError, match="a pipeline has a VAE"):
+            text.to_pipeline()
+        guided = GuidedAway(TextConditional.from_pipeline(pipeline), "a cat", STRONG)
+        with pytest.raises(TypeError, match="GuidedAway draws as it does by more than its weights"):
+            guided.to_pipeline()

@@ -66,7 +66,7 @@ MODELS: dict[str, tuple[type[nn.Module], str]] = {
     "images": (nn.Module, "a torch.nn.Module from images to logits"),
     "text": (Chat, "a Chat: wrap it in Chat(model, tokenizer, template)"),
     "multimodal": (VisionChat, "a VisionChat: wrap it in VisionChat(model, tokenizer, ...)"),
-    "diffusion": (Diffusion, "a Diffusion: wrap the parts of a pipeline in TextConditional"),
+    "diffusion": (Diffusion, "a Diffusion: make one by TextConditional.from_pipeline(pipeline)"),
 }
 
 

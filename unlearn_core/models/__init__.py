@@ -5,9 +5,11 @@ from .checkpoints import Checkpoint, CheckpointError, CheckpointWarning
 from .classifiers import MODELS, ClassifierSpec, LeNet, ModelSpec, ResNet18, SmallCNN, ViT
 from .diffusion import (
     DIFFUSION_MODELS,
+    Autoencoder,
     ClassConditional,
     ClassToImage,
     Diffusion,
+    PromptEncoder,
     StableDiffusion,
     TextConditional,
     TextToImage,
@@ -60,9 +62,11 @@ __all__ = [
     "CheckpointError",
     "CheckpointWarning",
     "DIFFUSION_MODELS",
+    "Autoencoder",
     "ClassConditional",
     "ClassToImage",
     "Diffusion",
+    "PromptEncoder",
     "StableDiffusion",
     "TextConditional",
     "TextToImage",

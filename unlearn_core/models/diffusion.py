@@ -8,6 +8,8 @@ so its parameters are the UNet's. A condition is a class (int) or a prompt (str)
 from __future__ import annotations
 
 import contextlib
+import copy
+import inspect
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from ..data import Source, resolve
 from ..fields import Count, Fraction
+from ..seeding import derive_seed
 from .classifiers import ModelSpec
 from .inference import evaluating
 from .saving import Saved
@@ -27,6 +30,7 @@ from .training import default_device, device_of, require_finite
 
 __all__ = [
     "DIFFUSION_MODELS",
+    "Autoencoder",
     "ClassConditional",
     "ClassToImage",
     "Diffusion",
@@ -54,7 +58,12 @@ class Fold(Saved):
 
 
 class Autoencoder(Saved):
-    """A VAE of diffusers, frozen; latents are its means, scaled."""
+    """A VAE of diffusers, frozen; latents are its means, scaled.
+
+    Parameters
+    ----------
+    vae : ``AutoencoderKL``
+    """
 
     def __init__(self, vae: nn.Module) -> None:
         self.vae = vae.requires_grad_(False).eval()
@@ -138,11 +147,16 @@ class Diffusion(Saved, nn.Module):
 
     Parameters
     ----------
-    unet : of diffusers, predicting epsilon
-    scheduler : of diffusers; its betas are the model's
+    unet : of diffusers, predicting epsilon, in any precision
+    scheduler : of diffusers; its betas are the model's, and `sample` draws by it
     codec : images to what the UNet works on, and back
     drop : in training, so often a condition is left out (classifier-free guidance)
     precision : "bf16" runs the UNet under autocast
+
+    Raises
+    ------
+    ValueError
+        The schedule has no betas, or another thing than epsilon is predicted.
     """
 
     def __init__(
@@ -154,9 +168,15 @@ class Diffusion(Saved, nn.Module):
         precision: Literal["no", "bf16"] = "no",
     ) -> None:
         super().__init__()
-        if scheduler.config.prediction_type != "epsilon":
-            raise ValueError(f"epsilon is predicted, not {scheduler.config.prediction_type!r}")
+        predicts = scheduler.config.get("prediction_type")
+        if "beta_schedule" not in scheduler.config or predicts is None:
+            raise ValueError(
+                f"the {type(scheduler).__name__} has no betas: flow matching is out of scope"
+            )
+        if predicts != "epsilon":
+            raise ValueError(f"epsilon is predicted, not {predicts!r}")
         self.unet, self.scheduler, self.codec = unet, scheduler, codec
+        self._ddim = _ddim(scheduler)
         self.drop, self.precision = drop, precision
         self.training = unet.training
 
@@ -200,8 +220,8 @@ class Diffusion(Saved, nn.Module):
         return self.unet.config.in_channels, size, size
 
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """:math:`x_t` of clean latents (n, c, h, w) at steps ``t`` (n,)."""
-        return self.scheduler.add_noise(latents, noise, t)
+        """:math:`x_t` of clean latents (n, c, h, w) at steps ``t`` (n,), whatever draws."""
+        return self._ddim.add_noise(latents, noise, t)
 
     def guide(self, condition: Sequence[Any], guidance: float) -> Guide:
         """What one batch of samples follows: classifier-free guidance,
@@ -226,15 +246,8 @@ class Diffusion(Saved, nn.Module):
         guide: Guide,
         steps: int,
     ) -> Iterator[Tensor]:
-        """DDIM from noise ``latents``: what is left after each of ``steps`` steps."""
-        from diffusers import DDIMScheduler
-
-        scheduler = DDIMScheduler.from_config(self.scheduler.config)
-        scheduler.set_timesteps(steps)
-        for i, t in enumerate(scheduler.timesteps):
-            epsilon = guide(latents, t.to(latents.device), i)
-            latents = scheduler.step(epsilon, t, latents).prev_sample
-            yield latents
+        """DDIM from noise ``latents``, whatever draws: what is left after each of ``steps`` steps."""
+        yield from _steps(copy.deepcopy(self._ddim), latents, guide, steps)
 
     def noise(self, n: int, seed: int) -> Tensor:
         """What ``n`` images are drawn from, as the UNet sees them: standard normal, on the CPU.
@@ -260,8 +273,9 @@ class Diffusion(Saved, nn.Module):
     ) -> Tensor:
         """Draw an image for each condition: (n, C, H, W) in [-1, 1], float32 on the CPU.
 
-        The `noise` of image i depends on ``seed`` and i alone, so that two models, or two lists of
-        conditions, can be compared image by image. Memory is that of ``batch_size`` images.
+        The `noise` of image i, and what the schedule draws for it on the way, depend on ``seed`` and i
+        alone, so that two models, or two lists of conditions, can be compared image by image. Memory
+        is that of ``batch_size`` images.
 
         Raises
         ------
@@ -274,7 +288,12 @@ class Diffusion(Saved, nn.Module):
             for start in range(0, len(condition), batch_size):
                 chosen = condition[start : start + batch_size]
                 first = noise[start : start + batch_size].to(device)
-                path = self.denoising(first, self.guide(chosen, guidance), steps)
+                draws = [
+                    torch.Generator().manual_seed(derive_seed(seed, "steps", start + i))
+                    for i in range(len(chosen))
+                ]
+                scheduler = copy.deepcopy(self.scheduler)
+                path = _steps(scheduler, first, self.guide(chosen, guidance), steps, draws)
                 (latents,) = deque(path, maxlen=1)
                 out.append(self.codec.decode(latents).clamp(-1, 1).float().cpu())
         return torch.cat(out) if out else torch.empty(0)
@@ -287,11 +306,41 @@ class Diffusion(Saved, nn.Module):
             yield
 
 
+def _ddim(scheduler: Any) -> Any:
+    """DDIM on the betas of a schedule; it clips nothing unless that one's configuration says so."""
+    from diffusers import DDIMScheduler
+
+    if isinstance(scheduler, DDIMScheduler):
+        return scheduler
+    return DDIMScheduler.from_config({"clip_sample": False, **scheduler.config})
+
+
+def _steps(
+    scheduler: Any,
+    latents: Tensor,
+    guide: Guide,
+    steps: int,
+    draws: list[torch.Generator] | None = None,
+) -> Iterator[Tensor]:
+    """What a schedule leaves of standard normal ``latents`` after each step; ``draws``, one a row."""
+    takes = inspect.signature(scheduler.step).parameters
+    how = {"generator": draws} if "generator" in takes else {}
+    scheduler.set_timesteps(steps)
+    latents = latents * scheduler.init_noise_sigma
+    for i, t in enumerate(scheduler.timesteps):
+        epsilon = guide(scheduler.scale_model_input(latents, t), t.to(latents.device), i)
+        latents = scheduler.step(epsilon, t, latents, **how).prev_sample
+        yield latents
+
+
 class TextConditional(Diffusion):
     """Conditioned on prompts, through cross-attention on a text encoder's states.
 
+    `from_pipeline` makes one of a pipeline of diffusers, and `to_pipeline` a pipeline of it.
+
     Parameters
     ----------
+    unet, scheduler, codec, drop, precision : as of `Diffusion`
     prompts : the text encoder
     """
 
@@ -307,6 +356,94 @@ class TextConditional(Diffusion):
         super().__init__(unet, scheduler, codec, drop, precision)
         self.prompts = prompts
 
+    @classmethod
+    def from_pipeline(
+        cls, pipeline: Any, drop: float = 0.0, precision: Literal["no", "bf16"] = "no"
+    ) -> TextConditional:
+        """What a text-to-image pipeline of diffusers draws with, for methods to change.
+
+        `sample` draws what the pipeline draws from the same noise, by its scheduler. The parts are the
+        pipeline's own: methods copy the UNet, and nothing changes the others, which are frozen here.
+        A safety checker is left out.
+
+        Parameters
+        ----------
+        pipeline : ``StableDiffusionPipeline``, version 1 or any of its form, in any precision
+        drop, precision : as of `Diffusion`
+
+        Raises
+        ------
+        TypeError
+            It is no pipeline, or one of parts that methods here know nothing of, which are named.
+        ValueError
+            It predicts another thing than epsilon.
+        """
+        from diffusers import DiffusionPipeline
+
+        name = type(pipeline).__name__
+        if not isinstance(pipeline, DiffusionPipeline):
+            raise TypeError(f"a pipeline of diffusers is needed, not one of type {name}")
+        parts = pipeline.components
+        wanted = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+        if missing := [part for part in wanted if parts.get(part) is None]:
+            raise TypeError(f"{name} has no {' and no '.join(missing)}: it is out of scope")
+        if others := [k for k in ("text_encoder_2", "text_encoder_3") if parts.get(k) is not None]:
+            raise TypeError(f"{name} has a second text encoder ({others[0]}): it is out of scope")
+        unet, vae, text = pipeline.unet, pipeline.vae, pipeline.text_encoder
+        given = (
+            "addition_embed_type",
+            "class_embed_type",
+            "encoder_hid_dim_type",
+            "time_cond_proj_dim",
+        )
+        if more := [key for key in given if unet.config.get(key) is not None]:
+            raise TypeError(
+                f"{name}: its UNet is given more than an image, a step and a text ({more[0]}): it is "
+                "out of scope"
+            )
+        if unet.config.in_channels != vae.config.latent_channels:
+            raise TypeError(
+                f"{name}: its UNet takes {unet.config.in_channels} channels, and the VAE gives "
+                f"{vae.config.latent_channels}: it draws from images too, and is out of scope"
+            )
+        if getattr(text.config, "use_attention_mask", False):
+            raise TypeError(f"{name}: its text encoder masks what fills up: it is out of scope")
+        prompts = PromptEncoder(
+            text, pipeline.tokenizer, pipeline.tokenizer.model_max_length, masked=False
+        )
+        return cls(unet, pipeline.scheduler, Autoencoder(vae), prompts, drop, precision)
+
+    def to_pipeline(self) -> Any:
+        """A ``StableDiffusionPipeline`` of diffusers with these parts; no safety checker.
+
+        Raises
+        ------
+        TypeError
+            The model is none that a pipeline can draw with; or something besides its weights makes
+            it draw as it does, which a pipeline would lose.
+        """
+        from diffusers import StableDiffusionPipeline
+
+        if type(self) is not TextConditional:
+            raise TypeError(
+                f"{type(self).__name__} draws as it does by more than its weights, which a pipeline "
+                "would lose"
+            )
+        if not isinstance(self.codec, Autoencoder) or self.prompts.masked:
+            raise TypeError(
+                "a pipeline has a VAE and a text encoder like CLIP's, and this model none"
+            )
+        return StableDiffusionPipeline(
+            vae=self.codec.vae,
+            text_encoder=self.prompts.model,
+            tokenizer=self.prompts.tokenizer,
+            unet=self.unet,
+            scheduler=copy.deepcopy(self.scheduler),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
     def nothing(self, n: int) -> list[str]:
         return [""] * n
 
@@ -317,7 +454,9 @@ class TextConditional(Diffusion):
 
     def denoise(self, x_t: Tensor, t: Tensor, embedded: Tensor) -> Tensor:
         with self.autocast():
-            return self.unet(x_t, t, encoder_hidden_states=embedded).sample.float()
+            own = next(self.unet.parameters()).dtype
+            found = self.unet(x_t.to(own), t, encoder_hidden_states=embedded.to(own))
+            return found.sample.float()
 
 
 class ClassConditional(Diffusion):
@@ -336,7 +475,8 @@ class ClassConditional(Diffusion):
 
     def denoise(self, x_t: Tensor, t: Tensor, embedded: Tensor) -> Tensor:
         with self.autocast():
-            return self.unet(x_t, t, class_labels=embedded).sample.float()
+            own = next(self.unet.parameters()).dtype
+            return self.unet(x_t.to(own), t, class_labels=embedded).sample.float()
 
 
 def _schedule(betas: str) -> Any:
@@ -471,7 +611,7 @@ class StableDiffusion(ModelSpec):
 
     Attributes
     ----------
-    id : on the hub
+    id : on the hub, or a local folder
     precision : see `Diffusion`; the weights stay in float32
     """
 
@@ -499,7 +639,8 @@ class StableDiffusion(ModelSpec):
         tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
         vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **safe)
         unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **safe)
-        scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+        betas = DDIMScheduler.load_config(folder, subfolder="scheduler")
+        scheduler = DDIMScheduler.from_config({"clip_sample": False, **betas})
         prompts = PromptEncoder(
             text.to(default_device()), tokenizer, tokenizer.model_max_length, masked=False
         )
