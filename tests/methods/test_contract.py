@@ -12,8 +12,10 @@ import pytest
 import torch
 from small import SMALL, make, stand_in
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from unlearn_core.data import (
+    Classification,
     ForgetSplit,
     ImageData,
     forget_random,
@@ -289,6 +291,60 @@ class MovesAway(Noise):
 
 
 @dataclass(frozen=True)
+class AllowsDeterministicOnly(Noise):
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        torch.use_deterministic_algorithms(True)
+        return super().unlearn(model, split, seed)
+
+
+@dataclass(frozen=True)
+class LeavesAHook(Noise):
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        model.head.register_forward_hook(lambda *_: None)
+        return super().unlearn(model, split, seed)
+
+
+@dataclass(frozen=True)
+class LeavesAHookOnTheInput(Noise):
+    def __call__(
+        self, model: nn.Module, split: ForgetSplit, seed: int = 0, *, inplace: bool = False
+    ) -> nn.Module:
+        found = super().__call__(model, split, seed, inplace=inplace)
+        model.head.register_forward_pre_hook(lambda *_: None)
+        return found
+
+
+@dataclass(frozen=True)
+class FreezesTheInput(Noise):
+    def __call__(
+        self, model: nn.Module, split: ForgetSplit, seed: int = 0, *, inplace: bool = False
+    ) -> nn.Module:
+        found = super().__call__(model, split, seed, inplace=inplace)
+        model.head.requires_grad_(False)
+        return found
+
+
+@dataclass(frozen=True)
+class ReplacesAModule(Noise):
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        super().unlearn(model, split, seed)
+        model.head = nn.Sequential(model.head, nn.Identity())
+        return model
+
+
+@dataclass(frozen=True)
+class MovesABufferThatIsNotSaved(Noise):
+    """...of the given model: the copy is made, and the original is written to."""
+
+    def __call__(
+        self, model: nn.Module, split: ForgetSplit, seed: int = 0, *, inplace: bool = False
+    ) -> nn.Module:
+        found = super().__call__(model, split, seed, inplace=inplace)
+        model.calls.add_(1)
+        return found
+
+
+@dataclass(frozen=True)
 class DiffersInPlace(Noise):
     def __call__(
         self, model: nn.Module, split: ForgetSplit, seed: int = 0, *, inplace: bool = False
@@ -306,7 +362,7 @@ class DiffersInPlace(Noise):
         (SeedsTorch, "a global random state was changed"),
         (DrawsFromNumpy, "a global random state was changed"),
         (DrawsFromPython, "a global random state was changed"),
-        (SwitchesGradientsOff, "gradients were left switched off"),
+        (SwitchesGradientsOff, "it left a switch changed: gradients are on"),
         (DeniesItsDraws, "other weights, but it says that it does not draw"),
         (ClaimsToDraw, "the same weights, but it says that it draws"),
         (IgnoresTheSeed, "the same seed gave other weights"),
@@ -320,7 +376,12 @@ class DiffersInPlace(Noise):
         (ChangesTheSplit, "the split was changed"),
         (HalvesThePrecision, "has another precision"),
         (LeavesWeightsFrozen, "was left frozen"),
-        (SetsTheDefaultPrecision, "the default precision was changed"),
+        (SetsTheDefaultPrecision, "it left a switch changed: default precision"),
+        (AllowsDeterministicOnly, "it left a switch changed: deterministic algorithms"),
+        (LeavesAHook, "it left a hook behind: forward_hooks of 'head'"),
+        (LeavesAHookOnTheInput, "hooks were left on the given model"),
+        (FreezesTheInput, "the given model was left frozen, free or in another mode"),
+        (ReplacesAModule, "the result has other modules"),
         (MovesAway, "the result is on another device"),
         (DiffersInPlace, "inplace=True gave another result"),
     ],
@@ -334,6 +395,49 @@ def test_a_broken_promise_is_found_and_named(method: type[Method], promise: str)
     finally:
         torch.set_grad_enabled(True)
         torch.set_default_dtype(torch.float32)
+        torch.use_deterministic_algorithms(False)
+
+
+def test_buffers_that_are_not_saved_count(tiny_split: ForgetSplit, model: nn.Module) -> None:
+    model = copy.deepcopy(model)
+    model.register_buffer("calls", torch.zeros(1), persistent=False)
+    check_method(Noise(), model, tiny_split)
+    with pytest.raises(ContractError, match="the given model was changed"):
+        check_method(MovesABufferThatIsNotSaved(), model, tiny_split)
+
+
+def test_a_split_of_somebody_else_s_data_is_watched_too(model: nn.Module) -> None:
+    """Fails where only sets that have a fingerprint are compared."""
+
+    @dataclass(frozen=True)
+    class ZeroesLabels(Noise):
+        def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+            split.forget.tensors[1].zero_()
+            return super().unlearn(model, split, seed)
+
+    g = generator(0)
+    sets = [TensorDataset(torch.rand(4, 1, 12, 12, generator=g), torch.arange(4)) for _ in range(2)]
+    split = ForgetSplit("mine", Classification(10), *sets)
+    check_method(Noise(), model, split)
+    with pytest.raises(ContractError, match="ZeroesLabels: the split was changed"):
+        check_method(ZeroesLabels(), model, split)
+
+
+def test_what_can_not_be_checked_is_said() -> None:
+    @dataclass(frozen=True)
+    class OfSounds(Noise):
+        works_on: ClassVar[frozenset[str]] = frozenset({"sounds"})
+
+    @dataclass(frozen=True)
+    class OfNothing(Noise):
+        works_on: ClassVar[frozenset[str]] = frozenset()
+
+    with pytest.raises(TypeError, match=r"a method is checked, such as SSD\(\), not <class"):
+        check_method(Noise)
+    with pytest.raises(ValueError, match="no stand-in of sounds; give a model and a split"):
+        check_method(OfSounds())
+    with pytest.raises(ContractError, match="OfNothing: it works on nothing"):
+        check_method(OfNothing())
 
 
 def test_what_it_is_given_is_not_the_method_s_fault(

@@ -189,7 +189,7 @@ class TestUnlearning:
         """Fails where templates are drawn once, or a question comes twice in an epoch."""
         model, split = learned
         config = TrainConfig(epochs=2, lr=1e-3, batch_size=3)
-        epochs = FLAT(train=config).epochs(split, 0)
+        epochs = FLAT(train=config).epochs(None, split, 0)
 
         def said(epoch: int, side: str) -> list[str]:
             rows = [r for b in epochs(epoch) for r in b[side]["input_ids"].tolist()]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,11 +14,16 @@ from torch import Tensor, nn
 from unlearn_core.data import Answering, ForgetSplit, WithheldDataError
 from unlearn_core.methods import (
     DPO,
+    FLAT,
+    NPO,
+    RMU,
+    DPORetain,
     GradDiff,
     GradientAscent,
     KLMinimization,
     PreferenceOptimization,
     PromptDecouple,
+    SimNPO,
     check_method,
 )
 from unlearn_core.methods.forget_pairs import paired_epochs
@@ -204,6 +209,38 @@ class TestUnlearning:
             torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
+class TestAroundOthers:
+    @pytest.mark.parametrize(
+        "method", [NPO(train=CONFIG), DPORetain(train=CONFIG), FLAT(train=CONFIG)], ids=str
+    )
+    def test_it_works_around_every_method_of_pairs(
+        self, learned: tuple[Chat, ForgetSplit], split: ForgetSplit, method: Any
+    ) -> None:
+        """Fails where what the original thought is not beside the examples, or weighs otherwise:
+        with a weight of zero it is the method, with another it isn't."""
+        plain, none, some = (
+            torch.nn.utils.parameters_to_vector(m(learned[0], split).parameters())
+            for m in (method, *(PromptDecouple(method, weight=w) for w in (0.0, 1.0)))
+        )
+        torch.testing.assert_close(none, plain, rtol=0, atol=1e-6)
+        assert (some - plain).abs().max() > 1e-4
+        decoupled = PromptDecouple(method, weight=0.0)
+        assert decoupled.needs == method.needs | {"decouple"}
+        assert decoupled.works_on == {"text"}
+
+    def test_a_subclass_is_what_it_is_of(self) -> None:
+        """Fails where a method that only changes a default is none that the authors know."""
+
+        @dataclass(frozen=True)
+        class Half(GradDiff):
+            name: ClassVar[str] = "half"
+            weight: float = 0.5
+
+        made = PromptDecouple(Half())
+        assert (made.weight, made.retain_weight) == (0.5, 0.25)
+        assert PromptDecouple(SimNPO(), weight=2.0).retain_weight is None
+
+
 def test_the_set_is_withheld_from_others(split: ForgetSplit) -> None:
     seen = split.only(frozenset({"forget", "retain"}), "GradDiff")
     with pytest.raises(WithheldDataError, match="GradDiff does not declare 'decouple'"):
@@ -220,7 +257,8 @@ def test_needs_are_those_of_both() -> None:
 @pytest.mark.parametrize(
     ("method", "options", "match"),
     [
-        (DPO(), {}, "DPO can't be decoupled; known: GradientAscent, GradDiff, KLMin"),
+        (DPO(), {}, "the authors have no weight beside DPO; give weight"),
+        (RMU(layer=0), {}, "RMU can't be decoupled: it is no method of pairs"),
         (PO, {"pairing": "prompt"}, "pairing must be 'retain' or 'forget', not 'prompt'"),
         (PO, {"weight": -1.0}, "weight must be at least 0 or None, not -1.0"),
         (PO, {"weight": float("inf")}, "weight must be a finite number or None, not inf"),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import random
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..data import (
     IDK,
@@ -38,16 +40,62 @@ from .base import PARTS, Method
 __all__ = ["STAND_INS", "ContractError", "check_method"]
 
 
+#: Where a module keeps what is called beside it.
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
 class ContractError(AssertionError):
     """A method broke a promise that all methods make."""
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {k: v.clone() for k, v in model.state_dict().items()}
+    """Copies of all weights and buffers, those too that are not saved."""
+    return {k: v.detach().clone() for k, v in _tensors(model).items()}
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    return a.keys() == b.keys() and all(
+        a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a
+    )
+
+
+def _modules(model: nn.Module) -> list[tuple[str, str]]:
+    return [(name, type(module).__name__) for name, module in model.named_modules()]
+
+
+def _flags(model: nn.Module) -> tuple[dict[str, bool], dict[str, bool]]:
+    """What may be trained, and which modules are in training mode."""
+    free = {name: p.requires_grad for name, p in model.named_parameters()}
+    return free, {name: module.training for name, module in model.named_modules()}
+
+
+def _hooks(model: nn.Module) -> set[tuple[str, str, int]]:
+    """What is called beside the modules, but for what transformers puts there when it is run."""
+    return {
+        (name, kind, key)
+        for name, module in model.named_modules()
+        for kind in HOOKS
+        for key, hook in getattr(module, kind).items()
+        if not (getattr(hook, "__module__", None) or "").startswith("transformers.")
+    }
+
+
+def _switches() -> dict[str, Any]:
+    """The switches of the whole process, in words."""
+    cudnn = torch.backends.cudnn
+    return {
+        "gradients are on": torch.is_grad_enabled(),
+        "default precision": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "precision of matrix products": torch.get_float32_matmul_precision(),
+        "anomaly detection": torch.is_anomaly_enabled(),
+        "cuDNN": (cudnn.enabled, cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32),
+    }
 
 
 def _expect(condition: bool, method: Method, promise: str) -> None:
@@ -55,9 +103,17 @@ def _expect(condition: bool, method: Method, promise: str) -> None:
         raise ContractError(f"{type(method).__name__}: {promise}")
 
 
-def _fingerprints(split: ForgetSplit) -> dict[str, str]:
-    parts = {name: getattr(split, name) for name in PARTS}
-    return {n: part.fingerprint() for n, part in parts.items() if hasattr(part, "fingerprint")}
+def _fingerprints(split: ForgetSplit) -> dict[str, Any]:
+    """What is in the split, where it can be read without a method's leave."""
+    found: dict[str, Any] = {"task": repr(split.task)}
+    for name in PARTS:
+        part = getattr(split, name)
+        if hasattr(part, "fingerprint"):
+            found[name] = part.fingerprint()
+        elif part is not None:  # somebody's own
+            leaves = tree_leaves([part[i] for i in range(len(part))])
+            found[name] = [x.tolist() if isinstance(x, Tensor) else repr(x) for x in leaves]
+    return found
 
 
 def _run(
@@ -124,33 +180,50 @@ def check_method(
 
     Without them, on a stand-in of each modality that it works on. The promises:
 
-    it ends without an error; the model that it was given is unchanged, and so is the split; the
-    result is a model in evaluation mode with finite weights and buffers, where the given one is; the
-    weights that it has in common with the given one have the same precision and, unless it makes a
-    fresh model, are as free or frozen; the same seed gives the same weights; another seed gives
-    other weights exactly where the method says that it ``draws``; ``inplace=True`` gives the same
-    result; no random state, gradient switch, default precision or ``.grad`` is left changed.
+    - It ends without an error, and the result is a model in evaluation mode with finite weights and
+      buffers, where the given one is.
+    - The given model is unchanged: weights, buffers, modules, hooks, what is frozen and which mode it is
+      in; so is the split.
+    - What the result has in common with the given model has the same precision and, unless it makes a
+      fresh model, is as free or frozen and has no new hook. One that trains the model keeps its modules.
+    - The same seed gives the same weights, another one other weights exactly where the method says that
+      it ``draws``; ``inplace=True`` gives the same result.
+    - No random state, switch of PyTorch or ``.grad`` is left changed.
 
     Raises
     ------
     ContractError
-        Names the method and the promise that it broke.
+        Names the method and the promise that it broke; it is an `AssertionError`.
     TypeError, ValueError, NotFiniteError
-        As of `Method.check`: the given model and split are none that the method works on.
+        What is given can't be checked: ``method`` is no instance of `Method`; of model and split there is
+        one alone, or there is no stand-in of a modality; or as of `Method.check`, they are none that the
+        method works on.
     """
+    if not isinstance(method, Method):
+        raise TypeError(f"a method is checked, such as SSD(), not {method!r}")
     if (model is None) != (split is None):
         raise ValueError("give both a model and a split, or neither")
     if model is None:
+        _expect(bool(method.works_on), method, "it works on nothing")
+        if unknown := sorted(set(method.works_on) - STAND_INS.keys()):
+            raise ValueError(f"there is no stand-in of {unknown[0]}; give a model and a split")
         for modality in sorted(method.works_on):
             check_method(method, *STAND_INS[modality]())
         return
     method.check(model, split)
-    before, data = _state(model), _fingerprints(split)
+    before, data, switches = _state(model), _fingerprints(split), _switches()
+    modules, flags, hooks = _modules(model), _flags(model), _hooks(model)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
-    precision = torch.get_default_dtype()
     first = _run(method, model, split, 0)
-    _expect(_equal(before, _state(model)), method, "the given model was changed")
-    _expect(data == _fingerprints(split), method, "the split was changed")
+    for what, was, now in (
+        ("the given model was changed", before, _state(model)),
+        ("the given model has other modules", modules, _modules(model)),
+        ("the given model was left frozen, free or in another mode", flags, _flags(model)),
+        ("hooks were left on the given model", hooks, _hooks(model)),
+        ("the split was changed", data, _fingerprints(split)),
+    ):
+        same = _equal(was, now) if was is before else was == now
+        _expect(same, method, what)
     left = [p.grad for m in (model, first) for p in m.parameters()]
     _expect(all(g is None for g in left), method, "gradients were left behind")
     _expect(
@@ -160,17 +233,23 @@ def check_method(
         method,
         "a global random state was changed",
     )
-    _expect(torch.is_grad_enabled(), method, "gradients were left switched off")
-    _expect(precision == torch.get_default_dtype(), method, "the default precision was changed")
+    for switch, value in _switches().items():
+        _expect(value == switches[switch], method, f"it left a switch changed: {switch}")
     _expect(not first.training, method, "the result is in training mode")
-    here = next(model.parameters()).device
-    _expect(next(first.parameters()).device == here, method, "the result is on another device")
-    own = dict(model.named_parameters())
-    for name, p in first.named_parameters():
+    own, fresh = _tensors(model), "fresh_model" in method.needs
+    places = {t.device for t in _tensors(first).values()}
+    _expect(places <= {t.device for t in own.values()}, method, "the result is on another device")
+    if method.trains and not fresh and type(first) is type(model):
+        _expect(_modules(first) == modules, method, "the result has other modules")
+    for name, now in _tensors(first).items():
         if name in own:
-            _expect(p.dtype == own[name].dtype, method, f"{name} has another precision")
-            kept = p.requires_grad == own[name].requires_grad or "fresh_model" in method.needs
-            _expect(kept, method, f"{name} was left {'free' if p.requires_grad else 'frozen'}")
+            _expect(now.dtype == own[name].dtype, method, f"{name} has another precision")
+            kept = fresh or now.requires_grad == own[name].requires_grad
+            _expect(kept, method, f"{name} was left {'free' if now.requires_grad else 'frozen'}")
+    if not fresh:
+        there = {name for name, _ in modules}
+        new = sorted(f"{k.strip('_')} of {n!r}" for n, k, _ in _hooks(first) - hooks if n in there)
+        _expect(not new, method, f"it left a hook behind: {', '.join(new)}")
     same, other = _run(method, model, split, 0), _run(method, model, split, 1)
     _expect(_equal(_state(first), _state(same)), method, "the same seed gave other weights")
     _expect(

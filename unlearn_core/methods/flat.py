@@ -26,7 +26,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -35,10 +34,10 @@ from torch.utils.data import Dataset
 
 from ..data import Answering, ForgetSplit
 from ..fields import Rule
-from ..models import TrainConfig, train
+from ..models import TrainConfig
 from ..seeding import generator
 from .base import FORGET_TEXT, TEXT, Method
-from .forget_pairs import paired_epochs, template_epochs
+from .forget_pairs import Paired
 
 __all__ = [
     "DIVERGENCES",
@@ -97,7 +96,7 @@ def answer_probability(
 
 
 @dataclass(frozen=True)
-class FLAT(Method):
+class FLAT(Paired, Method):
     """Learn template answers and unlearn the true ones, weighted by a divergence.
 
     Attributes
@@ -129,14 +128,6 @@ class FLAT(Method):
             a, b = a.mean(), b.mean()
         return divergence_loss(a, b, self.divergence).mean()
 
-    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        epochs, loss = self.epochs(split, seed), partial(self.loss, split.task)
-        return train(model, epochs, loss, self.train, seed=seed, name=self.name)
-
-    def epochs(self, split: ForgetSplit, seed: int) -> Callable[[int], Iterable[Any]]:
-        """Epoch -> its batches of pairs, every question once, with a template drawn for it."""
-        return template_epochs(split, self.train, seed)
-
 
 @dataclass(frozen=True)
 class FLATRetain(FLAT):
@@ -145,18 +136,20 @@ class FLATRetain(FLAT):
     name: ClassVar[str] = "flat_retain"
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
 
-    def epochs(self, split: ForgetSplit, seed: int) -> Callable[[int], Iterable[Any]]:
+    def epochs(
+        self, model: nn.Module, split: ForgetSplit, seed: int, **beside: Any
+    ) -> Callable[[int], Iterable[dict[str, Any]]]:
         def retained(epoch: int) -> Dataset:
             g = generator(seed, "retain", epoch)
             return split.retain.subset(
                 torch.randint(len(split.retain), (len(split.forget),), generator=g)
             )
 
-        return paired_epochs(split, self.train, seed, template=retained)
+        return super().epochs(model, split, seed, retain=False, template=retained, **beside)
 
 
 @dataclass(frozen=True)
-class FixedWeights(Method):
+class FixedWeights(Paired, Method):
     r"""An ablation of our own: no divergence, and both terms weigh one.
 
     Attributes
@@ -179,8 +172,3 @@ class FixedWeights(Method):
             return task.loss(model, batch["template"]) - task.loss(model, batch["forget"])
         a, b = (answer_probability(task, model, batch[k]).mean() for k in ("template", "forget"))
         return b - a
-
-    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        epochs = template_epochs(split, self.train, seed)
-        loss = partial(self.loss, split.task)
-        return train(model, epochs, loss, self.train, seed=seed, name=self.name)

@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data import ForgetSplit, Task, batches
-from ..models import TrainConfig, device_of, evaluating, shuffled_epochs, to
+from ..models import TrainConfig, device_of, evaluating, shuffled_epochs, to, train
 from ..seeding import derive_seed, generator
 
 __all__ = [
     "Beside",
+    "Paired",
     "frozen_copy",
     "log_probs_before",
     "paired_epochs",
     "template_answers",
-    "template_epochs",
 ]
 
 
@@ -57,6 +58,7 @@ class Beside(Dataset):
 
     @staticmethod
     def collate(batch: dict[str, Any]) -> dict[str, Any]:
+        """What `__getitems__` has made is a batch already."""
         return batch  # __getitems__ has made it already
 
     def augmented(self, names: tuple[str, ...], draw: int = 0) -> Beside:
@@ -112,19 +114,6 @@ def paired_epochs(
     return batches_of
 
 
-def template_epochs(
-    split: ForgetSplit, config: TrainConfig, seed: int, **beside: Any
-) -> Callable[[int], Iterable[dict[str, Any]]]:
-    """`paired_epochs` with template answers, drawn anew in every epoch."""
-    return paired_epochs(
-        split,
-        config,
-        seed,
-        template=lambda epoch: template_answers(split, seed, epoch),
-        **beside,
-    )
-
-
 @torch.no_grad()
 def log_probs_before(model: nn.Module, task: Task, data: Dataset, batch_size: int) -> Tensor:
     """What the model, before it changes, gives each answer: (n,) summed log-probabilities."""
@@ -136,3 +125,49 @@ def log_probs_before(model: nn.Module, task: Task, data: Dataset, batch_size: in
 def frozen_copy(model: nn.Module) -> nn.Module:
     """The model as it is now, to compare with while it changes."""
     return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+class Paired:
+    """What methods that train on pairs have in common; it comes before `Method` among the bases.
+
+    Such a method has a field ``train``, and a function ``loss(task, model, batch)`` of batches that
+    hold "forget" and, as it ``needs`` them, "retain" and "template": see `paired_epochs`. One whose
+    loss looks at something else defines `objective`, and one whose batches hold something else
+    `epochs`. `PromptDecouple` works around every such method.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+    train: TrainConfig
+    loss: Callable[..., Tensor]
+
+    def objective(self, task: Task, model: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
+        """What is minimised: a function of (model, batch) to a scalar.
+
+        Parameters
+        ----------
+        task : of the split
+        model : the original, before it changes
+        """
+        return partial(self.loss, task)
+
+    def epochs(
+        self, model: nn.Module, split: ForgetSplit, seed: int, **beside: Any
+    ) -> Callable[[int], Iterable[dict[str, Any]]]:
+        """Epoch -> its batches, in which every example of the forget set comes once.
+
+        Parameters
+        ----------
+        model : the original, before it changes
+        beside : arguments of `paired_epochs`, instead of what follows from ``needs``
+        """
+        parts: dict[str, Any] = {"retain": "retain" in self.needs}
+        if "templates" in self.needs:
+            parts["template"] = lambda epoch: template_answers(split, seed, epoch)
+        return paired_epochs(split, self.train, seed, **parts | beside)
+
+    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+        """Minimise the objective; ``model`` changes in place, and is returned."""
+        loss = self.objective(split.task, model)
+        epochs = self.epochs(model, split, seed)
+        return train(model, epochs, loss, self.train, seed=seed, name=self.name)

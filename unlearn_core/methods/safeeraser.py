@@ -32,7 +32,7 @@ whose answer tokens share one mean, where theirs are single examples that are ac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -40,20 +40,18 @@ from torch import Tensor, nn
 
 from ..data import ForgetSplit, Task
 from ..fields import NotNegative
-from ..models import train
+from ..models import TrainConfig
 from .base import MULTIMODAL, TEXT, Method
 from .baselines.grad_diff import GradDiff
 from .baselines.gradient_ascent import GradientAscent
 from .baselines.kl_minimization import KLMinimization
 from .baselines.preference_optimization import PreferenceOptimization
-from .forget_pairs import paired_epochs
+from .forget_pairs import Paired
 
 __all__ = ["WEIGHTS", "PromptDecouple"]
 
-Base = GradientAscent | GradDiff | KLMinimization | PreferenceOptimization
-
 #: The authors' weight of the decoupling loss beside each method.
-WEIGHTS: dict[type[Base], float] = {
+WEIGHTS: dict[type[Paired], float] = {
     GradientAscent: 0.5,
     GradDiff: 0.5,
     KLMinimization: 1.0,
@@ -62,15 +60,15 @@ WEIGHTS: dict[type[Base], float] = {
 
 
 @dataclass(frozen=True)
-class PromptDecouple(Method):
+class PromptDecouple(Paired, Method):
     r"""Another method, beside which what is safe is learned under the prompts of what is to go.
 
     Weights that are None are filled in when it is made, so ``dataclasses.replace`` keeps them.
 
     Attributes
     ----------
-    method : the other method; its ``train`` is what the two train with
-    weight : :math:`\lambda`; None for the authors' (`WEIGHTS`)
+    method : the other method, any that is `Paired`; its ``train`` is what the two train with
+    weight : :math:`\lambda`; None for the authors' (`WEIGHTS`), where they have tried the method
     retain_weight : of the method's term on the retain set; None for half of gradient difference's
         and for the divergence's own, as the authors have it. The other methods have no such weight
     pairing : the decoupling example of a step is that of its "retain" example, or of its "forget"
@@ -78,34 +76,46 @@ class PromptDecouple(Method):
     """
 
     name: ClassVar[str] = "prompt_decouple"
-    # Of the added loss alone; an instance also needs what its method needs.
+    # Of the added loss alone; an instance also needs what its method needs, and works where it does.
     needs: ClassVar[frozenset[str]] = frozenset({"decouple"})
     draws: ClassVar[bool] = True
     works_on: ClassVar[frozenset[str]] = TEXT | MULTIMODAL
 
-    method: Base
+    method: Paired
     weight: NotNegative | None = None
     retain_weight: NotNegative | None = None
     pairing: Literal["retain", "forget"] = "retain"
 
     def __post_init__(self) -> None:
         kind = type(self.method)
-        if kind not in WEIGHTS:
-            known = ", ".join(c.__name__ for c in WEIGHTS)
-            raise ValueError(f"PromptDecouple: {kind.__name__} can't be decoupled; known: {known}")
+        if not isinstance(self.method, Paired):
+            raise ValueError(
+                f"PromptDecouple: {kind.__name__} can't be decoupled: it is no method of pairs "
+                "(unlearn_core.methods.Paired)"
+            )
         super().__post_init__()
         if self.weight is None:
-            object.__setattr__(self, "weight", WEIGHTS[kind])
+            known = [weight for cls, weight in WEIGHTS.items() if isinstance(self.method, cls)]
+            if not known:
+                raise ValueError(
+                    f"PromptDecouple: the authors have no weight beside {kind.__name__}; give weight"
+                )
+            object.__setattr__(self, "weight", known[0])
         if isinstance(self.method, GradDiff | KLMinimization):
             if self.retain_weight is None:
-                share = 0.5 if kind is GradDiff else 1.0
+                share = 0.5 if isinstance(self.method, GradDiff) else 1.0
                 object.__setattr__(self, "retain_weight", share * self.method.weight)
         elif self.retain_weight is not None:
             raise ValueError(f"{kind.__name__} has no weight of the retain set's term")
         object.__setattr__(self, "needs", type(self).needs | self.method.needs)
+        object.__setattr__(self, "works_on", type(self).works_on & self.method.works_on)
+
+    @property
+    def train(self) -> TrainConfig:
+        """How the two train: as the method says."""
+        return self.method.train
 
     def objective(self, task: Task, model: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
-        """What is minimised, a function of (model, batch); ``model`` is the original."""
         method = self.method
         if self.retain_weight is not None:
             method = replace(method, weight=self.retain_weight)
@@ -116,22 +126,13 @@ class PromptDecouple(Method):
 
         return loss
 
-    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        config, retain = self.method.train, "retain" in self.needs
-        if self.pairing == "forget" or retain:
+    def epochs(
+        self, model: nn.Module, split: ForgetSplit, seed: int, **beside: Any
+    ) -> Callable[[int], Iterable[dict[str, Any]]]:
+        if self.pairing == "forget" or "retain" in self.needs:
             n, other = len(split.decouple), len(getattr(split, self.pairing))
             if n != other:
                 raise ValueError(
                     f"{self.name}: {n} decoupling examples beside {other} of the {self.pairing} set"
                 )
-        refuses = isinstance(self.method, PreferenceOptimization)
-        epochs = paired_epochs(
-            split,
-            config,
-            seed,
-            retain=retain,
-            template=self.method.answers(split, seed) if refuses else None,
-            decouple=self.pairing,
-        )
-        loss = self.objective(split.task, model)
-        return train(model, epochs, loss, config, seed=seed, name=self.name)
+        return self.method.epochs(model, split, seed, decouple=self.pairing, **beside)

@@ -24,18 +24,18 @@ until 2026.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...data import Denoising, ForgetSplit
 from ...fields import NotNegative
-from ...models import Diffusion, TrainConfig, train
+from ...models import Diffusion, TrainConfig
 from ..base import DIFFUSION, Method
-from ..forget_pairs import paired_epochs
+from ..forget_pairs import Paired
 
 __all__ = ["ConceptRelabel"]
 
@@ -48,7 +48,7 @@ def unchanged(before: Any, after: Any) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class ConceptRelabel(Method):
+class ConceptRelabel(Paired, Method):
     """Predict for the concepts what is predicted for what takes their place.
 
     Attributes
@@ -82,10 +82,10 @@ class ConceptRelabel(Method):
             kept = kept * math.prod(model.shape)
         return torch.nn.functional.mse_loss(found, wanted) + self.beta * kept
 
-    def unlearn(self, model: Diffusion, split: ForgetSplit, seed: int) -> Diffusion:
+    def epochs(
+        self, model: nn.Module, split: ForgetSplit, seed: int, **beside: Any
+    ) -> Callable[[int], Iterable[dict[str, Any]]]:
         instead = split.task.relabel(split.forget)
         if same := unchanged(split.forget, instead):
             raise ValueError(f"nothing takes the place of {same[0]!r}, which is to be forgotten")
-        epochs = paired_epochs(split, self.train, seed, retain=True, template=lambda _: instead)
-        loss = partial(self.loss, split.task)
-        return train(model, epochs, loss, self.train, seed=seed, name=self.name)
+        return super().epochs(model, split, seed, template=lambda _: instead, **beside)

@@ -17,17 +17,17 @@ original gives them is computed before training, and the original is dropped.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from ...data import Answering, ForgetSplit
 from ...fields import NotNegative, Positive
-from ...models import TrainConfig, train
+from ...models import TrainConfig
 from ..base import FORGET_TEXT, TEXT, Method
-from ..forget_pairs import log_probs_before, template_answers, template_epochs
+from ..forget_pairs import Paired, log_probs_before, template_answers
 
 __all__ = ["DPO", "DPORetain", "ReferenceFreeDPO", "SimPO", "dpo_loss"]
 
@@ -38,7 +38,7 @@ def dpo_loss(template: Tensor, true: Tensor, beta: float, margin: float = 0.0) -
 
 
 @dataclass(frozen=True)
-class ReferenceFreeDPO(Method):
+class ReferenceFreeDPO(Paired, Method):
     """Prefer template answers to the true ones, whatever the original thought of either.
 
     Attributes
@@ -68,7 +68,9 @@ class ReferenceFreeDPO(Method):
             preference + task.loss(model, batch["retain"]) if "retain" in self.needs else preference
         )
 
-    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+    def epochs(
+        self, model: nn.Module, split: ForgetSplit, seed: int, **beside: Any
+    ) -> Callable[[int], Iterable[dict[str, Any]]]:
         task = split.task
         before: dict[int, dict[str, Tensor]] = {}
         if "reference" in self.needs:
@@ -78,16 +80,8 @@ class ReferenceFreeDPO(Method):
                 drawn = template_answers(split, seed, epoch)
                 other = log_probs_before(model, task, drawn, size)
                 before[epoch] = {"forget_before": true, "template_before": other}
-        epochs = template_epochs(
-            split,
-            self.train,
-            seed,
-            retain="retain" in self.needs,
-            before=before.__getitem__ if before else None,
-        )
-
-        loss = partial(self.loss, task)
-        return train(model, epochs, loss, self.train, seed=seed, name=self.name)
+        known = before.__getitem__ if before else None
+        return super().epochs(model, split, seed, before=known, **beside)
 
 
 @dataclass(frozen=True)

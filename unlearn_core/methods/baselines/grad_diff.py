@@ -9,24 +9,22 @@ GradDiff or Grad. Diff.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ...data import ForgetSplit, Task
+from ...data import Task
 from ...fields import NotNegative
-from ...models import TrainConfig, train
+from ...models import TrainConfig
 from ..base import ANY, FORGET_TEXT, Method
-from ..forget_pairs import paired_epochs
+from ..forget_pairs import Paired
 
 __all__ = ["GradDiff"]
 
 
 @dataclass(frozen=True)
-class GradDiff(Method):
+class GradDiff(Paired, Method):
     """Raise the loss on the forget set and lower it on the retain set, in one step.
 
     Attributes
@@ -46,12 +44,3 @@ class GradDiff(Method):
         """Of a batch of pairs "forget" and "retain": a scalar."""
         gone, kept = task.loss(model, batch["forget"]), task.loss(model, batch["retain"])
         return -gone + self.weight * kept
-
-    def objective(self, task: Task, model: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
-        """What is minimised, a function of (model, batch); ``model`` is the original."""
-        return partial(self.loss, task)
-
-    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        epochs = paired_epochs(split, self.train, seed, retain=True)
-        loss = self.objective(split.task, model)
-        return train(model, epochs, loss, self.train, seed=seed, name=self.name)

@@ -7,9 +7,7 @@ ruins the model, and the authors advise to search between 1e-4 and 1e-3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -17,13 +15,13 @@ from torch import Tensor, nn
 from ...data import ForgetSplit, Task
 from ...models import TrainConfig, shuffled_epochs, train
 from ..base import ANY, Method
-from ..forget_pairs import Beside
+from ..forget_pairs import Beside, Paired
 
 __all__ = ["GradientAscent"]
 
 
 @dataclass(frozen=True)
-class GradientAscent(Method):
+class GradientAscent(Paired, Method):
     """Raise the loss on the forget set."""
 
     name: ClassVar[str] = "gradient_ascent"
@@ -38,10 +36,6 @@ class GradientAscent(Method):
     def loss(self, task: Task, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Of a batch of "forget": a scalar."""
         return -task.loss(model, batch["forget"])
-
-    def objective(self, task: Task, model: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
-        """What is minimised, a function of (model, batch); ``model`` is the original."""
-        return partial(self.loss, task)
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         epochs = shuffled_epochs(Beside(forget=split.forget), self.train, seed)

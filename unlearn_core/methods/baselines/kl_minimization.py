@@ -17,11 +17,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...data import ForgetSplit, Task
+from ...data import Task
 from ...fields import NotNegative
-from ...models import TrainConfig, train
+from ...models import TrainConfig
 from ..base import FORGET_TEXT, IMAGES, MULTIMODAL, TEXT, Method
-from ..forget_pairs import frozen_copy, paired_epochs
+from ..forget_pairs import Paired, frozen_copy
 
 __all__ = ["KLMinimization", "kept_outputs"]
 
@@ -38,7 +38,7 @@ def kept_outputs(task: Task, reference: nn.Module, model: nn.Module, batch: Any)
 
 
 @dataclass(frozen=True)
-class KLMinimization(Method):
+class KLMinimization(Paired, Method):
     """Raise the loss on the forget set; keep the outputs on the retain set.
 
     Attributes
@@ -62,10 +62,4 @@ class KLMinimization(Method):
         return -task.loss(model, batch["forget"]) + self.weight * kept
 
     def objective(self, task: Task, model: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
-        """What is minimised, a function of (model, batch); ``model`` is the original."""
         return partial(self.loss, task, frozen_copy(model))
-
-    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        loss = self.objective(split.task, model)
-        epochs = paired_epochs(split, self.train, seed, retain=True)
-        return train(model, epochs, loss, self.train, seed=seed, name=self.name)

@@ -10,24 +10,25 @@ another question in LLMU's own code.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ...data import ForgetSplit, Task
+from ...data import Task
 from ...fields import NotNegative
-from ...models import TrainConfig, train
+from ...models import TrainConfig
 from ..base import FORGET_TEXT, TEXT, Method
-from ..forget_pairs import frozen_copy, template_epochs
+from ..forget_pairs import Paired, frozen_copy
 from .kl_minimization import kept_outputs
 
 __all__ = ["LLMU"]
 
 
 @dataclass(frozen=True)
-class LLMU(Method):
+class LLMU(Paired, Method):
     """Three terms, one step: the true answer, a template answer, and the retain set's outputs.
 
     Attributes
@@ -53,7 +54,5 @@ class LLMU(Method):
         gone, other = (task.loss(model, batch[k]) for k in ("forget", "template"))
         return -self.eps1 * gone + self.eps2 * other + self.eps3 * kept
 
-    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        loss = partial(self.loss, split.task, frozen_copy(model))
-        epochs = template_epochs(split, self.train, seed, retain=True)
-        return train(model, epochs, loss, self.train, seed=seed, name=self.name)
+    def objective(self, task: Task, model: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
+        return partial(self.loss, task, frozen_copy(model))

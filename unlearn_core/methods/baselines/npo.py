@@ -19,17 +19,17 @@ the original is dropped.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from ...data import Answering, ForgetSplit, Task
 from ...fields import NotNegative, Positive
-from ...models import TrainConfig, train
+from ...models import TrainConfig
 from ..base import FORGET_TEXT, IMAGES, TEXT, Method
-from ..forget_pairs import log_probs_before, paired_epochs
+from ..forget_pairs import Paired, log_probs_before
 
 __all__ = ["NPO", "NPORetain", "SimNPO", "npo_loss", "simnpo_loss"]
 
@@ -45,7 +45,7 @@ def simnpo_loss(log_probs: Tensor, tokens: Tensor, beta: float, delta: float) ->
 
 
 @dataclass(frozen=True)
-class NPO(Method):
+class NPO(Paired, Method):
     """Make the true answers less probable than the original finds them.
 
     Attributes
@@ -67,17 +67,11 @@ class NPO(Method):
         gone = npo_loss(now, batch["before"], self.beta)
         return gone + task.loss(model, batch["retain"]) if "retain" in self.needs else gone
 
-    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+    def epochs(
+        self, model: nn.Module, split: ForgetSplit, seed: int, **beside: Any
+    ) -> Callable[[int], Iterable[dict[str, Any]]]:
         known = log_probs_before(model, split.task, split.forget, self.train.batch_size)
-        epochs = paired_epochs(
-            split,
-            self.train,
-            seed,
-            retain="retain" in self.needs,
-            before=lambda epoch: {"before": known},
-        )
-        loss = partial(self.loss, split.task)
-        return train(model, epochs, loss, self.train, seed=seed, name=self.name)
+        return super().epochs(model, split, seed, before=lambda _: {"before": known}, **beside)
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ class NPORetain(NPO):
 
 
 @dataclass(frozen=True)
-class SimNPO(Method):
+class SimNPO(Paired, Method):
     """NPO without the original model, by the mean over an answer's tokens, beside the retain set.
 
     Attributes
@@ -113,8 +107,3 @@ class SimNPO(Method):
         now, tokens = task.log_probs(model, batch["forget"]), task.answer_tokens(batch["forget"])
         gone = simnpo_loss(now, tokens, self.beta, self.delta)
         return self.gamma * gone + task.loss(model, batch["retain"])
-
-    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        epochs = paired_epochs(split, self.train, seed, retain=True)
-        loss = partial(self.loss, split.task)
-        return train(model, epochs, loss, self.train, seed=seed, name=self.name)

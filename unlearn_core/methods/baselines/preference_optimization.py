@@ -10,9 +10,8 @@ one mean over the tokens of both, so that long retain answers outweigh short ref
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,16 +19,16 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ...data import Answering, ForgetSplit
-from ...models import TrainConfig, train
+from ...models import TrainConfig
 from ...seeding import generator
 from ..base import FORGET_TEXT, MULTIMODAL, TEXT, Method
-from ..forget_pairs import paired_epochs, template_answers
+from ..forget_pairs import Paired
 
 __all__ = ["Mismatch", "PreferenceOptimization"]
 
 
 @dataclass(frozen=True)
-class PreferenceOptimization(Method):
+class PreferenceOptimization(Paired, Method):
     """Learn template answers to the questions of the forget set beside the retain set.
 
     Attributes
@@ -45,26 +44,12 @@ class PreferenceOptimization(Method):
     train: TrainConfig = FORGET_TEXT
     mean: Literal["separate", "joint"] = "separate"
 
-    def answers(self, split: ForgetSplit, seed: int) -> Callable[[int], Dataset]:
-        """Epoch -> the forget set under the answers to be learned."""
-        return lambda epoch: template_answers(split, seed, epoch)
-
     def loss(self, task: Answering, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Of a batch of pairs "template" and "retain": a scalar."""
         parts = [task.token_log_probs(model, batch[k])[0] for k in ("template", "retain")]
         if self.mean == "joint":
             return -torch.cat(parts).mean()
         return -sum(p.mean() for p in parts)
-
-    def objective(self, task: Answering, model: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
-        """What is minimised, a function of (model, batch); ``model`` is the original."""
-        return partial(self.loss, task)
-
-    def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        answers = self.answers(split, seed)
-        epochs = paired_epochs(split, self.train, seed, retain=True, template=answers)
-        loss = self.objective(split.task, model)
-        return train(model, epochs, loss, self.train, seed=seed, name=self.name)
 
 
 @dataclass(frozen=True)
@@ -75,7 +60,9 @@ class Mismatch(PreferenceOptimization):
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "unrelated"})
     works_on: ClassVar[frozenset[str]] = TEXT
 
-    def answers(self, split: ForgetSplit, seed: int) -> Callable[[int], Dataset]:
+    def epochs(
+        self, model: nn.Module, split: ForgetSplit, seed: int, **beside: Any
+    ) -> Callable[[int], Iterable[dict[str, Any]]]:
         texts = split.unrelated.questions.answers
 
         def draw(epoch: int) -> Dataset:
@@ -83,4 +70,4 @@ class Mismatch(PreferenceOptimization):
             chosen = torch.randint(len(texts), (len(split.forget),), generator=g)
             return split.forget.with_answers([texts[i] for i in chosen.tolist()])
 
-        return draw
+        return super().epochs(model, split, seed, template=draw, **beside)
