@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
@@ -9,6 +13,8 @@ from pydantic import Field
 from unlearn_core.registry import (
     ADDED,
     ConfigError,
+    Plugins,
+    Table,
     altered,
     bind,
     brief,
@@ -217,3 +223,131 @@ def test_describe_leaves_out_an_added_field_while_it_has_its_default(
     of it that matters (0, nothing) is left out: two different things would share a cache key."""
     assert describe(value) == {"is": "Grown", "x": 1.0, **described}
     assert describe({"inside": [value]}) == {"inside": [{"is": "Grown", "x": 1.0, **described}]}
+
+
+# -- Tables that others add to ---------------------------------------------------------------------
+
+
+def table_of(**known: Any) -> Table[Any]:
+    table: Table[Any] = Table("shape", lambda: None)
+    for name, thing in known.items():
+        table.add(name, thing)
+    return table
+
+
+class TestTable:
+    def test_it_is_a_mapping_that_build_takes(self) -> None:
+        table = table_of(point=Point, make=make)
+        assert build(table, {"use": "make", "size": 3}, "shape") == (3, "cpu")
+        assert {**table} == {"point": Point, "make": make}
+        assert (len(table), [*table], "line" in table) == (2, ["point", "make"], False)
+        with pytest.raises(ConfigError, match="unknown shape 'pont'; did you mean 'point'"):
+            build(table, {"use": "pont"}, "shape")
+
+    def test_a_name_stands_for_one_thing(self) -> None:
+        """Fails where a package's method takes the place of one of ours without a word."""
+        table = table_of(point=Point)
+        with pytest.raises(ValueError, match=r"there is a shape 'point' already: .*Point"):
+            table.add("point", Line)
+        table.add("point", Point)
+        assert {**table} == {"point": Point}
+
+    def test_two_classes_of_one_name_are_two(self) -> None:
+        """Fails where `describe`, and so the cache, takes one for the other."""
+        other = type("Point", (), {"__module__": "elsewhere"})
+        with pytest.raises(ValueError, match="there is a shape 'point' already"):
+            table_of(point=Point).add("other_point", other)
+
+    def test_what_is_defined_again_takes_its_own_place(self) -> None:
+        """Fails where a cell that defines a method can be run once only."""
+
+        def define() -> type:
+            class Round:
+                pass
+
+            return Round
+
+        first, second = define(), define()
+        table = table_of(round=first)
+        table.add("round", second)
+        assert table["round"] is second
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Install a package of one module, with its entry points."""
+
+    def install(name: str, code: str, **points: str) -> None:
+        (tmp_path / f"{name}.py").write_text(code)
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        lines = [f"{key} = {name}:{value}" for key, value in points.items()]
+        (info / "entry_points.txt").write_text("\n".join(["[some.shapes]", *lines]) + "\n")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    return install
+
+
+class TestPlugins:
+    def table(self) -> Table[Any]:
+        table: Table[Any] = Table(
+            "shape", Plugins("some.shapes", lambda _, s: table.add(s.name, s))
+        )
+        return table
+
+    def test_entry_points_are_registered_when_they_are_looked_for(
+        self, installed: Callable[..., None]
+    ) -> None:
+        installed("one_shape", "class Ring:\n    name = 'ring'\n", ring="Ring")
+        table = self.table()
+        table.add("point", Point)
+        assert table["point"] is Point
+        assert "one_shape" not in sys.modules, "a known name loads nothing"
+        assert table["ring"].__module__ == "one_shape"
+        assert [*table] == ["point", "ring"]
+
+    def test_a_list_of_all_holds_them(self, installed: Callable[..., None]) -> None:
+        installed("listed_shape", "class Disc:\n    name = 'disc'\n", disc="Disc")
+        assert [*self.table()] == ["disc"]
+
+    @pytest.mark.parametrize(
+        ("code", "error"),
+        [
+            ("import no_such_module", "No module named 'no_such_module'"),
+            ("class Other:\n    pass", "has no attribute 'Ring'"),
+            ("class Ring:\n    pass", "has no attribute 'name'"),
+        ],
+    )
+    def test_one_that_is_broken_is_named(
+        self, installed: Callable[..., None], code: str, error: str
+    ) -> None:
+        """Fails where a traceback leaves open which of the installed packages is at fault."""
+        installed("broken_shape", code, ring="Ring")
+        table = self.table()
+        table.add("point", Point)
+        assert table["point"] is Point
+        said = f"broken_shape: its entry point 'ring' of some.shapes: .*{error}"
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=said):
+                table["ring"]
+
+    def test_it_may_read_the_table_while_it_is_loaded(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where a package that asks what is known never ends."""
+        table = self.table()
+        table.add("point", Point)
+
+        class Ring:
+            name = "ring"
+
+        def load(point: EntryPoint) -> type:
+            assert [*table] == ["point"]
+            return Ring
+
+        monkeypatch.setattr(EntryPoint, "load", load)
+        points = (EntryPoint("ring", "nowhere:Ring", "some.shapes"),)
+        monkeypatch.setattr("unlearn_core.registry.entry_points", lambda group: points)
+        assert [*table] == ["point", "ring"]

@@ -8,11 +8,14 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, get_type_hints
+from importlib.metadata import entry_points
+from typing import Any, TypeVar, get_type_hints
 
 __all__ = [
     "ADDED",
     "ConfigError",
+    "Plugins",
+    "Table",
     "altered",
     "bind",
     "brief",
@@ -33,6 +36,90 @@ LONGEST = 60
 
 class ConfigError(ValueError):
     """A configuration that names something that is not there, or lacks something that must be."""
+
+
+T = TypeVar("T")
+
+
+class Plugins:
+    """What installed packages add: their entry points of one group, each handed to ``register`` under
+    its name.
+
+    They are loaded once, when the instance is first called.
+    """
+
+    def __init__(self, group: str, register: Callable[[str, Any], object]) -> None:
+        self.group, self.register, self.loaded = group, register, False
+
+    def __call__(self) -> None:
+        """Load and register them.
+
+        Raises
+        ------
+        ConfigError
+            One that can't be loaded, or that is refused; it names the package.
+        """
+        if self.loaded:
+            return
+        self.loaded = True  # before: what is loaded may read the table itself
+        for point in entry_points(group=self.group):
+            try:
+                self.register(point.name, point.load())
+            except Exception as error:
+                self.loaded = False
+                package = point.dist.name if point.dist else "a package"
+                raise ConfigError(
+                    f"{package}: its entry point {point.name!r} of {self.group}: {error}"
+                ) from error
+
+
+class Table(Mapping[str, T]):
+    """What names stand for: the package's own things, and what others `add`.
+
+    Parameters
+    ----------
+    what : the word for a thing in error messages ("method", ...)
+    plugins : called when a name is unknown, and before all names are listed
+    """
+
+    def __init__(self, what: str, plugins: Callable[[], None]) -> None:
+        self.what, self.plugins = what, plugins
+        self.known: dict[str, T] = {}
+
+    def add(self, name: str, thing: T) -> None:
+        """Give ``thing`` a name. What is defined again, as when a cell is run twice, takes its place.
+
+        Raises
+        ------
+        ValueError
+            Another thing has this name, or another one is defined under the same name in code:
+            `describe` tells classes apart by it.
+        """
+        for known, other in self.known.items():
+            same_name = getattr(other, "__name__", None) == getattr(thing, "__name__", ())
+            if (known == name or same_name) and not _same(other, thing):
+                raise ValueError(f"there is a {self.what} {known!r} already: {other!r}")
+        self.known[name] = thing
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self.known:
+            self.plugins()
+        return self.known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self.plugins()
+        return iter(self.known)
+
+    def __len__(self) -> int:
+        self.plugins()
+        return len(self.known)
+
+
+def _same(one: Any, other: Any) -> bool:
+    where = [
+        (getattr(x, "__module__", None), getattr(x, "__qualname__", None)) for x in (one, other)
+    ]
+    return one == other or (where[0] == where[1] and None not in where[0])
 
 
 def brief(value: object) -> str:
@@ -184,6 +271,11 @@ def describe(value: Any) -> Any:
 
     Two objects with equal descriptions behave alike; cache keys and records are made of them. A
     class that changes its behaviour raises its ``version``, which is part of the description.
+
+    Raises
+    ------
+    TypeError
+        Something in it has no plain description.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {

@@ -53,6 +53,7 @@ from .objectives import (
     VisualAnswering,
 )
 from .questions import QUESTIONS, QuestionData, QuestionSet, fictional_authors, tofu
+from .registered import register
 from .restricted_symbols import (
     RECIPES,
     REFUSALS,
@@ -167,6 +168,7 @@ __all__ = [
     "paintings",
     "people",
     "own_text",
+    "register",
     "resolve",
     "restricted_symbols",
     "safety_benchmark",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .loading import evenly_spaced
 from .questions import QuestionSet, check_forget
+from .registered import table_of
 from .sources import MissingSourceError, Source, file_sha256, resolve
 
 __all__ = [
@@ -231,4 +232,4 @@ def own_text(
 
 
 #: Problems of books, by the name in a profile's ``data``.
-BOOKS = {"gutenberg": gutenberg, "own_text": own_text}
+BOOKS = table_of(BookData, gutenberg, own_text)

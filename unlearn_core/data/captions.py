@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from .images import (
     image_folder,
     shapes,
 )
+from .registered import table_of
 from .sources import MissingSourceError, Source, file_sha256, inside, json_file, resolve
 from .tables import read
 
@@ -468,10 +469,9 @@ def coco_captions(n: int) -> tuple[tuple[str, ...], tuple[Path, ...], Source]:
     return tuple(captions[images[i][0]] for i in order), files, source
 
 
-CAPTIONED: dict[str, Callable[..., CaptionData]] = {
-    f.__name__: f
-    for f in (
-        *(captioned_shapes, captioned_fashion, captioned_cifar10),
-        *(objects, paintings, painters, people, imagenette),
-    )
-}
+#: Problems of images with captions, by the name in a profile's ``data``.
+CAPTIONED = table_of(
+    CaptionData,
+    *(captioned_shapes, captioned_fashion, captioned_cifar10),
+    *(objects, paintings, painters, people, imagenette),
+)

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from ..seeding import generator
 from .checks import check_numbers
 from .image_files import decoded
+from .registered import table_of
 from .sources import MissingSourceError, Source, file_sha256, resolve
 from .tables import images_by_class, parts, read
 
@@ -787,7 +788,7 @@ def _files_by_part(root: Path) -> dict[str, list[tuple[str, Path]]]:
     return {part: images_by_class(folder) for part, folder in found.items()}
 
 
-DATASETS: dict[str, Callable[..., ImageData]] = {
-    f.__name__: f
-    for f in (digits, shapes, fashion_mnist, cifar10, cifar100, fashion_cifar, image_folder)
-}
+#: Problems of images, by the name in a profile's ``data``.
+DATASETS = table_of(
+    ImageData, digits, shapes, fashion_mnist, cifar10, cifar100, fashion_cifar, image_folder
+)

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from ..seeding import generator
 from .checks import check_numbers, check_texts
+from .registered import table_of
 from .sources import MissingSourceError, Source, resolve
 from .tables import read
 
@@ -359,4 +360,4 @@ def fictional_authors(
 
 
 #: Problems of questions, by the name in a profile's ``data``.
-QUESTIONS = {"tofu": tofu, "fictional_authors": fictional_authors}
+QUESTIONS = table_of(QuestionData, tofu, fictional_authors)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Set
 from dataclasses import dataclass, fields
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
@@ -135,7 +135,7 @@ class Method:
         if unknown:
             raise TypeError(f"{cls.__name__}.needs: unknown {sorted(unknown)}; known: {[*NEEDS]}")
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Method:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Say what is meant instead, where a method is made as it can't be."""
         name, known = cls.__name__, {f.name for f in fields(cls)}
         if any(isinstance(a, nn.Module | ForgetSplit) for a in (*args, *kwargs.values())):

@@ -2,7 +2,7 @@
 
 from .attacks import relearned_drawing, search_embedding
 from .audits import klom, margins, u_lira
-from .catalogue import METRICS, VERSION, Estimate, Metric, mean, share
+from .catalogue import METRICS, VERSION, Estimate, Metric, mean, register, share
 from .classification import (
     SideOutputs,
     accuracies_on_test,
@@ -180,6 +180,7 @@ __all__ = [
     "perplexity",
     "privleak",
     "refusal_rate",
+    "register",
     "relearned_accuracy",
     "relearned_drawing",
     "relearned_probability",

@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from ..registry import Plugins, Table
 from .checks import finite
 
-__all__ = ["METRICS", "Estimate", "Metric", "VERSION", "mean", "share"]
+__all__ = ["METRICS", "Estimate", "Metric", "VERSION", "mean", "register", "share"]
 
 
 class Estimate(NamedTuple):
@@ -56,7 +57,7 @@ class Metric:
 #: Raised when the value of any metric changes for the same model; part of every row's key.
 VERSION = 1
 
-METRICS: dict[str, Metric] = {
+OWN: dict[str, Metric] = {
     "retain_accuracy": Metric(
         "Retain accuracy (train)",
         "%",
@@ -806,3 +807,27 @@ METRICS: dict[str, Metric] = {
         "SARR, meaningless, unseen families", "%", "lower", "The part of it that is meaningless."
     ),
 }
+
+
+def register(name: str, metric: Metric) -> None:
+    """Make a metric of one's own known by ``name``: rows may hold it, and tables show it.
+
+    An installed package need not call it: its entry points of the group ``unlearn_core.metrics``,
+    each of a `Metric` under its name, are registered when they are looked for.
+
+    Raises
+    ------
+    TypeError
+        It is no `Metric`.
+    ValueError
+        Another metric has the name.
+    """
+    if not isinstance(metric, Metric):
+        raise TypeError(f"what is registered as {name!r} is a Metric, not {metric!r}")
+    METRICS.add(name, metric)
+
+
+#: What every metric means, by its name in rows.
+METRICS: Table[Metric] = Table("metric", Plugins("unlearn_core.metrics", register))
+for _name, _metric in OWN.items():
+    register(_name, _metric)

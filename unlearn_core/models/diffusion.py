@@ -29,8 +29,8 @@ from .sentences import MINILM
 from .training import default_device, device_of, require_finite
 
 __all__ = [
-    "DIFFUSION_MODELS",
     "Autoencoder",
+    "DIFFUSION_MODELS",
     "ClassConditional",
     "ClassToImage",
     "Diffusion",
