@@ -213,3 +213,39 @@ def test_whatever_a_decoder_raises_names_the_file(
     monkeypatch.setattr("PIL.Image.open", fails)
     with pytest.raises(ValueError, match=rf"x\.png in {tmp_path.name} is no image: at byte 7"):
         decoded(tmp_path / "x.png")
+
+
+class TestFolders:
+    """A folder in the place of an id."""
+
+    def test_it_is_taken_as_it_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fails where the hub is asked, or a record would tell where it lies."""
+        folder = fill(tmp_path / "mine", a="own")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for name in (str(folder), "./mine", "~/mine", "../" + tmp_path.name + "/mine"):
+            source = resolve(name, repo_type="model", patterns=("*.txt",))
+            assert source.path == folder.resolve()
+            assert source.record() == {
+                "id": "mine",
+                "kind": "user",
+                "sha256": file_sha256([folder / "a.txt"], folder),
+            }
+
+    def test_it_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(MissingSourceError, match=r"there is no folder \./nowhere"):
+            resolve("./nowhere", repo_type="model")
+        fill(tmp_path / "mine", a="own")
+        with pytest.raises(
+            MissingSourceError, match=r"mine: the user has none of the files \*\.bin"
+        ):
+            resolve(str(tmp_path / "mine"), repo_type="model", patterns=("*.bin",))
+
+    def test_every_spec_takes_one(self, tmp_path: Path) -> None:
+        from unlearn_core.models import CausalLM, TinyLlama
+
+        chat = TinyLlama(hidden=16, layers=1, heads=2, vocabulary=400).build(0)
+        chat.model.save_pretrained(tmp_path)
+        chat.tokenizer.save_pretrained(tmp_path)
+        loaded = CausalLM(str(tmp_path), chat.template, precision="no").build(0)
+        assert loaded.answer(["Who?"], 4) == chat.answer(["Who?"], 4)

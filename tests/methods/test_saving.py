@@ -312,9 +312,7 @@ class TestGenerate:
     def test_a_text_that_is_no_prompt(self, learned: Learned) -> None:
         made = Prompting()(*learned)
         ids = torch.tensor([made.tokenizer("Ada was born")["input_ids"]])
-        with pytest.raises(
-            ValueError, match="is no prompt of the form 'Question: <<the question>>"
-        ):
+        with pytest.raises(ValueError, match="is no prompt of the form 'Question: <<the text>>"):
             made.generate(ids)
 
     def test_two_caches_take_no_beams(self, learned: Learned) -> None:

@@ -4,6 +4,7 @@ say, whatever the architecture, its configuration on the hub and its chat templa
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -295,6 +296,129 @@ class TestChatTemplate:
             whole = chat.tokenizer.decode(said_by_it, skip_special_tokens=True)
             assert text == whole.split("<turn_end>")[0].strip()
             assert "<turn" not in text
+
+    def test_it_stops_at_the_end_of_a_turn_that_no_configuration_names(self, chat: Chat) -> None:
+        """Fails where a model that was tuned on a template of its own runs on to the limit."""
+        end = chat.tokenizer.convert_tokens_to_ids("<turn_end>")
+        chat.model.generation_config.eos_token_id = chat.tokenizer.eos_token_id
+        assert end in chat.stops
+        _, labels = chat.encode("Who?", "Ada.")
+        assert labels[-1] == end
+
+    def test_a_system_prompt_stands_first(self, chat: Chat) -> None:
+        told = Chat(chat.model, chat.tokenizer, template=None, system="Be brief.")
+        assert told.prompt("Who?") == (
+            "<turn>system\nBe brief.<turn_end>\n<turn>user\nWho?<turn_end>\n<turn>assistant\n"
+        )
+        ids, labels = told.encode("Who?", "Ada.")
+        assert chat.tokenizer.decode(ids).startswith("<turn>system\nBe brief.<turn_end>")
+        assert chat.tokenizer.decode(labels[labels != IGNORED]) == "Ada.<turn_end>"
+        assert told.answer(["Who?"], 6) == chat.answer(
+            [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]], 6
+        )
+
+    def test_a_conversation_is_a_question(self, chat: Chat) -> None:
+        """Fails where it is written into the prompt as Python writes a list."""
+        turns = [
+            {"role": "user", "content": "Who?"},
+            {"role": "assistant", "content": "Ada."},
+            {"role": "user", "content": "And when?"},
+        ]
+        prompt = "".join(f"<turn>{t['role']}\n{t['content']}<turn_end>\n" for t in turns)
+        assert chat.prompt(turns) == f"{prompt}<turn>assistant\n"
+        (scores,) = chat.log_probs([(turns, "In 1921.")])
+        ids = chat.tokenizer(chat.prompt(turns), add_special_tokens=False)["input_ids"]
+        answer = chat.tokenizer("In 1921.<turn_end>", add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logits = chat.model(input_ids=torch.tensor([ids + answer])).logits[0].log_softmax(-1)
+        expected = logits[len(ids) - 1 : -1].gather(1, torch.tensor(answer)[:, None])[:, 0]
+        torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("question", "error", "says"),
+        [
+            (7, TypeError, "a text, or a list of messages"),
+            ([], TypeError, "a text, or a list of messages"),
+            (["Who?"], TypeError, "a text, or a list of messages"),
+            ([{"role": "user"}], TypeError, "that have a role and a content"),
+            ([{"role": "assistant", "content": "Ada."}], ValueError, "is the assistant's"),
+        ],
+    )
+    def test_what_is_no_conversation(
+        self, chat: Chat, question: Any, error: type[Exception], says: str
+    ) -> None:
+        with pytest.raises(error, match=says):
+            chat.prompt(question)
+
+    def test_what_does_not_go_together(self, chat: Chat, tokenizer: Any) -> None:
+        told = Chat(chat.model, chat.tokenizer, template=None, system="Be brief.")
+        both = [{"role": "system", "content": "No."}, {"role": "user", "content": "Who?"}]
+        with pytest.raises(
+            ValueError, match="the messages bring a system prompt, and the chat has"
+        ):
+            told.prompt(both)
+        plain = Chat(chat.model, tokenizer)
+        with pytest.raises(
+            TypeError, match=r"is no text; a list of messages is for .*template=None"
+        ):
+            plain.prompt(both)
+        with pytest.raises(ValueError, match="says the system prompt itself: write it there"):
+            Chat(chat.model, tokenizer, system="Be brief.")
+
+    def test_it_is_saved_too(self, chat: Chat, tmp_path: Path) -> None:
+        told = Chat(chat.model, chat.tokenizer, template=None, system="Be brief.")
+        told.save_pretrained(tmp_path)
+        loaded = Chat.from_pretrained(tmp_path)
+        assert (loaded.system, loaded.template) == ("Be brief.", None)
+        assert loaded.prompt("Who?") == told.prompt("Who?")
+        assert loaded.stops == told.stops
+        assert loaded.answer(QUESTIONS, 6) == told.answer(QUESTIONS, 6)
+
+    #: What Gemma's and Phi-3's write, the former without a system prompt, and their ends of a turn.
+    @pytest.mark.parametrize(
+        ("template", "end"),
+        [
+            (
+                "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+                "{{ raise_exception('System role not supported') }}{% endif %}"
+                "{% for message in messages %}{% if (message['role'] == 'assistant') %}"
+                "{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}"
+                "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + "
+                "'<end_of_turn>\n' }}{% endfor %}"
+                "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",
+                "<end_of_turn>",
+            ),
+            (
+                "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + "
+                "message['content'] + '<|end|>\n' }}{% endfor %}"
+                "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}"
+                "{% endif %}",
+                "<|end|>",
+            ),
+        ],
+        ids=["gemma", "phi-3"],
+    )
+    def test_of_other_families(self, tokenizer: Any, template: str, end: str) -> None:
+        own = copy.deepcopy(tokenizer)
+        marks = ["<start_of_turn>", "<end_of_turn>", "<|user|>", "<|assistant|>", "<|end|>"]
+        own.add_special_tokens({"bos_token": "<bos>"})
+        own.add_tokens(marks, special_tokens=True)
+        own.chat_template = template
+        model = built("llama", own)
+        number = own.convert_tokens_to_ids(end)
+        model.generation_config.eos_token_id = [own.eos_token_id, number]
+        chat = Chat(model, own, template=None)
+        ids, labels = chat.encode("Who?", "Ada.")
+        assert own.decode(labels[labels != IGNORED]) == f"Ada.{end}"
+        begins = (labels != IGNORED).nonzero()[0, 0]
+        asked = own.apply_chat_template(
+            [{"role": "user", "content": "Who?"}], add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        assert ids[:begins].tolist() == asked
+        assert ids.tolist().count(own.bos_token_id) == ("bos_token" in template)
+        said = chat.model.generate(torch.tensor([asked]), max_new_tokens=8, do_sample=False)
+        whole = own.decode(said[0, len(asked) :], skip_special_tokens=True).strip()
+        assert chat.answer(["Who?"], 8) == [whole]
 
     def test_the_date_is_the_same_every_day(self, chat: Chat) -> None:
         chat.tokenizer.chat_template = (

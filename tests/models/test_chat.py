@@ -95,7 +95,7 @@ class TestEncode:
         with pytest.raises(ValueError, match="more than the context of 96"):
             chat.encode("why " * 200, "So.")
         with pytest.raises(ValueError, match="more than the context of 96"):
-            chat.answer(["Who?"], max_new_tokens=90)
+            chat.answer(["why " * 200])
         with pytest.raises(ValueError, match=r"has no \{question\}"):
             Chat(chat.model, tokenizer, template="Answer: ")
         with pytest.raises(ValueError, match="no chat template"):
@@ -104,6 +104,23 @@ class TestEncode:
         endless.eos_token = None
         with pytest.raises(ValueError, match="no end-of-sequence token"):
             Chat(chat.model, endless)
+        with pytest.raises(TypeError, match=r"a fast tokenizer is needed.*not one of type Slow"):
+            Chat(chat.model, type("Slow", (), {"is_fast": False})())
+
+    def test_a_first_token_is_spelled_once(self, chat: Chat, tokenizer: Any) -> None:
+        """Fails where a template that spells it, as many do, gets two."""
+        from tokenizers.processors import TemplateProcessing
+
+        own = copy.deepcopy(tokenizer)
+        own.bos_token = "<pad>"
+        own.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<pad> $A", special_tokens=[("<pad>", own.bos_token_id)]
+        )
+        with pytest.raises(ValueError, match="puts '<pad>' first by itself: leave it out"):
+            Chat(chat.model, own, "<pad>{question}\n")
+        ids, _ = Chat(chat.model, own, "{question}\n").encode("Who?", "Ada.")
+        assert ids.tolist().count(own.bos_token_id) == 1
+        Chat(chat.model, tokenizer, "<pad>{question}\n")  # this one puts nothing first
 
     def test_a_tokenizer_without_padding(self, chat: Chat, tokenizer: Any) -> None:
         """The last token pads, and is masked, so that nothing sees it."""
@@ -189,6 +206,21 @@ class TestLogProbs:
         )
         chat.log_probs(pairs[:8], 8)
         assert [shape[0] for shape in read] == [2]
+
+    def test_a_short_context_cuts_the_answer(self, tokenizer: Any) -> None:
+        """Fails where the limit is beyond it, or one prompt's length shortens another's answer."""
+        long = "In which city was Ada Moreau born, and when?"
+        short = Chat(llama(len(tokenizer), context=64), tokenizer)
+        wide = Chat(llama(len(tokenizer), context=400), tokenizer)
+        room = [
+            64 - len(tokenizer(short.prompt(q).rstrip(" "))["input_ids"]) for q in ("Who?", long)
+        ]
+        assert room[0] > room[1] > 0
+        found = short.answer(["Who?", long])
+        expected = [wide.answer([q], n)[0] for q, n in zip(("Who?", long), room, strict=True)]
+        assert found == expected
+        with pytest.raises(ValueError, match="tokens are more than the context of 64"):
+            short.complete(["why " * 64], 5)
 
     def test_the_mode_is_restored(self, chat: Chat) -> None:
         chat.train()

@@ -1,6 +1,6 @@
 """Where bytes come from: a local hub folder, a package that carries them, or the hub.
 
-`resolve` takes an id in the hub's form (``uoft-cs/cifar10``) and tries, in this order,
+`resolve` takes a folder, or an id in the hub's form (``uoft-cs/cifar10``), and tries, in this order,
 
 1. ``$UNLEARN_HUB/<id>``, a folder with the hub's layout;
 2. a package that carries the same thing (`PACKAGES`);
@@ -133,19 +133,26 @@ def json_file(file: Path) -> Any:
 def resolve(
     id: str, *, repo_type: Literal["dataset", "model"], patterns: tuple[str, ...] = ("**/*",)
 ) -> Source:
-    """Find ``id`` in one of the three places.
+    """Find ``id`` in one of the three places, or where it says.
 
     Parameters
     ----------
-    id : ``owner/name``, as on the hub
+    id : ``owner/name``, as on the hub; or a folder with the hub's files, absolute or beginning with
+        ``./``, ``../`` or ``~``, of which a record keeps the last name alone
     repo_type : the hub's two kinds of repository
     patterns : glob patterns of the files that are needed; they are what is downloaded and hashed
 
     Raises
     ------
     MissingSourceError
-        Names the id, the three places that were tried and the commands that mend it.
+        Names the id, the three places that were tried and the commands that mend it; or the folder
+        that is not there.
     """
+    if os.path.isabs(id) or id.startswith((".", "~")):
+        folder = Path(id).expanduser().resolve()
+        if not folder.is_dir():
+            raise MissingSourceError(f"there is no folder {id}")
+        return _source(folder.name, "user", folder, patterns)
     tried: list[str] = []
     found: tuple[Kind, Path] | None = None
     hub = os.environ.get("UNLEARN_HUB")
@@ -171,9 +178,14 @@ def resolve(
             mends.append(f"hf download {kind}{id} --local-dir $UNLEARN_HUB/{id}")
             raise MissingSourceError(
                 f"{id} was not found.\n  Tried: {'; '.join(tried)}.\n"
-                f"  Mend it with: {'  or  '.join(mends)}"
+                f"  Mend it with: {'  or  '.join(mends)}\n"
+                f"  A folder of yours is named by its whole path, or by one that begins with ./"
             ) from error
-    kind, path = found
+    return _source(id, *found, patterns)
+
+
+def _source(id: str, kind: Kind, path: Path, patterns: tuple[str, ...]) -> Source:
+    """What of a folder is needed, hashed."""
     files = {f for pattern in patterns for f in path.glob(pattern) if f.is_file()}
     if not files:
         raise MissingSourceError(f"{id}: the {kind} has none of the files {', '.join(patterns)}")

@@ -25,6 +25,7 @@ from ..models import (
     shuffled_epochs,
     train,
 )
+from ..models.inference import several
 from ..seeding import derive_seed, seeded
 
 __all__ = ["EveryOne", "FlaggedChat", "Knows", "PromptClassifier", "prompt_embeddings"]
@@ -182,6 +183,8 @@ class FlaggedChat(Around):
         def other(chosen: list[tuple[str, str]]) -> list[Tensor]:
             return self.log_probs_flagged(chosen, batch_size)
 
+        for pair in pairs:
+            several(pair, "a question and its answer")
         return self._apart([q for q, _ in pairs], pairs, plain, other)
 
     def generate(
@@ -228,6 +231,7 @@ class FlaggedChat(Around):
         other: Callable[[list[Any]], list[Any]],
     ) -> list[Any]:
         """``plain`` of the items whose question is not flagged, ``other`` of the rest, in order."""
+        several(questions, "questions")
         if not all(isinstance(q, str) for q in questions):
             raise TypeError(f"a {type(self).__name__} takes questions as texts, not as messages")
         distinct = list(dict.fromkeys(questions))

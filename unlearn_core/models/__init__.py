@@ -1,6 +1,6 @@
 """Building, training and running models."""
 
-from .chat import Around, Chat, EncodedSet, Encoding
+from .chat import Around, Chat, EncodedSet, Encoding, Messages
 from .checkpoints import Checkpoint, CheckpointError, CheckpointWarning
 from .classifiers import MODELS, ClassifierSpec, LeNet, ModelSpec, ResNet18, SmallCNN, ViT
 from .diffusion import (
@@ -79,6 +79,7 @@ __all__ = [
     "EncodedSet",
     "Encoding",
     "LeNet",
+    "Messages",
     "ModelSpec",
     "Outputs",
     "Recipe",

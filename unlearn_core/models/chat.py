@@ -11,7 +11,7 @@ import contextlib
 import copy
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -21,11 +21,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data import IGNORED, Answering, QuestionSet
-from .inference import evaluating
+from .inference import evaluating, several
 from .saving import Saved
 from .training import device_of, require_finite, to
 
-__all__ = ["Around", "Chat", "EncodedSet", "Encoding"]
+__all__ = ["Around", "Chat", "EncodedSet", "Encoding", "Messages"]
+
+#: A conversation as transformers writes it, ``[{"role": "user", "content": "..."}, ...]``.
+Messages = Sequence[Mapping[str, str]]
+
+#: What stands for a question or an answer where only what is around it is asked for.
+MARK = "<<the text>>"
 
 
 #: What day it is to a chat template that writes the date: the one that Llama 3.1's falls back on.
@@ -65,7 +71,7 @@ class EncodedSet(Dataset):
     Parameters
     ----------
     questions : the texts
-    encode : (question, answer) -> tokens
+    encode : (question, answer) -> tokens (`Chat.encode`)
     padding : the token that fills up
     """
 
@@ -200,12 +206,16 @@ class Chat(Saved, nn.Module):
         tokenizer's end of sequence. None for the tokenizer's own chat template, an answer's end
         being that of its turn; one that writes the date writes `TODAY`
     precision : "bf16" runs the model under autocast; "no" in the precision of its weights
+    system : what the chat template is told first; a template of text says it itself
 
     Raises
     ------
+    TypeError
+        The tokenizer is none, or a slow one.
     ValueError
-        A template without a question, or a tokenizer without an end-of-sequence token, or
-        without a chat template where that is asked for.
+        A template without a question, or one that begins with the token that the tokenizer puts
+        first by itself; a tokenizer without an end-of-sequence token, or without a chat template
+        where that is asked for; a system prompt beside a template of text.
     """
 
     def __init__(
@@ -214,16 +224,31 @@ class Chat(Saved, nn.Module):
         tokenizer: Any,
         template: str | None = "Question: {question}\nAnswer: ",
         precision: Literal["no", "bf16"] = "no",
+        system: str | None = None,
     ) -> None:
         super().__init__()
+        if not getattr(tokenizer, "is_fast", False):
+            kind = type(tokenizer).__name__
+            raise TypeError(
+                f"a fast tokenizer is needed, which AutoTokenizer loads by default, not one of type "
+                f"{kind}"
+            )
         if template is not None and "{question}" not in template:
             raise ValueError(f"the template {template!r} has no {{question}}")
         if template is None and not tokenizer.chat_template:
             raise ValueError("the tokenizer has no chat template")
+        if template is not None and system is not None:
+            raise ValueError("a template of text says the system prompt itself: write it there")
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no end-of-sequence token")
+        first = tokenizer.bos_token
+        spelled = template is not None and first and template.startswith(first)
+        if spelled and tokenizer(template)["input_ids"][:2] == [tokenizer.bos_token_id] * 2:
+            raise ValueError(
+                f"the tokenizer puts {first!r} first by itself: leave it out of the template"
+            )
         self.model, self.tokenizer = model, tokenizer
-        self.template, self.precision = template, precision
+        self.template, self.precision, self.system = template, precision, system
         self.training = model.training
         #: The longest pack that was found exact, and whether padding on the left was; None: not yet.
         self._exact_pack: int | None = None
@@ -248,11 +273,20 @@ class Chat(Saved, nn.Module):
 
     @property
     def stops(self) -> list[int]:
-        """The tokens that end what the model says: its own, and the tokenizer's end of sequence."""
+        """The tokens that end what the model says: its own, the tokenizer's end of sequence, and the
+        one with which a chat template ends an answer."""
         config = getattr(self.model, "generation_config", None)
         own = getattr(config, "eos_token_id", None)
         own = [] if own is None else [own] if isinstance(own, int) else own
-        return sorted({*own, self.tokenizer.eos_token_id})
+        return sorted({*own, self.tokenizer.eos_token_id, *self._turn_end()})
+
+    def _turn_end(self) -> list[int]:
+        """The token of its own that a chat template writes at once behind an answer, if any."""
+        if self.template is not None:
+            return []
+        _, _, behind = Chat._turns(self, MARK, MARK).rpartition(MARK)
+        ids = self.tokenizer(behind, add_special_tokens=False)["input_ids"][:1]
+        return [i for i in ids if i in self.tokenizer.added_tokens_decoder]
 
     @property
     def context(self) -> int | None:
@@ -285,22 +319,68 @@ class Chat(Saved, nn.Module):
         with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
             yield
 
-    def prompt(self, question: str) -> str:
-        if self.template is not None:
-            return self.template.replace("{question}", question)
-        return self._turns(question, add_generation_prompt=True)
+    def prompt(self, question: str | Messages) -> str:
+        """What the model reads before its answer.
 
-    def _turns(self, question: str, answer: str | None = None, **options: Any) -> str:
+        Parameters
+        ----------
+        question : a text; to a chat template also a conversation that ends with the user's turn
+
+        Raises
+        ------
+        TypeError
+            It is neither; or a conversation, and the template is one of text.
+        ValueError
+            A conversation that ends with another turn, or brings a second system prompt.
+        """
+        if self.template is None:
+            return self._turns(question, add_generation_prompt=True)
+        if not isinstance(question, str):
+            raise TypeError(
+                f"the question {str(question)[:60]!r} is no text; a list of messages is for the "
+                "tokenizer's own chat template: Chat(model, tokenizer, template=None)"
+            )
+        return self.template.replace("{question}", question)
+
+    def _messages(self, question: str | Messages) -> list[dict[str, Any]]:
+        """A question as a conversation, the system prompt first."""
+        if isinstance(question, str):
+            turns = [{"role": "user", "content": self._content(question, asked=True)}]
+        else:
+            every = question if isinstance(question, Sequence) else ()
+            turns = [dict(m) if isinstance(m, Mapping) else {} for m in every]
+            if not turns or any({"role", "content"} - turn.keys() for turn in turns):
+                raise TypeError(
+                    "a question is a text, or a list of messages that have a role and a content, not "
+                    f"{str(question)[:60]!r}"
+                )
+            if turns[-1]["role"] != "user":
+                raise ValueError(f"the last message is the {turns[-1]['role']}'s, not the user's")
+        if self.system is None:
+            return turns
+        if turns[0]["role"] == "system":
+            raise ValueError("the messages bring a system prompt, and the chat has one")
+        return [{"role": "system", "content": self._content(self.system)}, *turns]
+
+    def _content(self, text: str, asked: bool = False) -> Any:
+        """A message's text as the chat template takes it."""
+        return text
+
+    def _turns(self, question: str | Messages, answer: str | None = None, **options: Any) -> str:
         """A conversation as the tokenizer's chat template writes it."""
-        turns = [{"role": "user", "content": question}]
+        turns = self._messages(question)
         if answer is not None:
-            turns.append({"role": "assistant", "content": answer})
+            turns.append({"role": "assistant", "content": self._content(answer)})
         template = on_one_day(self.tokenizer.get_chat_template())
         return self.tokenizer.apply_chat_template(
             turns, chat_template=template, tokenize=False, **options
         )
 
-    def encode(self, question: str, answer: str) -> Encoding:
+    def _adds(self, text: str) -> bool:
+        """Whether the tokenizer is to add the tokens that begin and end a text."""
+        return self.template is not None
+
+    def encode(self, question: str | Messages, answer: str) -> Encoding:
         """Prompt and answer, tokenised as one text, and one token that ends the answer.
 
         A space that the prompt ends with counts as part of the answer: most tokenizers make one
@@ -323,7 +403,7 @@ class Chat(Saved, nn.Module):
                 "follow each other; give a template"
             )
         found = self.tokenizer(
-            text, add_special_tokens=self.template is not None, return_offsets_mapping=True
+            text, add_special_tokens=self._adds(text), return_offsets_mapping=True
         )
         ids, end = list(found["input_ids"]), self.tokenizer.eos_token_id
         ends = [e for _, e in found["offset_mapping"]]
@@ -342,10 +422,10 @@ class Chat(Saved, nn.Module):
         said = torch.tensor([*(e > begins for e in ends), True])
         return Encoding(tokens, tokens.where(said, IGNORED))
 
-    def _check_length(self, length: int, question: str) -> None:
+    def _check_length(self, length: int, question: str | Messages) -> None:
         if self.context is not None and length > self.context:
             raise ValueError(
-                f"{length} tokens are more than the context of {self.context}: {question[:60]!r}"
+                f"{length} tokens are more than the context of {self.context}: {str(question)[:60]!r}"
             )
 
     def encoded(self, questions: QuestionSet) -> EncodedSet:
@@ -353,7 +433,9 @@ class Chat(Saved, nn.Module):
         return EncodedSet(questions, self.encode, self.padding)
 
     @torch.no_grad()
-    def log_probs(self, pairs: Sequence[tuple[str, str]], batch_size: int = 16) -> list[Tensor]:
+    def log_probs(
+        self, pairs: Sequence[tuple[str | Messages, str]], batch_size: int = 16
+    ) -> list[Tensor]:
         """Log-probabilities of the tokens of each answer, its end included.
 
         One float32 tensor (tokens,) a pair, on the CPU, in the order of ``pairs``. All answers to a
@@ -368,6 +450,8 @@ class Chat(Saved, nn.Module):
             The weights are not finite.
         """
         require_finite(self, f"the {type(self).__name__} that is asked")
+        for pair in pairs:
+            several(pair, "a question and its answer")
         rows = [self.encode(*pair) for pair in pairs]
         prompts: dict[tuple[int, ...], list[int]] = {}
         answers = []
@@ -457,9 +541,10 @@ class Chat(Saved, nn.Module):
         return a.shape == b.shape and bool((a - b).abs().mean() <= tolerance)
 
     def answer(
-        self, questions: Sequence[str], max_new_tokens: int = 200, batch_size: int = 48
+        self, questions: Sequence[str | Messages], max_new_tokens: int = 200, batch_size: int = 48
     ) -> list[str]:
-        """What the model says, greedily, to each question."""
+        """What the model says, greedily, to each question; see `complete`."""
+        several(questions, "questions")
         prompts = [self.prompt(q) for q in questions]
         return self.complete(prompts, max_new_tokens, batch_size)
 
@@ -473,33 +558,42 @@ class Chat(Saved, nn.Module):
     ) -> list[str]:
         """What the model writes after each prompt, without white space around it.
 
-        Greedily, where ``options`` says nothing else, and until one of `stops`: nothing else of the
-        model's generation configuration counts. ``options`` maps the positions of a batch's prompts,
+        Greedily, where ``options`` says nothing else, until one of `stops` or ``max_new_tokens``, or
+        as many as its context leaves: nothing else of the model's generation configuration counts.
+        ``options`` maps the positions of a batch's prompts,
         and the length that they are padded to, to more arguments for ``generate``.
 
         Raises
         ------
         NotFiniteError
             The weights are not finite.
+        ValueError
+            A prompt that fills the whole context.
         """
         require_finite(self, f"the {type(self).__name__} that is asked")
         encoded = []
-        for prompt in prompts:
-            ids = self.tokenizer(prompt.rstrip(" "), add_special_tokens=self.template is not None)[
-                "input_ids"
-            ]
+        limits: dict[int, list[int]] = {}  # how many new tokens -> which prompts
+        for i, prompt in enumerate(prompts):
+            text = prompt.rstrip(" ")
+            ids = self.tokenizer(text, add_special_tokens=self._adds(text))["input_ids"]
             if ids[-1] == self.tokenizer.eos_token_id and len(ids) > 1:
                 ids = ids[:-1]
-            self._check_length(len(ids) + max_new_tokens, prompt)
+            self._check_length(len(ids) + 1, prompt)
             encoded.append(torch.tensor(ids))
+            room = max_new_tokens if self.context is None else self.context - len(ids)
+            limits.setdefault(min(max_new_tokens, room), []).append(i)
         out, stops = [""] * len(encoded), self.stops
         with evaluating(self), no_defaults(self.model):
-            for chosen in self._batches(encoded, batch_size, options):
+            for limit, chosen in (
+                (limit, chosen)
+                for limit, members in limits.items()
+                for chosen in self._batches(encoded, members, batch_size, options)
+            ):
                 longest = max(len(encoded[i]) for i in chosen)
                 with self._autocast():
                     said = self._generate(
                         [encoded[i] for i in chosen],
-                        max_new_tokens=max_new_tokens,
+                        max_new_tokens=limit,
                         eos_token_id=stops,
                         **options(chosen, longest),
                     )
@@ -529,12 +623,11 @@ class Chat(Saved, nn.Module):
         ValueError
             It has another form.
         """
-        mark = "<<the question>>"
-        before, _, after = self.prompt(mark).partition(mark)
+        before, _, after = self.prompt(MARK).partition(MARK)
         _, found, rest = prompt.partition(before.lstrip())
         question, ends, _ = rest.rpartition(after.rstrip())
         if not (found or not before.strip()) or not ends:
-            raise ValueError(f"{prompt[:60]!r} is no prompt of the form {before + mark + after!r}")
+            raise ValueError(f"{prompt[:60]!r} is no prompt of the form {before + MARK + after!r}")
         return question
 
     def _generate(self, prompts: Sequence[Tensor], **options: Any) -> Any:
@@ -553,10 +646,15 @@ class Chat(Saved, nn.Module):
         )
 
     def _batches(
-        self, prompts: Sequence[Tensor], size: int, options: Callable[..., dict[str, Any]]
+        self,
+        prompts: Sequence[Tensor],
+        members: Sequence[int],
+        size: int,
+        options: Callable[..., dict[str, Any]],
     ) -> Iterator[list[int]]:
-        """Positions of prompts of like length; of one length where padding changes what is said."""
-        for chosen in _by_length([len(p) for p in prompts], size):
+        """Members of like length; of one length where padding changes what is said."""
+        for part in _by_length([len(prompts[i]) for i in members], size):
+            chosen = [members[k] for k in part]
             lengths = dict.fromkeys(len(prompts[i]) for i in chosen)
             if len(lengths) == 1 or self._padding_is_exact(prompts, chosen, options):
                 yield chosen
@@ -607,12 +705,12 @@ class Around(Chat):
             raise TypeError(
                 f"a {type(chat).__name__} is around the model, and would be lost: take its .chat"
             )
-        super().__init__(chat.model, chat.tokenizer, chat.template, chat.precision)
+        super().__init__(chat.model, chat.tokenizer, chat.template, chat.precision, chat.system)
 
     @property
     def chat(self) -> Chat:
         """What it is around."""
-        return Chat(self.model, self.tokenizer, self.template, self.precision)
+        return Chat(self.model, self.tokenizer, self.template, self.precision, self.system)
 
     @property
     def bare(self) -> Chat:

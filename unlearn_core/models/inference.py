@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,19 @@ from torch.utils.data import Dataset
 from ..data import batches
 from .training import device_of, require_finite
 
-__all__ = ["Outputs", "evaluating", "predict"]
+__all__ = ["Outputs", "evaluating", "predict", "several"]
+
+
+def several(values: Any, what: str) -> None:
+    """Raise where one text stands for several: its letters would.
+
+    Raises
+    ------
+    TypeError
+        Says how several are written.
+    """
+    if isinstance(values, str):
+        raise TypeError(f"{what} are several: [{values[:40]!r}], not {values[:40]!r}")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import torch
 
 from ..data import COPYRIGHT_REFUSALS, IDK, Source, fictional_authors, resolve
 from ..fields import Count
+from ..registry import ADDED
 from .chat import Chat
 from .classifiers import ModelSpec
 
@@ -109,8 +110,8 @@ class CausalLM(ModelSpec):
 
     Attributes
     ----------
-    id : on the hub
-    template : the prompt, with ``{question}`` in it
+    id : on the hub, or a folder: absolute, or beginning with ``./``, ``../`` or ``~``
+    template, system : as of `Chat`
     dtype : of its weights; what is trained whole needs float32
     precision : "bf16" runs it under autocast
     lora_rank : rank of adapters (LoRA) on every linear map; None to train the weights themselves.
@@ -119,15 +120,21 @@ class CausalLM(ModelSpec):
     """
 
     id: str
-    template: str
+    template: str | None
     dtype: Literal["float32", "bfloat16"] = "float32"
     precision: Literal["no", "bf16"] = "bf16"
     lora_rank: Count | None = None
     weights: Literal["*.safetensors", "*.bin"] = "*.safetensors"
+    system: str | None = field(default=None, metadata=ADDED)
 
     def sources(self) -> tuple[Source, ...]:
-        patterns = ("*.json", "*.txt", "*.model", self.weights)
+        patterns = ("*.json", "*.txt", "*.model", *self.templates, self.weights)
         return (resolve(self.id, repo_type="model", patterns=patterns),)
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The files of a chat template, where it is asked for."""
+        return ("*.jinja",) if self.template is None else ()
 
     def make(self) -> Chat:
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -146,7 +153,7 @@ class CausalLM(ModelSpec):
             )
             model = get_peft_model(model, lora)
         tokenizer = AutoTokenizer.from_pretrained(source.path)
-        return Chat(model, tokenizer, template=self.template, precision=self.precision)
+        return Chat(model, tokenizer, self.template, self.precision, self.system)
 
 
 #: The model's own turns, without the system prompt that would open each of them.

@@ -65,6 +65,13 @@ class ContrastChat(Around):
             return super().complete(*args, **kwargs)
 
     def generate(self, *args: Any, num_beams: int = 1, **options: Any) -> Tensor:
+        """As of `Chat`, of both models together.
+
+        Raises
+        ------
+        ValueError
+            More than one beam.
+        """
         if num_beams > 1:
             raise ValueError(
                 "beams change the places of rows, and two caches don't follow: take one"
