@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from unlearn_core.data import MissingSourceError
-from unlearn_core.data.questions import QuestionSet, fictional_authors, tofu
+from unlearn_core.data.questions import QuestionData, QuestionSet, fictional_authors, tofu
 
 
 def question(author: int, i: int, forms: bool) -> dict[str, Any]:
@@ -247,3 +247,34 @@ class TestFictionalAuthors:
             fictional_authors(authors=4, forget_authors=4)
         with pytest.raises(ValueError, match="names for 320 authors"):
             fictional_authors(authors=320)
+
+
+class TestPairs:
+    def test_questions_and_answers(self) -> None:
+        found = QuestionSet.from_pairs(
+            [("Who?", "Ada."), ["When?", "1921."]], wrong=[["Bo."], ["1900."]]
+        )
+        assert found == QuestionSet(
+            ("Who?", "When?"), ("Ada.", "1921."), wrong=(("Bo.",), ("1900.",))
+        )
+
+    @pytest.mark.parametrize("pair", ["ab", ("Who?",), ("Who?", "Ada.", "Bo."), 7])
+    def test_what_is_no_pair(self, pair: object) -> None:
+        with pytest.raises(TypeError, match="pair 1 is a question and its answer, not"):
+            QuestionSet.from_pairs([("Who?", "Ada."), pair])
+
+    def test_a_problem(self) -> None:
+        """Fails where the two parts change places, or what is asked is not what was given."""
+        wrong = QuestionSet.from_pairs([("Who?", "Ada.")], wrong=[["Bo."]])
+        data = QuestionData.from_pairs(wrong, [("When?", "1921."), ("Where?", "Here.")])
+        assert data.train.questions == ("When?", "Where?", "Who?")
+        assert data.forget.tolist() == [2]
+        assert data.ask_forget == wrong
+        assert data.ask_retain.answers == ("1921.", "Here.")
+        assert (data.real_authors, data.world_facts, data.holdout) == (None, None, None)
+
+    def test_what_is_asked_is_what_was_learned(self) -> None:
+        train = QuestionSet(("a?", "b?", "c?"), ("1", "2", "3"))
+        data = QuestionData(train, torch.tensor([1]))
+        assert data.ask_forget.questions == ("b?",)
+        assert data.ask_retain.questions == ("a?", "c?")

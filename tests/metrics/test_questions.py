@@ -10,8 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from unlearn_core.data import ForgetSplit, QuestionSet, fictional_authors
-from unlearn_core.metrics import METRICS, ask, evaluate_chat, evaluation_sets
+from unlearn_core.data import (
+    ForgetSplit,
+    QuestionData,
+    QuestionSet,
+    fictional_authors,
+    forget_questions,
+)
+from unlearn_core.metrics import (
+    METRICS,
+    Answers,
+    LeftOutWarning,
+    ask,
+    evaluate_chat,
+    evaluation_sets,
+)
 from unlearn_core.models import Chat
 
 
@@ -110,9 +123,101 @@ class TestByHand:
         """World facts' truth ratio is 1 here: the model can't tell Paris from Rome."""
         assert evaluate_chat(parrot, ask(parrot, SETS))["model_utility"].value == 0
 
-    def test_a_set_without_wrong_answers(self, parrot: Parrot) -> None:
-        with pytest.raises(ValueError, match="bare: no question, or no wrong answers"):
-            ask(parrot, {"bare": one("f?", "red fox")})
+    def test_what_is_no_set(self, parrot: Parrot) -> None:
+        with pytest.raises(ValueError, match="bare: there is no question"):
+            ask(parrot, {"bare": QuestionSet((), ())})
+        with pytest.raises(
+            TypeError, match=r"as QuestionSet\.from_pairs makes it, not of type list"
+        ):
+            ask(parrot, {"bare": [("f?", "red fox")]})
+
+
+class TestOfOneSOwn:
+    """Questions that are not TOFU's."""
+
+    def test_without_wrong_answers(self, parrot: Parrot) -> None:
+        """Fails where wrong answers are asked for, or a metric that needs none is left out."""
+        sets = {"forget": one("f?", "red fox"), "retain": one("r?", "blue bird")}
+        answers = ask(parrot, sets)
+        assert parrot.asked == [("f?", "red fox"), ("r?", "blue bird")]
+        with pytest.raises(ValueError, match="a truth ratio needs wrong answers"):
+            _ = answers["forget"].truth_ratios
+        with pytest.warns(LeftOutWarning) as told:
+            found = evaluate_chat(parrot, answers)
+        (warning,) = told
+        assert str(warning.message) == (
+            "left out: model_utility (no wrong answers to 'retain'); forget_truth_ratio (no wrong "
+            "answers to 'forget')"
+        )
+        values = {k: e.value for k, e in found.items()}
+        assert values == pytest.approx(
+            {
+                "forget_rouge": 1 / 2,
+                "retain_rouge": 1,
+                "deviation_score": 50,
+                "forget_probability": 1 / 4,
+                "forget_token_probability": 5 / 16,
+                "forget_nll": 2 * LN2,
+                "retain_nll": 0,
+                "distinct_tokens": 3 / 4,
+            }
+        )
+
+    def test_likelihoods_alone_of_one_set(self, parrot: Parrot) -> None:
+        answers = ask(parrot, {"retain": SETS["retain"]}, max_new_tokens=None)
+        with pytest.warns(
+            LeftOutWarning, match=r"retain_rouge, .*\(nothing was said to 'retain'\)"
+        ):
+            found = evaluate_chat(parrot, answers, templates=("no",))
+        assert found.keys() == {"retain_nll"}
+
+    def test_from_pairs_to_metrics(self, learned: tuple[Chat, ForgetSplit]) -> None:
+        """The whole way of a user who has pairs, and nothing else."""
+        chat, split = learned
+        forget, retain = ([*part.questions][:4] for part in (split.forget, split.retain))
+        data = QuestionData.from_pairs(forget, retain)
+        own = forget_questions(data, chat.encoded)
+        assert [*own.forget.questions] == forget
+        assert own.unrelated is None
+        sets = evaluation_sets(data)
+        assert list(sets) == ["forget", "retain"]
+        with pytest.warns(LeftOutWarning):
+            found = evaluate_chat(chat, ask(chat, sets, 12))
+        assert found["forget_rouge"].value > 0.5
+        assert all(e.stderr is not None for e in found.values())
+
+
+class TestErrors:
+    """Standard errors of what is made of several means, by the spread over drawn questions."""
+
+    def drawn(self, n: int, seed: int) -> dict[str, Answers]:
+        g = torch.Generator().manual_seed(seed)
+
+        def part() -> Answers:
+            own = torch.rand(n, generator=g) + 0.2
+            words = [" ".join(f"w{i}" for i in range(5))] * n
+            said = [int(k) for k in torch.randint(1, 6, (n,), generator=g)]
+            return Answers(
+                QuestionSet(tuple(f"q{i}" for i in range(n)), tuple(words)),
+                tuple(-row[None] for row in own),
+                own.double() + 0.1 * torch.rand(n, generator=g).double(),
+                own.double()[:, None] + torch.rand(n, 3, generator=g).double(),
+                tuple(" ".join(f"w{i}" for i in range(k)) for k in said),
+            )
+
+        return {name: part() for name in ("forget", "retain", "real_authors", "world_facts")}
+
+    @pytest.mark.parametrize("metric", ["model_utility", "deviation_score"])
+    def test_as_large_as_the_spread(self, metric: str) -> None:
+        """Fails where sets are weighed otherwise, or scores of one question taken as independent."""
+        tokenizer = Parrot({}, {})
+        found = [evaluate_chat(tokenizer, self.drawn(60, seed))[metric] for seed in range(100)]
+        spread = torch.tensor([e.value for e in found]).std().item()
+        told = torch.tensor([e.stderr for e in found]).mean().item()
+        assert told == pytest.approx(spread, rel=0.25)
+
+    def test_of_single_questions_there_is_none(self, parrot: Parrot) -> None:
+        assert evaluate_chat(parrot, ask(parrot, SETS))["deviation_score"].stderr is None
 
 
 class TestSets:

@@ -255,8 +255,10 @@ class TestChat:
 
     def test_a_set_is_missing(self, learned: tuple[Chat, ForgetSplit]) -> None:
         asked = ask(learned[0], {"forget": fictional_authors(2, 1, 1).ask_forget}, None)
-        with pytest.raises(ValueError, match="the answers to retain and real_authors and world_"):
-            evaluate_chat(learned[0], asked)
+        with pytest.raises(
+            ValueError, match="no answers to 'forget' and none to 'retain'; known: others"
+        ):
+            evaluate_chat(learned[0], {"others": asked["forget"]})
         with pytest.raises(ValueError, match="nothing was said: ask with max_new_tokens"):
             _ = asked["forget"].recall
         with pytest.raises(ValueError, match="there is no set of questions to ask"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -69,6 +69,23 @@ class QuestionSet(Dataset):
         if len({len(w) for w in self.wrong}) > 1:
             raise ValueError("questions have different numbers of wrong answers")
 
+    @classmethod
+    def from_pairs(cls, pairs: Iterable[Pair], wrong: Iterable[Sequence[str]] = ()) -> QuestionSet:
+        """Questions with their answers, ``[("Who?", "Ada."), ...]``, and wrong answers to each.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Something that is no pair of texts, or as of `QuestionSet`.
+        """
+        found = list(pairs)
+        for i, pair in enumerate(found):
+            if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+                raise TypeError(f"pair {i} is a question and its answer, not {str(pair)[:60]!r}")
+        return cls(
+            tuple(q for q, _ in found), tuple(a for _, a in found), wrong=tuple(map(tuple, wrong))
+        )
+
     def __len__(self) -> int:
         return len(self.questions)
 
@@ -108,22 +125,39 @@ class QuestionData:
     ----------
     train : everything that the original model is fine-tuned on
     forget : positions in ``train`` of what is to be forgotten (int64)
-    ask_forget, ask_retain : questions of both parts, in all forms
-    real_authors, world_facts : what the model knew before
-    holdout : questions about authors that occur nowhere in ``train``
+    ask_forget, ask_retain : questions of both parts, in all forms; without them, those of ``train``
+    real_authors, world_facts : what the model knew before; None where that isn't asked
+    holdout : questions about authors that occur nowhere in ``train``; None where there are none
     """
 
     train: QuestionSet
     forget: Tensor
-    ask_forget: QuestionSet
-    ask_retain: QuestionSet
-    real_authors: QuestionSet
-    world_facts: QuestionSet
-    holdout: QuestionSet
+    ask_forget: QuestionSet | None = None
+    ask_retain: QuestionSet | None = None
+    real_authors: QuestionSet | None = None
+    world_facts: QuestionSet | None = None
+    holdout: QuestionSet | None = None
     sources: tuple[Source, ...] = field(default=())
 
     def __post_init__(self) -> None:
         check_forget(self.forget, self.train)
+        gone = torch.zeros(len(self.train), dtype=torch.bool)
+        gone[self.forget] = True
+        for name, side in (("ask_forget", gone), ("ask_retain", ~gone)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self.train.subset(side.nonzero()[:, 0]))
+
+    @classmethod
+    def from_pairs(
+        cls, forget: Iterable[Pair] | QuestionSet, retain: Iterable[Pair] | QuestionSet
+    ) -> QuestionData:
+        """What is to be forgotten and what is kept, as pairs or with all forms of both."""
+        gone, kept = (
+            part if isinstance(part, QuestionSet) else QuestionSet.from_pairs(part)
+            for part in (forget, retain)
+        )
+        train = kept + gone
+        return cls(train, torch.arange(len(kept), len(train)), gone, kept)
 
 
 def check_forget(forget: Tensor, train: QuestionSet) -> None:

@@ -257,9 +257,15 @@ def forget_questions(
 
     Raises
     ------
+    TypeError
+        A model in the place of its ``encoded``.
     SplitError
         A question is on both sides.
     """
+    if isinstance(encode, torch.nn.Module):
+        raise TypeError(
+            "encode makes a model's tokens of questions: give the model's, chat.encoded"
+        )
     gone = torch.zeros(len(data.train), dtype=torch.bool)
     gone[data.forget] = True
     forget, retain = (data.train.subset(side.nonzero()[:, 0]) for side in (gone, ~gone))
@@ -275,7 +281,7 @@ def forget_questions(
         Answering(tuple(templates)),
         encode(forget),
         encode(retain),
-        unrelated=encode(data.holdout),
+        unrelated=None if data.holdout is None else encode(data.holdout),
     )
 
 

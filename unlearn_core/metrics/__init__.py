@@ -53,7 +53,7 @@ from .membership import (
     svc_attack,
 )
 from .muse import cut_answer, holdout_auc, knowmem_prompt, min_k, privleak
-from .questions import Answers, ask, evaluate_chat, evaluation_sets
+from .questions import Answers, LeftOutWarning, ask, evaluate_chat, evaluation_sets
 from .relearn import relearned_accuracy, relearned_probability
 from .safety import (
     ChatJudge,
@@ -125,6 +125,7 @@ __all__ = [
     "VERSION",
     "AnswerLosses",
     "Answers",
+    "LeftOutWarning",
     "Cost",
     "Estimate",
     "ForgetQuality",
