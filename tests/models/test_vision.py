@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -209,8 +210,8 @@ class TestEncode:
             chat.encode("Is it red?", " ")
         with pytest.raises(ValueError, match="more than the context of 64: 'red red"):
             chat.encode("red " * 60, "No")
-        with pytest.raises(ValueError, match=r"more than the context of 64: '<image>\\nIs it"):
-            chat.answer(["Is it red?"], drawn(1), max_new_tokens=60)
+        with pytest.raises(ValueError, match=r"more than the context of 64: '<image>\\nred red"):
+            chat.answer(["red " * 60], drawn(1))
         with pytest.raises(ValueError, match="1 questions about 2 images"):
             chat.answer(["Is it red?"], drawn(2))
         with pytest.raises(ValueError, match="image tokens, but no pixel_values"):
@@ -428,3 +429,123 @@ class TestSpecs:
 
     def test_llava_writes_vicunas_turns(self) -> None:
         assert Llava().template.endswith("USER: {image}\n{question} ASSISTANT: ")
+
+
+#: A template that writes the image and a line for each turn.
+TURNS = (
+    "{% for m in messages %}{% for c in m.content %}{% if c.type == 'image' %}<image>\n"
+    "{% else %}{{ c.text }}{% endif %}{% endfor %}{% if m.role == 'user' %}\n{% endif %}{% endfor %}"
+)
+
+
+def pictures() -> list[Any]:
+    """Images of PIL, of three sizes."""
+    from PIL import Image
+
+    g = torch.Generator().manual_seed(1)
+    sizes = [(12, 20), (8, 8), (21, 10)]
+    drawn = [torch.randint(256, (*s, 3), generator=g, dtype=torch.uint8) for s in sizes]
+    return [Image.fromarray(image.numpy()) for image in drawn]
+
+
+def processor_of(chat: VisionChat, kind: str = "CLIPImageProcessor", **options: Any) -> Any:
+    import transformers
+
+    images = getattr(transformers, kind)(
+        size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}, **options
+    )
+    return transformers.LlavaProcessor(
+        image_processor=images,
+        tokenizer=chat.tokenizer,
+        patch_size=chat.model.config.vision_config.patch_size,
+        vision_feature_select_strategy=chat.model.config.vision_feature_select_strategy,
+        num_additional_image_tokens=1,
+        chat_template=TURNS,
+    )
+
+
+class TestProcessor:
+    @torch.no_grad()
+    @pytest.mark.parametrize(
+        ("kind", "options"),
+        [("CLIPImageProcessor", {}), ("LlavaImageProcessor", {"do_pad": True})],
+    )
+    def test_as_transformers_has_it(
+        self, chat: VisionChat, kind: str, options: dict[str, Any]
+    ) -> None:
+        """Fails where the prompt, the image's tokens or the image's pixels are others."""
+        processor = processor_of(chat, kind, **options)
+        own = VisionChat.from_processor(chat.model, processor)
+        images = pictures()
+        for question, image in zip(QUESTIONS, images, strict=True):
+            turns = [
+                {
+                    "role": "user",
+                    "content": [{"type": "image"}, {"type": "text", "text": question}],
+                }
+            ]
+            text = processor.apply_chat_template(turns, add_generation_prompt=True)
+            given = processor(images=[image], text=[text], return_tensors="pt")
+            ids = own.tokenizer(own.prompt(question))["input_ids"]
+            assert ids == given["input_ids"][0].tolist()
+            pixels = own.transform([torch.from_numpy(np.array(image))])
+            torch.testing.assert_close(pixels, given["pixel_values"], rtol=0, atol=0.02)
+            said = chat.model.generate(
+                **given,
+                max_new_tokens=6,
+                do_sample=False,
+                pad_token_id=own.padding,
+                eos_token_id=own.stops,
+            )
+            expected = own.tokenizer.decode(said[0, len(ids) :], skip_special_tokens=True).strip()
+            assert own.answer([question], [image], 6) == [expected]
+
+    def test_images_of_any_size_share_a_batch(self, chat: VisionChat) -> None:
+        """Fails where one of them stands beside another question."""
+        own = VisionChat.from_processor(chat.model, processor_of(chat))
+        images = pictures()
+        together = own.log_probs(list(zip(QUESTIONS, ANSWERS, images, strict=True)))
+        for triple, found in zip(
+            zip(QUESTIONS, ANSWERS, images, strict=True), together, strict=True
+        ):
+            torch.testing.assert_close(found, own.log_probs([triple])[0], rtol=1e-4, atol=1e-4)
+        said = own.answer(QUESTIONS, images, 6)
+        assert said == [own.answer([q], [i], 6)[0] for q, i in zip(QUESTIONS, images, strict=True)]
+
+    def test_what_is_trained_on(self, chat: VisionChat) -> None:
+        own = VisionChat.from_processor(chat.model, processor_of(chat))
+        data = VisualSet.from_images(pictures(), QUESTIONS, ANSWERS)
+        (batch,) = batches(own.encoded(data + data.subset([1])), 4)
+        assert batch["pixel_values"].shape == (4, 3, 8, 8)
+        assert torch.equal(batch["pixel_values"][1], batch["pixel_values"][3])
+        assert VisualAnswering().loss(own, batch).isfinite()
+        assert (
+            data.fingerprint()
+            != VisualSet.from_images(pictures()[::-1], QUESTIONS, ANSWERS).fingerprint()
+        )
+
+    def test_it_is_saved_too(self, chat: VisionChat, tmp_path: Path) -> None:
+        own = VisionChat.from_processor(chat.model, processor_of(chat))
+        own.save_pretrained(tmp_path)
+        loaded = VisionChat.from_pretrained(tmp_path)
+        assert loaded.transform == own.transform
+        assert loaded.answer(QUESTIONS, pictures(), 6) == own.answer(QUESTIONS, pictures(), 6)
+
+    def test_a_template_of_one_s_own(self, chat: VisionChat) -> None:
+        own = VisionChat.from_processor(chat.model, processor_of(chat), chat.template)
+        assert own.prompt("Is it red?") == chat.prompt("Is it red?")
+
+    def test_what_is_refused(self, chat: VisionChat) -> None:
+        processor = processor_of(chat)
+        with pytest.raises(TypeError, match=r"type LlavaProcessor: .*VisionChat\.from_processor"):
+            VisionChat(chat.model, processor, chat.transform, chat.template)
+        with pytest.raises(TypeError, match="a processor has a tokenizer and an image_processor"):
+            VisionChat.from_processor(chat.model, chat.tokenizer)
+        with pytest.raises(TypeError, match="must be a LLaVA, not of type Linear"):
+            VisionChat.from_processor(torch.nn.Linear(2, 2), processor)
+        with pytest.raises(ValueError, match="with do_center_crop=False is out of scope"):
+            VisionChat.from_processor(chat.model, processor_of(chat, do_center_crop=False))
+        with pytest.raises(TypeError, match=r"image 1 must be an image of PIL.*not of type object"):
+            chat.answer(QUESTIONS[:2], [drawn(1)[0], object()])
+        with pytest.raises(ValueError, match=r"image 0 must be \(H, W, 3\) uint8, not \(3, 8, 8\)"):
+            VisualSet.from_images([torch.rand(3, 8, 8)], ["Is it red?"], ["No"])

@@ -29,7 +29,7 @@ from .captions import (
 )
 from .coin import COIN_TASKS, coin, coin_source
 from .image_files import decoded
-from .image_questions import VisualSet
+from .image_questions import ImageList, VisualSet
 from .images import (
     DATASETS,
     ImageData,
@@ -136,6 +136,7 @@ __all__ = [
     "SplitError",
     "Task",
     "VisualAnswering",
+    "ImageList",
     "VisualSet",
     "WithheldDataError",
     "batches",

@@ -6,6 +6,7 @@ transformers puts what the tower saw in their place, and at generation does so i
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 import string
@@ -19,12 +20,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data import Source, VisualAnswering, VisualSet, resolve
-from ..data.image_questions import Triple
+from ..data.image_questions import Triple, as_pixels
 from ..fields import Count
 from ..seeding import derive_seed, seeded
-from .chat import Chat, EncodedSet, Encoding, head_at
+from .chat import Chat, EncodedSet, Encoding, Messages, head_at
 from .classifiers import ModelSpec
-from .inference import evaluating
+from .inference import evaluating, several
 from .training import (
     Recipe,
     TrainConfig,
@@ -68,8 +69,42 @@ class ImageTransform:
     std: tuple[float, float, float]
     pad: bool = False
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 -> (B, 3, size, size) float32."""
+    @classmethod
+    def from_processor(cls, processor: Any) -> ImageTransform:
+        """What an image processor of transformers does, CLIP's or LLaVA's.
+
+        Raises
+        ------
+        ValueError
+            It does something else, which is named.
+        """
+        steps = ("do_resize", "do_rescale", "do_normalize")
+        names = ("size", "crop_size", "resample", "do_center_crop", *steps)
+        does = {name: getattr(processor, name, None) for name in names}
+        pad = bool(getattr(processor, "do_pad", False))
+        sides = dict(does["size"] or {})
+        side = sides.get("shortest_edge", sides.get("height"))
+        known = {
+            "size": side and (pad or sides == {"shortest_edge": side}),
+            "crop_size": pad or dict(does["crop_size"] or {}) == {"height": side, "width": side},
+            "resample": does["resample"] == 3,  # bicubic, in PIL's numbers
+            "do_center_crop": pad or does["do_center_crop"],
+            **{name: does[name] for name in steps},
+        }
+        if wrong := [name for name, is_known in known.items() if not is_known]:
+            raise ValueError(
+                f"a {type(processor).__name__} with {wrong[0]}={does[wrong[0]]!r} is out of scope: "
+                "give an ImageTransform of your own"
+            )
+        mean, std = (tuple(getattr(processor, name)) for name in ("image_mean", "image_std"))
+        return cls(side, mean, std, pad)
+
+    def __call__(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """(B, H, W, 3) uint8, or B images of any size -> (B, 3, size, size) float32."""
+        if not isinstance(images, Tensor):
+            if len({image.shape for image in images}) > 1:
+                return torch.cat([self(image[None]) for image in images])
+            images = torch.stack(list(images))
         from torchvision.transforms.v2 import InterpolationMode
         from torchvision.transforms.v2 import functional as tv
 
@@ -108,25 +143,29 @@ class EncodedVisualSet(EncodedSet):
 
     def collate(self, rows: Sequence[VisualEncoding]) -> dict[str, Tensor]:
         """As of `EncodedSet`, and ``pixel_values`` (B, 3, size, size) float32."""
-        pixels = self.transform(torch.stack([row.image for row in rows]))
+        pixels = self.transform([row.image for row in rows])
         return {**super().collate(rows), "pixel_values": pixels}
 
 
 class VisionChat(Chat):
     """A LLaVA with its tokenizer, its image transform and the form of its prompts.
 
+    `from_processor` makes one of what transformers has. An image is (H, W, 3) uint8, or one of PIL, an
+    array or a file, of any size.
+
     Parameters
     ----------
     model : ``LlavaForConditionalGeneration``
     tokenizer : fast, with the token ``<image>``
     transform : makes the model's input of images
-    template : the prompt, with ``{question}`` and, unless questions bring an ``<image>``, ``{image}``
-    precision : as of `Chat`
+    template : the prompt, with ``{question}`` and, unless questions bring an ``<image>``, ``{image}``;
+        None for the tokenizer's own chat template, of which the image is the first part
+    precision, system : as of `Chat`
 
     Raises
     ------
-    ValueError
-        As of `Chat`; or the tokenizer's ``<image>`` is not the model's.
+    TypeError, ValueError
+        As of `Chat`; the model is no LLaVA, or the tokenizer's ``<image>`` is not the model's.
     """
 
     def __init__(
@@ -134,13 +173,61 @@ class VisionChat(Chat):
         model: nn.Module,
         tokenizer: Any,
         transform: ImageTransform,
-        template: str,
+        template: str | None,
         precision: Literal["no", "bf16"] = "no",
+        system: str | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, template.replace("{image}", IMAGE), precision)
+        if not hasattr(tokenizer, "convert_tokens_to_ids") and hasattr(tokenizer, "tokenizer"):
+            raise TypeError(
+                f"the tokenizer is of type {type(tokenizer).__name__}: with a processor of "
+                "transformers, VisionChat.from_processor(model, processor)"
+            )
+        if template is not None:
+            template = template.replace("{image}", IMAGE)
+        super().__init__(model, tokenizer, template, precision, system)
+        if not hasattr(getattr(model, "config", None), "image_token_index"):
+            raise TypeError(f"the model must be a LLaVA, not of type {type(model).__name__}")
         if tokenizer.convert_tokens_to_ids(IMAGE) != model.config.image_token_index:
             raise ValueError(f"{IMAGE} is not token {model.config.image_token_index}, the model's")
         self.transform = transform
+
+    @classmethod
+    def from_processor(
+        cls,
+        model: nn.Module,
+        processor: Any,
+        template: str | None = None,
+        precision: Literal["no", "bf16"] = "no",
+        system: str | None = None,
+    ) -> VisionChat:
+        """A LLaVA of transformers with the processor that belongs to it.
+
+        Parameters
+        ----------
+        model : ``LlavaForConditionalGeneration``
+        processor : ``LlavaProcessor``
+        template, precision, system : as of `VisionChat`; without a template, the processor's own
+
+        Raises
+        ------
+        TypeError
+            It is no processor of text and images, or the model is no LLaVA.
+        ValueError
+            As of `VisionChat` and `ImageTransform.from_processor`; no template.
+        """
+        parts = [getattr(processor, name, None) for name in ("tokenizer", "image_processor")]
+        if None in parts:
+            raise TypeError(
+                f"a processor has a tokenizer and an image_processor, a {type(processor).__name__} "
+                "has not"
+            )
+        tokenizer, images = parts
+        own = getattr(processor, "chat_template", None)
+        if template is None and own:
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.chat_template = own
+        transform = ImageTransform.from_processor(images)
+        return cls(model, tokenizer, transform, template, precision, system)
 
     @property
     def image_tokens(self) -> int:
@@ -178,7 +265,7 @@ class VisionChat(Chat):
                 pixel_values=pixel_values,
             ).logits
 
-    def prompt(self, question: str) -> str:
+    def prompt(self, question: str | Messages) -> str:
         """The prompt, with the image's tokens in it.
 
         Raises
@@ -187,10 +274,25 @@ class VisionChat(Chat):
             Not one image token, or a word that the tokenizer doesn't know.
         """
         text = super().prompt(question)
+        return text if self.template is None else self._with_image(text)
+
+    def _with_image(self, text: str) -> str:
         if text.count(IMAGE) != 1:
             raise ValueError(f"{text.count(IMAGE)} image tokens, not one, in the prompt {text!r}")
         self._check_words(text)
         return text.replace(IMAGE, IMAGE * self.image_tokens)
+
+    def _turns(self, question: str | Messages, answer: str | None = None, **options: Any) -> str:
+        return self._with_image(super()._turns(question, answer, **options))
+
+    def _content(self, text: str, asked: bool = False) -> list[dict[str, str]]:
+        image = [{"type": "image"}] if asked else []
+        return [*image, {"type": "text", "text": text}]
+
+    def _adds(self, text: str) -> bool:
+        # A processor leaves what begins a text to its tokenizer, unless the chat template wrote it.
+        first = self.tokenizer.bos_token
+        return super()._adds(text) or not (first and text.startswith(first))
 
     def encode(self, question: str, answer: str) -> Encoding:
         """As of `Chat`; an answer can have no image, nor a word that the tokenizer doesn't know."""
@@ -214,9 +316,9 @@ class VisionChat(Chat):
 
     @torch.no_grad()
     def log_probs(self, triples: Sequence[Triple], batch_size: int = 16) -> list[Tensor]:
-        """As of `Chat`, of questions, answers and images (H, W, 3) uint8 of one size."""
+        """As of `Chat`, of questions, answers and images."""
         require_finite(self, f"the {type(self).__name__} that is asked")
-        rows = [VisualEncoding(*self.encode(q, a), image) for q, a, image in triples]
+        rows = [VisualEncoding(*self.encode(q, a), as_pixels(image)) for q, a, image in triples]
         with evaluating(self):
             return self._one_by_one(rows, VisualAnswering(), batch_size)
 
@@ -226,17 +328,20 @@ class VisionChat(Chat):
     def answer(
         self,
         questions: Sequence[str],
-        images: Tensor,
+        images: Tensor | Sequence[Any],
         max_new_tokens: int = 64,
         batch_size: int = 16,
     ) -> list[str]:
-        """What the model says, greedily, to each question about its image: (n, H, W, 3) uint8."""
+        """What the model says, greedily, to each question about its image.
+
+        ``images`` are (n, H, W, 3) uint8, or n of any size.
+        """
         return self._said(questions, images, 1, max_new_tokens, batch_size)
 
     def sample(
         self,
         questions: Sequence[str],
-        images: Tensor,
+        images: Tensor | Sequence[Any],
         times: int,
         seed: int,
         max_new_tokens: int = 64,
@@ -256,13 +361,20 @@ class VisionChat(Chat):
         return [said[i : i + times] for i in range(0, len(said), times)]
 
     def _said(
-        self, questions: Sequence[str], images: Tensor, times: int, *limits: int, **how: Any
+        self,
+        questions: Sequence[str],
+        images: Tensor | Sequence[Any],
+        times: int,
+        *limits: int,
+        **how: Any,
     ) -> list[str]:
+        several(questions, "questions")
         if len(questions) != len(images):
             raise ValueError(f"{len(questions)} questions about {len(images)} images")
+        seen = [as_pixels(image, f"image {i}") for i, image in enumerate(images)]
 
         def options(chosen: list[int], length: int) -> dict[str, Any]:
-            pixels = self.transform(images[[i // times for i in chosen]])
+            pixels = self.transform([seen[i // times] for i in chosen])
             return {"pixel_values": pixels.to(device_of(self)), **how}
 
         prompts = [self.prompt(q) for q in questions for _ in range(times)]
@@ -394,7 +506,7 @@ class Llava(ModelSpec):
 
     Attributes
     ----------
-    id : on the hub
+    id : on the hub, or a folder, as of `CausalLM`
     template : as of `VisionChat`
     pad : as of `ImageTransform`; the size and the colours are those of the hub's processor
     dtype : of its weights; what is trained whole needs float32
