@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from small import make
 from torch import Tensor, nn
 
 from unlearn_core.data import Concepts, Denoising, ForgetSplit, forget_class, shapes
-from unlearn_core.methods import SLD, AblatingConcepts, ForgetMeNot, Method, check_method
+from unlearn_core.methods import METHODS, SLD, AblatingConcepts, ForgetMeNot, Method, check_method
 from unlearn_core.methods.baselines.ablating_concepts import draw_images
 from unlearn_core.methods.baselines.sld import STRONG, GuidedAway
 from unlearn_core.methods.contract import STAND_INS
@@ -21,7 +22,7 @@ from unlearn_core.methods.cross_attention_training import (
     concept_tokens,
     training_only,
 )
-from unlearn_core.models import ClassToImage, TextConditional, TrainConfig
+from unlearn_core.models import ClassToImage, Recipe, TextConditional, TrainConfig
 
 SMALL = TrainConfig(epochs=2, lr=1e-3, batch_size=2, optimizer="adamw")
 FAST: dict[str, Any] = {"train": SMALL, "images": 4, "steps": 2, "guidance": 2.0}
@@ -355,3 +356,21 @@ def test_a_model_of_classes(method: Method, classes: tuple[nn.Module, ForgetSpli
 def test_hyperparameters_that_make_no_sense(kind: type[Method], bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be (at least [01]|in \[0, 1\)), not"):
         kind(**bad)
+
+
+@pytest.mark.filterwarnings("ignore::unlearn_core.models.PrecisionWarning")
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, cls in METHODS.items()
+        if "diffusion" in cls.works_on and "fresh_model" not in cls.needs
+    ],
+)
+def test_weights_in_half_precision(name: str, recipe: Recipe) -> None:
+    """Fails where what a method hands to the UNet is in another precision than the UNet."""
+    model, split = STAND_INS["diffusion"]()
+    model.unet.to(torch.bfloat16)
+    made = make(METHODS[name], recipe)(model, split)
+    assert {p.dtype for p in made.unet.parameters()} == {torch.bfloat16}
+    assert made.sample(["a disc"], seed=0, steps=2).isfinite().all()

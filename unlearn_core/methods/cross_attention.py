@@ -239,9 +239,10 @@ def original_epsilon(
     if adapted:
         model.unet.disable_adapters()
     try:
+        own = next(model.unet.parameters()).dtype
         with torch.no_grad(), model.autocast():
             out = torch.func.functional_call(
-                model.unet, swapped, (x_t, t), {"encoder_hidden_states": states}
+                model.unet, swapped, (x_t.to(own), t), {"encoder_hidden_states": states.to(own)}
             )
         return out.sample.float()
     finally:

@@ -23,7 +23,7 @@ from ..data import Source, resolve
 from ..fields import Count, Fraction
 from ..seeding import derive_seed
 from .classifiers import ModelSpec
-from .inference import evaluating
+from .inference import evaluating, several
 from .saving import Saved
 from .sentences import MINILM
 from .training import default_device, device_of, require_finite
@@ -221,7 +221,8 @@ class Diffusion(Saved, nn.Module):
 
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """:math:`x_t` of clean latents (n, c, h, w) at steps ``t`` (n,), whatever draws."""
-        return self._ddim.add_noise(latents, noise, t)
+        # Of a copy, which takes its betas to the latents' device.
+        return copy.copy(self._ddim).add_noise(latents, noise, t)
 
     def guide(self, condition: Sequence[Any], guidance: float) -> Guide:
         """What one batch of samples follows: classifier-free guidance,
@@ -279,9 +280,12 @@ class Diffusion(Saved, nn.Module):
 
         Raises
         ------
+        TypeError
+            One prompt in the place of several.
         NotFiniteError
             The weights are not finite.
         """
+        several(condition, "conditions")
         require_finite(self, "the model that draws")
         device, noise, out = device_of(self), self.noise(len(condition), seed), []
         with evaluating(self):
@@ -312,7 +316,9 @@ def _ddim(scheduler: Any) -> Any:
 
     if isinstance(scheduler, DDIMScheduler):
         return scheduler
-    return DDIMScheduler.from_config({"clip_sample": False, **scheduler.config})
+    # What a configuration lists as defaults would be replaced by DDIM's own, whatever it says.
+    says = {k: v for k, v in scheduler.config.items() if k != "_use_default_values"}
+    return DDIMScheduler.from_config({"clip_sample": False, **says})
 
 
 def _steps(
@@ -611,7 +617,7 @@ class StableDiffusion(ModelSpec):
 
     Attributes
     ----------
-    id : on the hub, or a local folder
+    id : on the hub, or a folder, as of `CausalLM`
     precision : see `Diffusion`; the weights stay in float32
     """
 
