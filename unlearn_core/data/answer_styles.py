@@ -132,8 +132,8 @@ class VisualItem:
     ----------
     question : without options and without a response format prompt
     answer : the content: a word, a number, a box, Yes or No, what the right option says
-    wrong : wrong answers of the same kind
-    brief, detailed : an explanation of about 8 and one of about 20 words; of a box, a description
+    wrong : wrong answers of the same kind; a choice takes three, unless the task has ``options``
+    brief, detailed : both are needed to convert an item: an explanation of about 8 and one of about 20 words; of a box, a description
         of what is in it
     options : what the options say, in the order of their letters, where the task has them
     open : a question about the same with an answer that is neither yes nor no, where the answer

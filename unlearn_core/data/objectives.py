@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from string import Formatter
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -174,8 +175,8 @@ class Concepts:
     Raises
     ------
     ValueError
-        No concept; a concept twice, in the place of another, or among what is kept; a template
-        without ``{}``.
+        No concept, or one without what takes its place; a concept twice, in the place of another, or
+        among what is kept; a template that has not one ``{}``.
     """
 
     erased: tuple[tuple[Any, Any], ...]
@@ -183,6 +184,11 @@ class Concepts:
     templates: tuple[str, ...] = ("{}",)
 
     def __post_init__(self) -> None:
+        if wrong := [p for p in self.erased if not isinstance(p, tuple | list) or len(p) != 2]:
+            raise ValueError(
+                f"erased holds pairs, such as (('a cat', 'a dog'),): of a concept, and of what takes "
+                f"its place; not {wrong[0]!r}"
+            )
         object.__setattr__(self, "erased", tuple(tuple(pair) for pair in self.erased))
         object.__setattr__(self, "keep", tuple(self.keep))
         object.__setattr__(self, "templates", tuple(self.templates))
@@ -193,8 +199,14 @@ class Concepts:
             raise ValueError(f"a concept is to be erased twice: {names}")
         if both := set(names) & {anchor for _, anchor in self.erased}:
             raise ValueError(f"{min(both)!r} is to be erased, and to take a concept's place")
-        if wrong := [t for t in self.templates if "{}" not in t]:
-            raise ValueError(f"the template {wrong[0]!r} has no {{}}")
+        for template in self.templates:
+            fields = [name for _, name, *_ in Formatter().parse(template) if name is not None]
+            if not fields:
+                raise ValueError(f"the template {template!r} has no {{}}")
+            if fields != [""]:
+                raise ValueError(
+                    f"the template {template!r} has one {{}} for the concept, and no other field"
+                )
         gone = set(names) | {prompt for pair in self.pairs() for prompt in pair[:1]}
         if both := gone & set(self.keep):
             raise ValueError(f"{min(both)!r} is to be erased, and to be kept")

@@ -26,13 +26,18 @@ def linears(model: Chat, targets: Iterable[str] = LLAMA_LINEARS) -> dict[str, nn
     Raises
     ------
     ValueError
-        A target that is not there.
+        A target that is not there, or has an adapter.
     """
     modules = model.model.get_decoder().named_modules()
     every = {name: m for name, m in modules if isinstance(m, nn.Linear)}
     found: set[str] = set()
     for target in targets:
         here = [n for n in every if f".{n}".endswith(f".{target}")]
+        if not here and any(f".{target}.base_layer" in f".{n}" for n in every):
+            raise ValueError(
+                f"the language model has adapters on {target!r} already: merge them first "
+                "(chat.model = chat.model.merge_and_unload())"
+            )
         if not here:
             known = ", ".join(sorted({n.rpartition(".")[2] for n in every}))
             raise ValueError(f"the language model has no linear map {target!r}; known: {known}")

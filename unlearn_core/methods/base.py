@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
-from ..data import ForgetSplit
+from ..data import ForgetSplit, QuestionSet, VisualSet
 from ..fields import check_fields
 from ..models import Chat, Diffusion, TrainConfig, VisionChat, require_finite
 from ..registry import describe, did_you_mean
@@ -232,6 +232,11 @@ class Method:
             if data is None or not len(data):
                 state = "missing" if data is None else "empty"
                 raise ValueError(f"{name} needs the split's {part} set, which is {state}")
+            if isinstance(data, QuestionSet | VisualSet):
+                raise TypeError(
+                    f"{name}: the split's {part} set holds texts, and the model reads tokens: give "
+                    "chat.encoded(questions)"
+                )
         if self.trains and not any(p.requires_grad for p in model.parameters()):
             raise ValueError(
                 f"{name}: all weights of the model are frozen; thaw those that may change with "
