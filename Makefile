@@ -5,6 +5,8 @@ PROFILE ?= ci
 PAPERS ?=
 JOBS ?=
 LAUNCH ?=
+ENGINE ?=
+ADDRESS ?=
 ROWS ?=
 ARGS ?=
 
@@ -14,6 +16,7 @@ STAMP := .venv/.stamp
 # $(call quote,text): text as one word of the shell.
 quote = '$(subst ','\'',$(1))'
 CHOICE = --papers=$(call quote,$(PAPERS))
+BY = --engine=$(call quote,$(ENGINE)) --address=$(call quote,$(ADDRESS))
 AT_A_TIME = --jobs=$(call quote,$(JOBS))
 PROFILE_OF = --profile=$(call quote,$(PROFILE))
 NEW_ENOUGH = -c 'import sys; sys.exit(sys.version_info < (3, 11))'
@@ -30,6 +33,7 @@ help: ## this list
 	@echo '  PROFILE=ci|laptop|workstation|paper  PAPERS="ssd flat" (default: all)  JOBS=2 (notebooks at a time; default: cores)'
 	@echo '  ROWS=published (publish again, for text or rules alone: no new row)'
 	@echo '  ROWS=made (publish what is made so far of a long measurement)'
+	@echo '  ENGINE=local|ray (all rows as one plan: JOBS of them at a time here, or on the Ray cluster at ADDRESS)'
 	@echo '  LAUNCH="srun --gres=gpu:1" (put before each notebook)  PYTHON=python3.12 (for .venv)'
 
 setup: $(STAMP) ## install everything into .venv, at the versions of constraints.txt
@@ -50,8 +54,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m pip install -c constraints.txt torch torchvision -e '.[dev]'
 	@touch $@
 
-reproduce: $(STAMP) ## run what is out of date and render the book [PROFILE PAPERS JOBS LAUNCH]
-	$(RUN) reproduce $(PROFILE_OF) $(CHOICE) $(AT_A_TIME) --launch=$(call quote,$(LAUNCH))
+reproduce: $(STAMP) ## run what is out of date and render the book [PROFILE PAPERS JOBS ENGINE ADDRESS LAUNCH]
+	$(RUN) reproduce $(PROFILE_OF) $(CHOICE) $(AT_A_TIME) $(BY) --launch=$(call quote,$(LAUNCH))
 
 # Files are shared out to as many processes as there are cores, to four at most.
 test: $(STAMP) ## run the tests, all but the benchmarks [ARGS="-k ssd"; ARGS="-n0 --pdb": in one process]

@@ -53,7 +53,7 @@ TARGETS = {
 def make(*arguments: str, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
     """Run make as a reader would, also where the tests themselves run under make."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    for name in ("PROFILE", "PAPERS", "JOBS", "LAUNCH", "ARGS"):
+    for name in ("PROFILE", "PAPERS", "JOBS", "LAUNCH", "ENGINE", "ADDRESS", "ARGS"):
         inherited.pop(name, None)
     return subprocess.run(
         ["make", "--no-print-directory", *arguments],
@@ -172,7 +172,7 @@ def imports(file: Path) -> Iterator[tuple[str, bool]]:
         ("models", (), ("vit", "llm", "diffusion")),
         ("methods", (), ("vit", "llm", "diffusion")),
         ("metrics", (), ("vit", "llm", "diffusion")),
-        ("replication", ("book",), ("book", "vit", "llm", "diffusion")),
+        ("replication", ("book",), ("book", "vit", "llm", "diffusion", "cluster")),
     ],
 )
 def test_what_is_imported_is_declared(
@@ -250,6 +250,7 @@ def test_recipe_is_understood_by_the_command_line(
     """A misquoted value, or an option that the command does not have, would be seen only there."""
     launch = "srun --comment='two words' --gres=gpu:1"
     given = ["PROFILE=laptop", "PAPERS=ssd flat", "JOBS=2", f"LAUNCH={launch}"]
+    given += ["ENGINE=ray", "ADDRESS=ray://head:10001"]
     shown = make("-n", target, *given).stdout.splitlines()[-1]
     words = shlex.split(shown)
     assert words[:3] == [".venv/bin/python", "-m", "unlearn_core.replication"]
@@ -270,6 +271,7 @@ def test_recipe_is_understood_by_the_command_line(
         assert seen[1].profile == "paper"
     if target == "reproduce":
         assert options["launch"] == launch
+        assert (options["engine"], options["address"]) == ("ray", "ray://head:10001")
     if target == "publish":
         assert options["rows"] == ""
         shown = make("-n", target, *given, "ROWS=made").stdout.splitlines()[-1]

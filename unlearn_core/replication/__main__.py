@@ -33,6 +33,14 @@ def main(argv: list[str] | None = None) -> int:
 
     sub = command("reproduce", "run what is out of date, then render the book")
     sub.add_argument("--launch", default="", help="a command put before each notebook's")
+    sub.add_argument(
+        "--engine",
+        choices=["", "local", "ray"],
+        default="",
+        help="make all papers' rows as one plan, and then run the notebooks: local, by processes "
+        "of this machine, --jobs at a time; ray, by those of a Ray cluster",
+    )
+    sub.add_argument("--address", default="", help="of a Ray cluster; default $RAY_ADDRESS")
     sub.add_argument("--no-book", action="store_true", help="don't render the book")
     command("list", "say what would run, and for how long")
     sub = command("execute", "execute one notebook (used by reproduce)")
@@ -91,11 +99,26 @@ def run(options: argparse.Namespace) -> int:
         check(options.profile)
     elif options.command == "reproduce":
         check(options.profile)
-        outcomes = runner.reproduce(
-            options.profile, papers, jobs=options.jobs, launch=options.launch
-        )
+        if options.engine:
+            from .engine import reproduce
+
+            if options.launch:
+                raise ConfigError("LAUNCH is put before notebooks; an ENGINE shares out their rows")
+            outcomes, table = reproduce(
+                options.profile,
+                papers,
+                engine=options.engine,
+                jobs=options.jobs,
+                address=options.address,
+            )
+            if table:
+                print(table, end="\n\n")
+        else:
+            outcomes = runner.reproduce(
+                options.profile, papers, jobs=options.jobs, launch=options.launch
+            )
         print(runner.summary(outcomes))
-        failed = any(o.state == "failed" for o in outcomes)
+        failed = any(o.state in ("failed", "rows missing") for o in outcomes)
         if not options.no_book:
             from .pages.book import build_book
 

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -113,8 +113,8 @@ class Progress:
 
     def __init__(self, planned: Mapping[str, float | None]) -> None:
         self.planned = dict(planned)
-        self._made: dict[str, float] = {}
-        self._cached: set[str] = set()
+        self.made: dict[str, float] = {}  # by this run: name -> seconds
+        self.cached: set[str] = set()
         self._expected = 0
         self._begun: list[tuple[str, float]] = []  # a row may need another one first
         self._shown, self._width = 0.0, 0
@@ -133,34 +133,34 @@ class Progress:
         self._show()
         try:
             yield
-            self._made[name] = time.time() - began
+            self.made[name] = time.time() - began
         finally:
             self._begun.pop()
         self._show()
 
     def found(self, name: str) -> None:
         """The row was there."""
-        if name not in self._made and name not in self._cached:
-            self._cached.add(name)
+        if name not in self.made and name not in self.cached:
+            self.cached.add(name)
             if time.time() - self._shown > 0.2:  # hundreds of them come in a second
                 self._show()
 
     @property
     def state(self) -> State:
-        done = self._made.keys() | self._cached
+        done = self.made.keys() | self.cached
         planned = len(self.planned.keys() | done) if self.planned else None
         if planned is None and self._expected:
             planned = max(self._expected, len(done))
         row, since = self._begun[-1] if self._begun else (None, 0.0)
-        return State(planned, len(self._made), len(self._cached), row, since, self._left(done))
+        return State(planned, len(self.made), len(self.cached), row, since, self._left(done))
 
     def _left(self, done: set[str]) -> float | None:
         known = {k: v for k, v in self.planned.items() if v is not None}
         if not known:
             return None
         # This machine's pace, as far as it can be seen: rows that were made here and in the plan.
-        both = [k for k in self._made if k in known]
-        before, here = sum(known[k] for k in both), sum(self._made[k] for k in both)
+        both = [k for k in self.made if k in known]
+        before, here = sum(known[k] for k in both), sum(self.made[k] for k in both)
         pace = here / before if before > 1 else 1.0
         return pace * sum(v for k, v in known.items() if k not in done)
 
@@ -206,18 +206,25 @@ class Lines:
 
     def tell(self, slug: str, file: Path) -> None:
         """Say where a notebook stands, if it is time to."""
+
+        def text() -> str:
+            state = State.read(file)
+            return f"{slug}: {state.line(time.time()) if state else 'no row yet'}"
+
+        self.show(slug, text)
+
+    def show(self, what: str, text: Callable[[], str]) -> None:
+        """Say how far something is, if it is time to."""
         now = time.time()
-        if now - self._told.setdefault(slug, now) < (1.0 if self.live else EVERY):
+        if now - self._told.setdefault(what, now) < (1.0 if self.live else EVERY):
             return
-        self._told[slug] = now
-        state = State.read(file)
-        text = f"{slug}: {state.line(now) if state else 'no row yet'}"
+        self._told[what] = now
         if not self.live:
-            self.say(text)
+            self.say(text())
             return
-        if slug not in self._bars:
-            self._bars[slug] = tqdm(bar_format="{desc}", dynamic_ncols=True, leave=False)
-        self._bars[slug].set_description_str(text)
+        if what not in self._bars:
+            self._bars[what] = tqdm(bar_format="{desc}", dynamic_ncols=True, leave=False)
+        self._bars[what].set_description_str(text())
 
     def end(self, slug: str, text: str) -> None:
         """The notebook runs no longer."""

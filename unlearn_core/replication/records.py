@@ -76,7 +76,17 @@ class MissingRowError(LookupError):
 
 
 class NotMadeError(MissingRowError):
-    """A row was not made before, and UNLEARN_ROWS asks for no new one."""
+    """A row was not made before, and no new one is asked for.
+
+    Attributes
+    ----------
+    key : what identifies the row: the same for rows that are alike
+    row : what it is called
+    """
+
+    def __init__(self, message: str, key: str = "", row: str = "") -> None:
+        super().__init__(message)
+        self.key, self.row = key, row
 
 
 class Value(Model):

@@ -9,6 +9,7 @@ import os
 import textwrap
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import cached_property
 from typing import Any
 
@@ -94,6 +95,8 @@ class Replication:
             raise ConfigError(
                 f"UNLEARN_ROWS is published, made or nothing, not {self.rows_asked!r}"
             )
+        #: None: every row that is asked for is made; else that with this key alone.
+        self.only: str | None = None
         self._whole: dict[str, tuple[int, ...]] = {}  # seeds whose rows are all made
         self.commit, self.dirty = git_state(self.root)
         if self.clean_only and self.dirty:
@@ -256,13 +259,20 @@ class Replication:
             row = same.model_copy(update={**names, "key": key})
         if row is not None:
             self.progress.found(called)
-        elif self.rows_asked:
-            raise NotMadeError(f"{called} would be a new row, and UNLEARN_ROWS asks for none")
+        elif self.rows_asked or self.only not in (None, content or key):
+            who = "UNLEARN_ROWS asks for none" if self.rows_asked else "another one is to be made"
+            raise NotMadeError(f"{called} would be a new row, and {who}", content or key, called)
         else:
-            # A wait for another run that makes it is part of its time.
-            with self.progress.making(called), self.cache.lock("rows", key):
+            # A wait for another run that makes it, or one alike, is part of its time.
+            with ExitStack() as held:
+                held.enter_context(self.progress.making(called))
+                held.enter_context(self.cache.lock("rows", key))
                 row = self._made(key, self.cache.read("rows", key))
-                if row is None:
+                if content:
+                    held.enter_context(self.cache.lock("alike", content))
+                if row is None and content and (same := self._alike(content)):
+                    row = same.model_copy(update={**names, "key": key})
+                elif row is None:
                     began = time.perf_counter()
                     metrics, detail = compute()
                     provenance = Provenance(
@@ -283,11 +293,10 @@ class Replication:
                         detail=dict(detail),
                         provenance=provenance,
                     )
+                    if content:  # first: a kill in between leaves no row that its likes don't find
+                        self.cache.write("alike", content, {"row": key})
                     self.cache.write("rows", key, row.model_dump(mode="json"))
                     log.info("%s / %s / seed %d: made", experiment, method, seed)
-            if content:
-                with self.cache.lock("alike", content):
-                    self.cache.write("alike", content, {"row": key})
         self.rows.add(row)
         return row
 

@@ -92,10 +92,15 @@ class Trial:
     def each(cls, run: Replication, prefix: str) -> Iterator[Self]:
         """Every experiment whose name begins with ``prefix``, on each of its seeds and targets."""
         for name in run.experiments(prefix):
-            with within(f"{run.slug}, {run.profile_name}, {name}"):
-                cls.check(run.experiment(name), run.seeds_of(name))
-            for seed, target in cls.pairs(run, name):
+            for seed, target in cls.sites(run, name):
                 yield cls(run, name, seed, target)
+
+    @classmethod
+    def sites(cls, run: Replication, name: str) -> Iterable[tuple[int, Any]]:
+        """The seed and the target of each of an experiment's trials, after a `check` of what it says."""
+        with within(f"{run.slug}, {run.profile_name}, {name}"):
+            cls.check(run.experiment(name), run.seeds_of(name))
+        return cls.pairs(run, name)
 
     @classmethod
     def pairs(cls, run: Replication, name: str) -> Iterable[tuple[int, Any]]:
@@ -340,8 +345,8 @@ class Trial:
         self, recipe: Recipe, identity: Mapping[str, Any], data: Dataset, seed: int
     ) -> tuple[nn.Module, dict[str, Any]]:
         """A model of any recipe, as `fit`; ``identity`` is what determines it beside its data."""
-        held, validated = self.held_out
-        key = digest({**identity, "data": data.fingerprint(), "seed": seed, **validated})
+        held, _ = self.held_out
+        key = self.model_key(identity, data, seed)
         checkpoint = Checkpoint(self.run.cache.checkpoint(key))
 
         def fit() -> tuple[nn.Module, dict[str, Any]]:
@@ -366,11 +371,33 @@ class Trial:
                 "threads": torch.get_num_threads(),
             }
 
-        def acceptable(meta: dict[str, Any]) -> bool:
-            return not (self.run.clean_only and meta["dirty"])
-
-        model, meta = self.run.cache.model(key, lambda: recipe.build(seed), fit, acceptable)
+        model, meta = self.run.cache.model(key, lambda: recipe.build(seed), fit, self.acceptable)
         return model.to(self.device), meta
+
+    def model_key(self, identity: Mapping[str, Any], data: Dataset, seed: int) -> str:
+        """What a trained model is kept under."""
+        _, validated = self.held_out
+        return digest({**identity, "data": data.fingerprint(), "seed": seed, **validated})
+
+    def acceptable(self, meta: Mapping[str, Any]) -> bool:
+        """Whether a model that is kept may be behind this run's rows."""
+        return not (self.run.clean_only and meta["dirty"])
+
+    def models(self) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+        """The trained models that several rows need: what each is called, its key, what makes it.
+
+        Raises
+        ------
+        NotMadeError
+            A row that chooses the forget set is not made yet.
+        """
+        if self.recipe.train is None:
+            return
+        key = self.model_key(self.identity, self.trained_on, self.model_seed)
+        yield "original", key, lambda: self.original
+        if self.experiment.oracle and retrains(self.methods[self.experiment.oracle]):
+            key = self.model_key(self.identity, self.split.retain, retrain_seed(self.model_seed))
+            yield "retrained model", key, self.retrained
 
     # --- rows ---------------------------------------------------------------------------------
 
@@ -486,14 +513,18 @@ class Trial:
         self, method: Method
     ) -> tuple[nn.Module, dict[str, Estimate], dict[str, dict[str, Any]]]:
         """The unlearned model, its cost, and where a model comes from that the cache shares."""
-        if isinstance(method, Retrain) and method.mode == "full":
-            model, meta = self.fit(self.split.retain, retrain_seed(self.model_seed))
+        if retrains(method):
+            model, meta = self.retrained()
             costs = Costs(Cost(meta["seconds"], meta["peak_memory"]), meta["optimizer_steps"])
             return model, costs.metrics(self.original, model), {"model": meta}
         original = self.original  # trained outside the measured block
         with self.costs() as costs:
             model, detail = self.apply(method, original)
         return model, costs.metrics(self.original, self.inside(model)), detail
+
+    def retrained(self) -> tuple[nn.Module, dict[str, Any]]:
+        """The model that never saw the forget set, through the cache as in `fit`."""
+        return self.fit(self.split.retain, retrain_seed(self.model_seed))
 
     def apply(self, method: Method, original: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
         """What the method makes of the original, and what else there is to say about it."""
@@ -506,6 +537,11 @@ class Trial:
         with measure(self.device) as cost, OptimizerSteps() as steps:
             yield costs
         costs.cost, costs.optimizer_steps = cost, steps.count
+
+
+def retrains(method: Any) -> bool:
+    """Whether a method is training anew without the forget set, as `Trial.retrained` does."""
+    return isinstance(method, Retrain) and method.mode == "full"
 
 
 def changed(method: Method, changes: Mapping[str, Any]) -> Method:

@@ -326,6 +326,12 @@ class ErasingTrial(Trial):
         images = self.data.train.images
         return self.fit_recipe(self.judge_recipe, self.judge_identity, images, 0)[0]
 
+    def models(self) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+        yield from super().models()
+        if self.recipe.train is not None:
+            key = self.model_key(self.judge_identity, self.data.train.images, 0)
+            yield "judge", key, lambda: self.judge
+
     def measure_judge(self) -> Row:
         """How well the classifier that judges names real images that it has not seen."""
 

@@ -12,7 +12,7 @@ the modality's trial, and of what::
       - {relearning: [Original, SalUn], seeds: [0]}    # on some of the seeds only
 
 Without it an experiment with a search is made of its search, and any other one of its original and
-its methods. `plan` lists the rows and what each needs; `make` makes those of a section.
+its methods. `plan` lists the rows; `make` makes those of a section.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .language import AnsweringTrial
 from .safety import safety_kind
 from .search import choose
 
-__all__ = ["Planned", "kind_of", "make", "plan", "trials"]
+__all__ = ["Planned", "kind_of", "make", "plan", "searches", "trials"]
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,16 @@ class Planned:
     measure: str
     label: str | None = None
     changes: dict[str, Any] = field(default_factory=dict)
-    needs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         what = [self.measure, *([self.label] if self.label else [])]
         what += [f"{k} = {v}" for k, v in self.changes.items()]
         return f"{self.experiment} / {self.target} / seed {self.seed}: {', '.join(what)}"
+
+    def make(self, trial: Trial) -> None:
+        """Make it on its trial, or take it from the cache."""
+        labels = () if self.label is None else (self.label,)
+        getattr(trial, f"measure_{self.measure}")(*labels, **self.changes)
 
 
 def kind_of(experiment: Experiment) -> type[Trial]:
@@ -88,7 +92,12 @@ def trials(run: Replication, prefix: str = "") -> Iterator[Trial]:
 
 def plan(run: Replication, prefix: str = "") -> list[Planned]:
     """The rows of every experiment whose name begins with ``prefix``, in the order of making."""
-    return [row for trial in trials(run, prefix) for row in _of(trial)]
+    return [
+        row
+        for name in run.experiments(prefix)
+        for seed, target in kind_of(run.experiment(name)).sites(run, name)
+        for row in _of(run.experiment(name), name, seed, target)
+    ]
 
 
 def make(run: Replication, *prefixes: str) -> None:
@@ -98,8 +107,9 @@ def make(run: Replication, *prefixes: str) -> None:
         unmade: dict[str, set[int]] = {}
         for trial in trials(run, prefix):
             left_out = unmade.setdefault(trial.name, set())
-            steps = [partial(_make, trial, row) for row in _of(trial)]
-            if "search" in _entries(trial.experiment):  # it may go on beyond its grid
+            rows = _of(trial.experiment, trial.name, trial.seed, trial.target)
+            steps = [partial(row.make, trial) for row in rows]
+            if searches(trial.experiment):  # it may go on beyond its grid
                 steps.append(partial(choose, type(trial), run, trial.name))
             for step in steps:
                 try:
@@ -113,11 +123,9 @@ def make(run: Replication, *prefixes: str) -> None:
                 run.leave_out(name, seeds)
 
 
-def _make(trial: Trial, row: Planned) -> None:
-    if row.label is None:
-        getattr(trial, f"measure_{row.measure}")(**row.changes)
-    else:
-        getattr(trial, f"measure_{row.measure}")(row.label, **row.changes)
+def searches(e: Experiment) -> bool:
+    """Whether a search is part of what an experiment measures."""
+    return "search" in _entries(e)
 
 
 def _entries(e: Experiment) -> tuple[str | dict[str, Any], ...]:
@@ -125,41 +133,25 @@ def _entries(e: Experiment) -> tuple[str | dict[str, Any], ...]:
     return e.measure or (("search",) if e.search else ("original", "methods"))
 
 
-def _of(trial: Trial) -> Iterator[Planned]:
+def _of(e: Experiment, name: str, seed: int, target: Any) -> Iterator[Planned]:
     """The rows of one trial."""
-    e = trial.experiment
+    row = partial(Planned, name, seed, target)
     for entry in _entries(e):
         whole = {entry: None} if isinstance(entry, str) else dict(entry)
         if whole == {"methods": None}:
             whole = {"method": list(e.methods)}
         seeds = whole.pop("seeds", None)
-        if seeds is not None and trial.seed not in seeds:
+        if seeds is not None and seed not in seeds:
             continue
         (measure, labels), *grid = whole.items()
-        if measure == "search":
-            yield from _search(trial)
+        if measure == "search":  # what it tries at first
+            for label, tried in e.search.items():
+                for at in itertools.product(*tried.values()):
+                    yield row("method", label, dict(zip(tried, at, strict=True)))
             continue
         names = [k for k, _ in grid]
         values = [e.grid[k] if v == "grid" else v for k, v in grid]
         values = [v if isinstance(v, list) else [v] for v in values]
         for label in labels if isinstance(labels, list) else [labels]:
             for at in itertools.product(*values):
-                changes = dict(zip(names, at, strict=True))
-                yield _planned(trial, measure, label, changes)
-
-
-def _planned(trial: Trial, measure: str, label: str | None, changes: dict[str, Any]) -> Planned:
-    e = trial.experiment
-    needs = [] if measure == "original" and not e.oracle else ["original"]
-    if e.oracle and label != e.oracle:
-        needs.append("retrained")
-    if label is not None:
-        needs += [f"search {name}" for name in e.tuned]
-    return Planned(trial.name, trial.seed, trial.target, measure, label, changes, tuple(needs))
-
-
-def _search(trial: Trial) -> Iterator[Planned]:
-    """What a search tries at first."""
-    for label, grid in trial.experiment.search.items():
-        for at in itertools.product(*grid.values()):
-            yield _planned(trial, "method", label, dict(zip(grid, at, strict=True)))
+                yield row(measure, label, dict(zip(names, at, strict=True)))

@@ -19,7 +19,23 @@ from ..run import Replication
 if TYPE_CHECKING:
     from .base import Trial
 
-__all__ = ["choose"]
+__all__ = ["SearchGoesOnError", "choose"]
+
+
+class SearchGoesOnError(NotMadeError):
+    """A search needs rows that are not made, and no new one is asked for.
+
+    Attributes
+    ----------
+    rows : of each the trial, the method and its settings (neither for the original), and what its
+        making raised
+    """
+
+    def __init__(
+        self, tuning: str, rows: list[tuple[Trial, str | None, dict[str, Any], NotMadeError]]
+    ) -> None:
+        super().__init__(f"{tuning} has not chosen yet: {rows[0][-1]}")
+        self.rows = rows
 
 
 def choose(kind: type[Trial], run: Replication, tuning: str) -> dict[str, dict[str, Any]]:
@@ -34,7 +50,8 @@ def choose(kind: type[Trial], run: Replication, tuning: str) -> dict[str, dict[s
     Raises
     ------
     NotMadeError
-        Only made rows are asked for, and the search's are not all made.
+        No new row is asked for, and the search's are not all made: a `SearchGoesOnError` with those
+        of them that are known to be needed.
     """
     if tuning not in run.shared:
         experiment = run.experiment(tuning)
@@ -45,9 +62,15 @@ def choose(kind: type[Trial], run: Replication, tuning: str) -> dict[str, dict[s
         ]
         if not trials:  # of what is made so far, this search is not
             raise NotMadeError(f"{tuning} has not chosen yet")
-        run.shared[tuning] = {
-            label: _searched(trials, label, grid) for label, grid in experiment.search.items()
-        }
+        chosen, unmade = {}, []
+        for label, grid in experiment.search.items():
+            try:
+                chosen[label] = _searched(trials, label, grid)
+            except SearchGoesOnError as error:
+                unmade += error.rows
+        if unmade:
+            raise SearchGoesOnError(tuning, unmade)
+        run.shared[tuning] = chosen
     return run.shared[tuning]
 
 
@@ -60,19 +83,32 @@ def _searched(trials: list[Trial], label: str, grid: dict[str, list[Any]]) -> di
     left = dict.fromkeys(names, rule.widen)
     scores: dict[tuple[Any, ...], float] = {}
     kept: dict[tuple[Any, ...], bool] = {}
+    unmade: list[tuple[Trial, str | None, dict[str, Any], NotMadeError]] = []
 
     def look(at: tuple[Any, ...]) -> None:
         if at in scores:
             return
-        rows = [
-            trial.measure_method(label, **dict(zip(names, at, strict=True))) for trial in trials
-        ]
+        rows, settings = [], dict(zip(names, at, strict=True))
+        for trial in trials:
+            try:
+                rows.append(trial.measure_method(label, **settings))
+            except NotMadeError as error:
+                unmade.append((trial, label, settings, error))
+        if len(rows) < len(trials):
+            return
+        kept[at] = True
+        for trial, row in zip(trials, rows, strict=True):
+            try:
+                kept[at] = kept[at] and _keeps(trial, row, rule.keep)
+            except NotMadeError as error:
+                unmade.append((trial, None, {}, error))
         scores[at] = sum(_value(r, rule.by) for r in rows) / len(rows)
-        kept[at] = all(_keeps(t, r, rule.keep) for t, r in zip(trials, rows, strict=True))
 
     while True:
         for at in itertools.product(*values):
             look(at)
+        if unmade:
+            raise SearchGoesOnError(name, unmade)
         among = [at for at in scores if kept[at]] or list(scores)
         best = min(among, key=lambda at: sign * scores[at])  # the earlier one of equals
         edges = [
