@@ -41,6 +41,21 @@ def test_the_sets_of_each_part(folder: Path) -> None:
     assert data.source.kind == "user"
 
 
+def test_records_that_name_their_image_by_id_alone(folder: Path) -> None:
+    """As the public mirror of the files has them; fails where an image is looked for under one key."""
+    found = safety_benchmark(size=8)
+    records = json.loads((folder / "all_train.json").read_text())
+    for record in records:
+        del record["image_path"]
+    (folder / "all_train.json").write_text(json.dumps(records))
+    again = safety_benchmark(size=8)
+    assert again.train.forget.fingerprint() == found.train.forget.fingerprint()
+    del records[0]["image_id"]
+    (folder / "all_train.json").write_text(json.dumps(records))
+    with pytest.raises(ValueError, match=r"record 0 of all_train\.json lacks 'image_id'"):
+        safety_benchmark(size=8)
+
+
 def test_fewer_records(folder: Path) -> None:
     data = safety_benchmark(size=8, train_images=2, val_images=1)
     assert (len(data.train.forget), len(data.val.forget)) == (8, 4)

@@ -4,7 +4,8 @@ It holds harmful images and texts, so nothing of it is part of this project, and
 authors link an archive from github.com/yuu250/SafeEraser; unpacked it has ``all_train.json``,
 ``all_val.json``, ``prompt.json`` (refusals, under "idk") and ``img/``, a folder a category.
 
-A record is a harmful image (``image_path``) with a safe one beside it (``SDImage_path``); four
+A record is a harmful image (``image_path``; where there is none, ``image_id``, which is a path as well)
+with a safe one beside it (``SDImage_path``); four
 ``unsafe_pairs`` (``question``, what LLaVA answered about the harmful image, ``model_response``, and about
 the safe one, ``sd_response``); and four harmless questions about the harmful image,
 ``UnharmPair_text1`` and so on, with LLaVA's answer as ``Prediction``.
@@ -136,7 +137,8 @@ def _part(
     rows: dict[str, list[tuple[int, str, str]]] = {"forget": [], "retain": [], "decouple": []}
     for i, record in enumerate(records):
         try:
-            harmful, safe = (_file(root, record[k]) for k in ("image_path", "SDImage_path"))
+            harmful = _file(root, record.get("image_path") or record["image_id"])
+            safe = _file(root, record["SDImage_path"])
             pairs = [
                 (p["question"], p["model_response"], p["sd_response"])
                 for p in record["unsafe_pairs"]
