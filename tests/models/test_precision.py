@@ -229,6 +229,20 @@ def drawing() -> tuple[nn.Module, Any, Callable[[int], Any]]:
 
 
 @pytest.mark.parametrize("modality", [classifier, language, seeing, drawing])
+def test_a_training_in_bf16_computes_in_bf16(modality: Callable[[], Any]) -> None:
+    """Fails where a model that asks for nothing switches off what its training asks for."""
+    model, task, epochs = modality()
+    if hasattr(model, "precision"):
+        model.precision = "no"
+    kinds = set()
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.register_forward_hook(lambda _, __, out: kinds.add(out.dtype))
+    train(model, epochs, task.loss, TrainConfig(1, 1e-3, max_steps=1, precision="bf16"))
+    assert kinds == {HALF}
+
+
+@pytest.mark.parametrize("modality", [classifier, language, seeing, drawing])
 def test_what_moves_is_what_moves_in_float32(modality: Callable[[], Any]) -> None:
     """Steps of a hundredth of a spacing: fails where what is trained is bfloat16."""
     model, task, epochs = modality()

@@ -315,8 +315,10 @@ class Chat(Saved, nn.Module):
 
     @contextlib.contextmanager
     def _autocast(self) -> Iterator[None]:
-        kind = device_of(self).type
-        with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
+        if self.precision == "no":  # or, around it, in what a training asks for
+            yield
+            return
+        with torch.autocast(device_of(self).type, torch.bfloat16):
             yield
 
     def prompt(self, question: str | Messages) -> str:

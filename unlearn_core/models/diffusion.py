@@ -151,7 +151,7 @@ class Diffusion(Saved, nn.Module):
     scheduler : of diffusers; its betas are the model's, and `sample` draws by it
     codec : images to what the UNet works on, and back
     drop : in training, so often a condition is left out (classifier-free guidance)
-    precision : "bf16" runs the UNet under autocast
+    precision : "bf16" runs the UNet under autocast; "no" as its weights are, or as a training asks
 
     Raises
     ------
@@ -304,9 +304,11 @@ class Diffusion(Saved, nn.Module):
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
-        """The precision in which the UNet runs, inside the block."""
-        kind = device_of(self).type
-        with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
+        """The precision in which the UNet runs, inside the block; of "no", whatever there is around it."""
+        if self.precision == "no":
+            yield
+            return
+        with torch.autocast(device_of(self).type, torch.bfloat16):
             yield
 
 
