@@ -137,7 +137,12 @@ class TestPenalty:
         made.decoder = decoders.Metaspace()
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
         spans = Spans.of(tokenizer, ["Paris"])
-        assert spans.first == {2, 3, 5}
+        assert spans.first(1) == {2, 3, 5}
+
+    def test_words_may_begin_where_only_whole_phrases_are_forbidden(self) -> None:
+        spans = Spans.of(self.Letters(), ["cat", "x"])
+        assert spans.first(1) == {ord(c) for c in "cCxX"}
+        assert spans.first(2) == {ord(c) for c in "xX"}
 
     def test_each_prompt_has_its_own_spans_and_beams(self) -> None:
         penalty = Penalty(self.Letters(), [["cat"], ["dog"]], 2, 0, 1, None, None)
@@ -295,7 +300,7 @@ class TestGuarded:
         torch.testing.assert_close(found[8], plain[8], rtol=1e-4, atol=1e-4)
 
     def test_tokens_are_forbidden_by_hard_matching_alone(self, guarded: GuardedChat) -> None:
-        firsts = [len(Spans.of(guarded.tokenizer, p).first) for p in guarded.spans]
+        firsts = [len(Spans.of(guarded.tokenizer, p).first(1)) for p in guarded.spans]
         assert guarded.forbidden_tokens == sum(firsts) / 8 > 1
         soft = copy.copy(guarded)
         soft.__dict__.pop("forbidden_tokens")

@@ -124,10 +124,9 @@ class Spans:
                     (spaced if text[0] == " " and ids == whole else bare).add(ids)
         return cls(tuple(sorted(spaced)), tuple(sorted(bare - spaced)))
 
-    @property
-    def first(self) -> set[int]:
-        """The tokens with which one of them begins."""
-        return {span[0] for span in (*self.spaced, *self.bare)}
+    def first(self, beta: float) -> set[int]:
+        """The tokens with which none of them may begin, where ``beta`` tokens of a beginning are too many."""
+        return {span[0] for span in (*self.spaced, *self.bare) if min(beta, len(span)) <= 1}
 
 
 def forbidden(said: Sequence[int], spans: Spans, beta: float, apart: bool) -> set[int]:
@@ -248,7 +247,7 @@ class GuardedChat(FlaggedChat):
         """With how many different tokens a word may not begin: the mean over stored questions."""
         if self.beta is None:
             return 0.0
-        counts = [len(Spans.of(self.tokenizer, phrases).first) for phrases in self.spans]
+        counts = [len(Spans.of(self.tokenizer, phrases).first(self.beta)) for phrases in self.spans]
         return sum(counts) / len(counts)
 
     def log_probs_flagged(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[Tensor]:
