@@ -427,6 +427,30 @@ class TestSpecs:
         assert (half.precision, half.model.dtype) == ("bf16", torch.bfloat16)
         assert half.answer(QUESTIONS[:1], ASKED[:1], 3)
 
+    def test_llava_before_it_was_tuned(self, hub: Path) -> None:
+        """Fails where a weight is the tuned model's, the tower another, or the projector's maps change places."""
+        from transformers import AutoModelForCausalLM
+
+        from unlearn_core.models.vision import PROJECTOR, VICUNA
+        from unlearn_core.replication.rehearsal import HUB
+
+        for id in (Llava().id, VICUNA, PROJECTOR):
+            HUB[id](hub / id)
+        tuned, start = (Llava(start=s, dtype="float32").build(0).model for s in ("tuned", "vicuna"))
+        language = AutoModelForCausalLM.from_pretrained(hub / VICUNA)
+        own, given = start.model.language_model.state_dict(), language.model.state_dict()
+        assert own.keys() == given.keys()
+        assert all(torch.equal(own[k][: len(given[k])], given[k]) for k in given)
+        known = len(language.lm_head.weight)
+        assert torch.equal(start.lm_head.weight[:known], language.lm_head.weight)
+        assert torch.equal(start.lm_head.weight[known:], tuned.lm_head.weight[known:])
+        maps = torch.load(hub / PROJECTOR / "mm_projector.bin")
+        layers = start.model.multi_modal_projector
+        assert torch.equal(layers.linear_1.weight, maps["model.mm_projector.0.weight"])
+        assert torch.equal(layers.linear_2.bias, maps["model.mm_projector.2.bias"])
+        towers = (m.model.vision_tower.state_dict() for m in (tuned, start))
+        assert all(torch.equal(a, b) for a, b in zip(*(t.values() for t in towers), strict=True))
+
     def test_llava_writes_vicunas_turns(self) -> None:
         assert Llava().template.endswith("USER: {image}\n{question} ASSISTANT: ")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -117,6 +118,7 @@ class CausalLM(ModelSpec):
     lora_rank : rank of adapters (LoRA) on every linear map; None to train the weights themselves.
         As in the configurations of FLAT's authors: alpha four times the rank, dropout 0.05
     weights : the files that hold the weights; older repositories have no safetensors
+    checkpointing : a backward pass computes what is inside a layer once more, and needs less memory
     """
 
     id: str
@@ -126,6 +128,7 @@ class CausalLM(ModelSpec):
     lora_rank: Count | None = None
     weights: Literal["*.safetensors", "*.bin"] = "*.safetensors"
     system: str | None = field(default=None, metadata=ADDED)
+    checkpointing: bool = field(default=False, metadata=ADDED)
 
     def sources(self) -> tuple[Source, ...]:
         patterns = ("*.json", "*.txt", "*.model", *self.templates, self.weights)
@@ -141,6 +144,8 @@ class CausalLM(ModelSpec):
 
         (source,) = self.sources()
         model = AutoModelForCausalLM.from_pretrained(source.path, dtype=getattr(torch, self.dtype))
+        if self.checkpointing:
+            checkpoint_layers(model)
         if self.lora_rank is not None:
             from peft import LoraConfig, get_peft_model
 
@@ -154,6 +159,13 @@ class CausalLM(ModelSpec):
             model = get_peft_model(model, lora)
         tokenizer = AutoTokenizer.from_pretrained(source.path)
         return Chat(model, tokenizer, self.template, self.precision, self.system)
+
+
+def checkpoint_layers(model: Any) -> None:
+    """Have a backward pass compute what is inside a layer of a model of transformers once more."""
+    with warnings.catch_warnings():  # of a new name, which older versions don't know
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 #: The model's own turns, without the system prompt that would open each of them.

@@ -10,9 +10,9 @@ import copy
 import functools
 import re
 import string
-import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -22,10 +22,12 @@ from torch.utils.data import Dataset
 from ..data import Source, VisualAnswering, VisualSet, resolve
 from ..data.image_questions import Triple, as_pixels
 from ..fields import Count
+from ..registry import ADDED
 from ..seeding import derive_seed, seeded
 from .chat import Chat, EncodedSet, Encoding, Messages, head_at
 from .classifiers import ModelSpec
 from .inference import evaluating, several
+from .language import checkpoint_layers
 from .training import (
     Recipe,
     TrainConfig,
@@ -500,6 +502,38 @@ VICUNA_TEMPLATE = (
 )
 
 
+#: What LLaVA-1.5-7B was made of: its language model, and the projector that was trained between it and CLIP.
+VICUNA = "lmsys/vicuna-7b-v1.5"
+PROJECTOR = "liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-7b-v1.5"
+
+
+@torch.no_grad()
+def before_tuning(model: nn.Module, vicuna: Path, projector: Path) -> None:
+    """Give a LLaVA, in place, the language model and the projector that its tuning began with.
+
+    Its vision tower was never trained. Tokens that Vicuna doesn't know, the image's and some that fill up,
+    keep what they have.
+
+    Parameters
+    ----------
+    vicuna : a folder with Vicuna's files
+    projector : a folder with ``mm_projector.bin``, as LLaVA's authors released it
+    """
+    from transformers import AutoModelForCausalLM
+
+    language = AutoModelForCausalLM.from_pretrained(vicuna, dtype=model.dtype)
+    pairs = [(model.model.language_model, language.model), (model.lm_head, language.lm_head)]
+    for mine, theirs in pairs:
+        given = theirs.state_dict()
+        for name, own in mine.state_dict().items():
+            own[: len(given[name])].copy_(given[name])
+    given = torch.load(projector / "mm_projector.bin", map_location="cpu", weights_only=True)
+    layers = model.model.multi_modal_projector
+    for i, layer in ((0, layers.linear_1), (2, layers.linear_2)):
+        for name, own in layer.state_dict().items():
+            own.copy_(given[f"model.mm_projector.{i}.{name}"])
+
+
 @dataclass(frozen=True)
 class Llava(ModelSpec):
     """A pretrained LLaVA of the hub.
@@ -512,6 +546,8 @@ class Llava(ModelSpec):
     dtype : of its weights; what is trained whole needs float32
     precision : "bf16" runs it under autocast
     checkpointing : a backward pass computes what is inside a layer once more, and needs less memory
+    start : "tuned", the model of the hub; or "vicuna", what LLaVA-1.5-7B was before it was tuned on instructions
+        (`before_tuning`)
     """
 
     id: str = "llava-hf/llava-1.5-7b-hf"
@@ -520,22 +556,27 @@ class Llava(ModelSpec):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     precision: Literal["no", "bf16"] = "bf16"
     checkpointing: bool = False
+    start: Literal["tuned", "vicuna"] = field(default="tuned", metadata=ADDED)
 
     def sources(self) -> tuple[Source, ...]:
         patterns = ("*.json", "*.model", "*.safetensors")
-        return (resolve(self.id, repo_type="model", patterns=patterns),)
+        own = resolve(self.id, repo_type="model", patterns=patterns)
+        if self.start == "tuned":
+            return (own,)
+        others = ((VICUNA, ("*.json", "*.bin")), (PROJECTOR, ("mm_projector.bin",)))
+        return (own, *(resolve(id, repo_type="model", patterns=p) for id, p in others))
 
     def make(self) -> VisionChat:
         from transformers import AutoImageProcessor, AutoTokenizer, LlavaForConditionalGeneration
 
-        (source,) = self.sources()
+        source, *others = self.sources()
         model = LlavaForConditionalGeneration.from_pretrained(
             source.path, dtype=getattr(torch, self.dtype), use_safetensors=True
         )
+        if others:
+            before_tuning(model, *(other.path for other in others))
         if self.checkpointing:
-            with warnings.catch_warnings():  # of a new name, which older versions don't know
-                warnings.simplefilter("ignore", FutureWarning)
-                model.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_layers(model)
         images = AutoImageProcessor.from_pretrained(source.path)
         size = model.config.vision_config.image_size
         colours = tuple(images.image_mean), tuple(images.image_std)

@@ -23,7 +23,7 @@ from ..seeding import seeded
 from .papers import project_root
 from .runner import Outcome, reproduce, run_folder
 
-__all__ = ["HUB", "USER", "build_hub", "rehearse"]
+__all__ = ["HUB", "USER", "build_hub", "letters", "rehearse"]
 
 CIFAR10 = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -174,7 +174,7 @@ def language_model(
     return build
 
 
-def _letters(folder: Path) -> None:
+def letters(folder: Path) -> None:
     """CLIP's kind of tokenizer, of letters."""
     from transformers import CLIPTokenizer
 
@@ -201,7 +201,7 @@ LETTERS = {"vocab_size": 54, "bos_token_id": 52, "eos_token_id": 53, "pad_token_
 def clip(folder: Path) -> None:
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-    _letters(folder)
+    letters(folder)
     CLIPImageProcessor(
         size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}
     ).save_pretrained(folder)
@@ -256,12 +256,23 @@ def llava(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def projector(folder: Path) -> None:
+    """Between a tower and a language model of 16 wide."""
+    folder.mkdir(parents=True)
+    with seeded(0, "rehearsal"):
+        sizes = {"weight": (16, 16), "bias": (16,)}
+        state = {
+            f"model.mm_projector.{i}.{k}": torch.rand(s) for i in (0, 2) for k, s in sizes.items()
+        }
+    torch.save(state, folder / "mm_projector.bin")
+
+
 def stable_diffusion(folder: Path) -> None:
     """The folders and model classes of version 1.4, safetensors only; images of 16 by 16 pixels."""
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    _letters(folder / "tokenizer")
+    letters(folder / "tokenizer")
     with seeded(0, "rehearsal"):
         CLIPTextModel(CLIPTextConfig(**TOWER, **LETTERS)).save_pretrained(folder / "text_encoder")
         UNet2DConditionModel(
@@ -337,6 +348,8 @@ HUB: dict[str, Builder] = {
     "AIML-TUDA/i2p": i2p,
     "Qwen/Qwen2.5-7B-Instruct": language_model("Qwen2Config", context=2048),
     "llava-hf/llava-1.5-7b-hf": llava,
+    "lmsys/vicuna-7b-v1.5": language_model("LlamaConfig", "bin"),
+    "liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-7b-v1.5": projector,
 }
 
 

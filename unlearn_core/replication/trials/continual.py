@@ -119,9 +119,11 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class TasksAsked:
-    """What ``ask`` holds: the longest answer, and the share of entries whose movement is told apart."""
+    """What ``ask`` holds: the longest answer, questions at a time, and the share of entries whose movement is
+    told apart."""
 
     max_new_tokens: PositiveInt
+    batch_size: PositiveInt = 64
     protected: Annotated[float, Field(gt=0, le=1)]
 
 
@@ -289,8 +291,9 @@ class ContinualTrial(Trial):
 
     def said(self, model: VisionChat, task: VisualTask) -> list[str]:
         """What a model answers to a task's test set."""
-        asked, most = task.test, self.experiment.ask["max_new_tokens"]
-        return model.answer(asked.questions, asked.images[asked.which], most, batch_size=64)
+        asked, ask = task.test, self.experiment.ask
+        most, size = ask["max_new_tokens"], ask.get("batch_size", 64)
+        return model.answer(asked.questions, asked.images[asked.which], most, batch_size=size)
 
     def measure_before(self) -> Row:
         """What the model can do before the first task, on the test sets of all."""
