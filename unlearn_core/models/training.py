@@ -112,12 +112,15 @@ class TrainConfig:
         return 2 if self.augment else None
 
     def make_optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        parameters = list(parameters)
         if self.optimizer == "sgd":
             return torch.optim.SGD(
                 parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay
             )
         cls = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        return cls(parameters, self.lr, weight_decay=self.weight_decay)
+        # On a GPU the default makes lists as large as all weights at every step.
+        fused = {"fused": True} if parameters and all(p.is_cuda for p in parameters) else {}
+        return cls(parameters, self.lr, weight_decay=self.weight_decay, **fused)
 
     def factor(self, epoch: float) -> float:
         """The learning rate at a (fractional) epoch, as a multiple of ``lr``."""
