@@ -296,10 +296,10 @@ class ErasingTrial(Trial):
         ``images`` is all that it draws, where that is known.
         """
         key = digest(["drawn", self.identity, self.fingerprint, self.model_seed, self.evaluation()])
-        if self.run.shared.get("drawn before", ("",))[0] != key:
+        if key not in self.run.shared:
             found = self.drawn(self.original) if images is None else images
-            self.run.shared["drawn before"] = key, found[kept]  # of the last request alone
-        return self.run.shared["drawn before"][1]
+            self.run.shared[key] = found[kept]
+        return self.run.shared[key]
 
     # --- who judges -------------------------------------------------------------------------------
 
@@ -889,11 +889,15 @@ class PretrainedPromptSetTrial(PromptSetTrial, PretrainedErasingTrial):
     reads = PretrainedErasingTrial.reads | {"select"}
 
     def shown(self, part: int) -> list[Tensor]:
-        """A few images that the original draws for each word, other ones for each part."""
+        """A few images that the original draws for each word, other ones for each part; the same for all
+        sets and seeds."""
         few = self.experiment.ask["images"]
-        asked = [p for p in self.texts for _ in range(few)]
         stream = ("examples", "judged examples")[part]
-        return list(self.draw(self.original, asked, stream).split(few))
+        key = digest(["shown", self.identity, self.texts, self.experiment.ask, stream])
+        if key not in self.run.shared:
+            asked = [p for p in self.texts for _ in range(few)]
+            self.run.shared[key] = self.draw(self.original, asked, stream)
+        return list(self.run.shared[key].split(few))
 
 
 class LabelledErasingTrial(PretrainedErasingTrial):
