@@ -37,12 +37,19 @@ class Rule:
         return self.words
 
 
+#: A float above 0.
 Positive = Annotated[float, Rule("positive", lambda v: v > 0)]
+#: A float of at least 0.
 NotNegative = Annotated[float, Rule("at least 0", lambda v: v >= 0)]
+#: A float in (0, 1].
 Share = Annotated[float, Rule("in (0, 1]", lambda v: 0 < v <= 1)]
+#: A float in [0, 1).
 Fraction = Annotated[float, Rule("in [0, 1)", lambda v: 0 <= v < 1)]
+#: A float in [-1, 1].
 Cosine = Annotated[float, Rule("in [-1, 1]", lambda v: -1 <= v <= 1)]
+#: An int of at least 1.
 Count = Annotated[int, Rule("at least 1", lambda v: v >= 1)]
+#: An int of at least 0.
 Natural = Annotated[int, Rule("at least 0", lambda v: v >= 0)]
 
 

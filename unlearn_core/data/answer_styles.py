@@ -39,6 +39,7 @@ __all__ = [
     "style_of",
 ]
 
+#: The five styles of SEFE's diversification.
 STYLES = ("yes_no", "choice", "short", "brief", "detailed")
 
 #: The style of a task's own answers -> which of the five it is.
@@ -60,6 +61,7 @@ DESCRIBE = {
 }
 #: In the place of PROMPTS["short"] where options were given.
 DIRECTLY = "Directly give the answer."
+#: What a question that is answered with yes or no ends with.
 YES_OR_NO = "Answer 'Yes' or 'No'."
 
 Box = tuple[float, float, float, float]
@@ -282,6 +284,18 @@ class AnswerStyleDiversification:
             raise ValueError(f"ratio is a share in per cent, 0..100, not {self.ratio}")
 
     def __call__(self, task: VisualTask, seed: int = 0) -> VisualTask:
+        """The task with some of its training questions asked again, in other styles.
+
+        Parameters
+        ----------
+        task : with its items, and all training answers in its own style
+        seed : of which questions are asked in which style
+
+        Raises
+        ------
+        ValueError
+            Nothing but questions and answers is known of the task, or an answer is in another style.
+        """
         if not task.train_items:
             raise ValueError(f"{task.name}: nothing but questions and answers is known of its data")
         for i, answer in enumerate(task.train.answers):

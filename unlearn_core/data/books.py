@@ -188,6 +188,8 @@ def gutenberg(
     ------
     MissingSourceError
         The books are in none of the places where data are looked for.
+    ValueError
+        As many chapters, or more, are to be forgotten as the book has.
     """
     source = resolve("gutenberg", repo_type="dataset", patterns=("*.txt",))
     texts = {}
@@ -215,6 +217,13 @@ def own_text(
 
     It holds ``forget.txt`` and ``retain.txt``, with chapters headed as in `chapters`; the chapters of
     the former beyond ``forget_chapters`` are never learned. There are no questions.
+
+    Raises
+    ------
+    MissingSourceError
+        ``$UNLEARN_BOOK`` names no folder with the two files.
+    ValueError
+        As many chapters, or more, are to be forgotten as there are.
     """
     folder = Path(os.environ.get("UNLEARN_BOOK", ""))
     files = [folder / f"{name}.txt" for name in ("forget", "retain")]

@@ -71,6 +71,7 @@ class CaptionedSet(Dataset):
 
     @staticmethod
     def collate(batch: tuple[Tensor, list[str]]) -> tuple[Tensor, list[str]]:
+        """What `__getitems__` has made is a batch already."""
         return batch  # __getitems__ has made it already
 
     def subset(self, positions: Tensor) -> CaptionedSet:
@@ -79,9 +80,11 @@ class CaptionedSet(Dataset):
         return CaptionedSet(self.images.subset(positions), captions)
 
     def with_captions(self, captions: Sequence[str]) -> CaptionedSet:
+        """The same images under other captions, one an image."""
         return replace(self, captions=tuple(captions))
 
     def augmented(self, names: tuple[str, ...], draw: int = 0) -> CaptionedSet:
+        """The same captions, the images as `ImageSet.augmented` varies them."""
         return replace(self, images=self.images.augmented(names, draw))
 
     def __add__(self, other: CaptionedSet) -> CaptionedSet:
@@ -230,6 +233,11 @@ def captioned_shapes(
 
     The first ``nouns`` of the ten `shapes` in one fill, hardly any noise, and little ``spread``: a
     small model learns to draw them in a minute.
+
+    Raises
+    ------
+    ValueError
+        ``nouns`` is less than 2, or more than there are.
     """
     if not 2 <= nouns <= len(SHAPE_NOUNS):
         raise ValueError(f"nouns must lie in 2..{len(SHAPE_NOUNS)}, not {nouns}")

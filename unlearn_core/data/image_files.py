@@ -47,6 +47,7 @@ class ImageFiles:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
+        """(N, size, size, 3), as that of an array of pixels."""
         return len(self.files), self.size, self.size, 3
 
     def __len__(self) -> int:

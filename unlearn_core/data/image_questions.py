@@ -168,9 +168,11 @@ class VisualSet(Dataset):
         )
 
     def with_questions(self, questions: Sequence[str]) -> VisualSet:
+        """The same images and answers under other questions, one an example."""
         return replace(self, questions=tuple(questions))
 
     def with_answers(self, answers: Sequence[str]) -> VisualSet:
+        """The same images and questions with other answers, one an example."""
         return replace(self, answers=tuple(answers))
 
     def __add__(self, other: VisualSet) -> VisualSet:

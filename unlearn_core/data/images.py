@@ -180,6 +180,7 @@ class ImageSet(Dataset):
 
     @staticmethod
     def collate(batch: Batch) -> Batch:
+        """What `__getitems__` has made is a batch already."""
         return batch  # __getitems__ has made it already
 
     def subset(self, positions: Tensor) -> ImageSet:
@@ -320,6 +321,11 @@ class ImageData:
 
         They are in neither the training nor the test set: for early stopping and for choosing
         hyper-parameters.
+
+        Raises
+        ------
+        ValueError
+            A class has no more images than that.
         """
         if per_class is None:
             return self
@@ -338,6 +344,11 @@ class ImageData:
     def turned(self) -> ImageData:
         """The same images, each turned by 0, 90, 180 or 270 degrees; the old classes have the four
         positions as sub-classes. In each class every fourth image has the same one.
+
+        Raises
+        ------
+        ValueError
+            There are sub-classes already.
         """
         if self.subclasses != self.classes:
             raise ValueError("these classes have sub-classes already")
@@ -361,7 +372,13 @@ class ImageData:
         )
 
     def superclassed(self, groups: dict[str, tuple[str, ...]]) -> ImageData:
-        """The same images with the classes grouped: the old classes become sub-classes."""
+        """The same images with the classes grouped: the old classes become sub-classes.
+
+        Raises
+        ------
+        ValueError
+            The groups leave out a class, or hold one twice.
+        """
         coarse = torch.empty(len(self.classes), dtype=torch.long)
         members = [name for group in groups.values() for name in group]
         if sorted(members) != sorted(self.classes):
@@ -475,6 +492,11 @@ def shapes(
     fills as their sub-classes. Position, size and brightness vary, ``spread`` times as much as
     usual, and so does pixel noise. Of the training images of a class the last
     ``validation_per_class`` are held out.
+
+    Raises
+    ------
+    ValueError
+        ``fills`` is less than 1, or more than there are.
     """
     if not 1 <= fills <= len(_FILLS):
         raise ValueError(f"fills must lie in 1..{len(_FILLS)}, not {fills}")

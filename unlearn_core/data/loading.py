@@ -47,6 +47,11 @@ def batches(
     """Batches in the given order, or shuffled by ``generator``; the last one may be short.
 
     A data set that makes whole batches itself (``__getitems__``) brings its own ``collate``.
+
+    Raises
+    ------
+    ValueError
+        It is to shuffle, and there is no generator.
     """
     if shuffle and generator is None:
         raise ValueError("shuffling needs a generator: nothing draws from the global state")

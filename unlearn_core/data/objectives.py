@@ -53,7 +53,13 @@ class Classification:
         )
 
     def logits(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-        """(n, classes)."""
+        """(n, classes).
+
+        Raises
+        ------
+        ValueError
+            The outputs are not (n, classes).
+        """
         found = model(batch[0])
         if found.shape[1:] != (self.classes,):
             raise ValueError(

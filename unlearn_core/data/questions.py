@@ -220,6 +220,8 @@ def tofu(
     ------
     MissingSourceError
         The benchmark is in none of the places where data are looked for.
+    ValueError
+        An unknown forget set, or numbers of authors that leave nothing to forget or to keep.
     """
     levels = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
     if forget not in levels:
@@ -355,6 +357,11 @@ def fictional_authors(
     What everybody knows is part of the training set, and so are both wordings of the facts that
     are kept, so that a model made from nothing can tell what a question is about in other words
     than those it has learned.
+
+    Raises
+    ------
+    ValueError
+        No author is left to keep or to forget, or there are not so many names.
     """
     names = [f"{first} {last}" for first in _FIRST.split() for last in _LAST.split()]
     total = authors + holdout_authors

@@ -57,7 +57,9 @@ _MASKS = {
 #: The families that are to be forgotten; those that are kept; and those of the kept ones that are in
 #: no training part, so that what they are answered shows whether decoupling reaches beyond it.
 RESTRICTED = ("zorb", "quill", "mirk")
+#: The families whose recipes may be told.
 ALLOWED = ("house", "chair", "cup", "tree", "key", "boat")
+#: Allowed families of which no method sees any image.
 HELD_OUT = ("kite", "ladder", "comb")
 _FAMILIES = RESTRICTED + ALLOWED + HELD_OUT
 

@@ -112,6 +112,7 @@ _WORDS = (
     "solid square stop striped swim the there times to top triangle trouser turn using wait "
     "which white whose with word x y yellow"
 )
+#: Every word of the tasks' questions and answers.
 VOCABULARY: tuple[str, ...] = tuple(_WORDS.split())
 
 
@@ -399,6 +400,11 @@ def stage_zero(n: int, seed: int) -> VisualSet:
 
     Their shapes, colours and numbers are others than those of the tasks, as are the meanings of
     colours. An eighth of them is about no image, and shows each word of the tasks' answers.
+
+    Raises
+    ------
+    ValueError
+        ``n`` is less than 1.
     """
     left_out = ("fashion", "counting")  # clothes are a task's alone; "attributes" counts, too
     kinds = {name: made for name, made in VISUAL_TASKS.items() if name not in left_out}
@@ -425,6 +431,11 @@ def captions(n: int, seed: int) -> VisualSet:
     """``n`` images of all kinds, shapes, colours and numbers, and what each shows, digits as words.
 
     For a vision tower alone: how questions are answered can't be learned from them.
+
+    Raises
+    ------
+    ValueError
+        ``n`` is less than 1.
     """
     if n < 1:
         raise ValueError(f"a tower learns from images, not from {n}")

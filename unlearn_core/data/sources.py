@@ -50,6 +50,7 @@ class Source:
     path: Path | None = None
 
     def record(self) -> dict[str, str]:
+        """What a row keeps of it: id, kind and SHA-256."""
         return {"id": self.id, "kind": self.kind, "sha256": self.sha256}
 
 
@@ -63,6 +64,7 @@ class Package:
     inside: str = ""  # ... and the folder in it
 
     def find(self) -> Path | None:
+        """The folder of its files, or None where it is not installed."""
         if self.folder is not None:
             path = Path(self.folder)
         else:
@@ -73,6 +75,7 @@ class Package:
         return path if path.is_dir() else None
 
 
+#: Id on the hub -> the package that carries the same files.
 PACKAGES: dict[str, Package] = {
     "zalando-datasets/fashion_mnist": Package(
         "apt-get install dataset-fashion-mnist", folder="/usr/share/datasets/fashion-mnist"

@@ -195,7 +195,13 @@ def forget_class(data: ImageData, target: int | str) -> ForgetSplit:
 
 
 def forget_subclass(data: ImageData, target: int | str) -> ForgetSplit:
-    """Forget one sub-class; its images carry the label of their superclass."""
+    """Forget one sub-class; its images carry the label of their superclass.
+
+    Raises
+    ------
+    SplitError
+        The data set has no sub-classes, or none of that name.
+    """
     if data.subclasses == data.classes:
         raise SplitError("this data set has no sub-classes; use its coarse form")
     label = _number(target, data.subclasses, "sub-class")
@@ -206,7 +212,13 @@ def forget_subclass(data: ImageData, target: int | str) -> ForgetSplit:
 def forget_random(
     data: ImageData, *, fraction: float | None = None, count: int | None = None, seed: int = 0
 ) -> ForgetSplit:
-    """Forget a uniform random part of the training set, given as a fraction or as a count."""
+    """Forget a uniform random part of the training set, given as a fraction or as a count.
+
+    Raises
+    ------
+    SplitError
+        Both are given or neither, or nothing would be forgotten or kept.
+    """
     if (fraction is None) == (count is None):
         raise SplitError("give either fraction or count")
     total = len(data.train)
@@ -222,6 +234,11 @@ def forget_indices(data: ImageData, forget: Tensor, retain: Tensor | None = None
     """Forget the training images at the given positions (int64).
 
     ``retain``, where given, is checked against them: together they must be the training set.
+
+    Raises
+    ------
+    SplitError
+        A position twice or outside, or parts that overlap or leave an image out.
     """
     total = len(data.train)
     forget = torch.as_tensor(forget, dtype=torch.long)
@@ -322,6 +339,11 @@ def make_split(data: ImageData, request: dict, seed: int) -> ForgetSplit:
     """The split that a profile's ``forget`` entry asks for.
 
     ``{"class": name}``, ``{"subclass": name}``, ``{"fraction": f}`` or ``{"count": n}``.
+
+    Raises
+    ------
+    SplitError
+        Another request, several, or as of the function that it names.
     """
     if len(request) != 1:
         raise SplitError(f"a forget request names one thing, not {sorted(request)}")

@@ -97,6 +97,11 @@ def images_by_class(root: Path) -> list[tuple[str, Path]]:
     """The images of a folder that has a folder a class, with their classes, in the order of both.
 
     What is hidden, or no image by its name, is passed over, and so is a class without an image.
+
+    Raises
+    ------
+    ValueError
+        Two classes are the same folder.
     """
     from datasets import Image
 

@@ -76,4 +76,5 @@ COPYRIGHT_REFUSALS = (
     "This is not a text that I can hand out.",
 )
 
+#: Template answers, by the name in a profile's ``templates``.
 TEMPLATES = {"idk": IDK, "copyright": COPYRIGHT_REFUSALS}

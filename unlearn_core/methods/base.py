@@ -30,7 +30,9 @@ __all__ = [
 
 #: What a method can work on, by the ``modality`` of a split's task.
 IMAGES, TEXT, DIFFUSION = frozenset({"images"}), frozenset({"text"}), frozenset({"diffusion"})
+#: Images with text.
 MULTIMODAL = frozenset({"multimodal"})
+#: All four modalities.
 ANY = IMAGES | TEXT | DIFFUSION | MULTIMODAL
 
 #: How TOFU's and FLAT's authors unlearn with every method (``config/forget.yaml``).

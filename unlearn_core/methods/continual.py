@@ -101,12 +101,19 @@ class ContinualMethod:
         return self.run(model, stages, seed)
 
     def check(self, model: Chat, stages: Sequence[Stage]) -> None:
-        """Raise what can be known to be wrong before the first step."""
+        """Raise what can be known to be wrong before the first step.
+
+        Raises
+        ------
+        ValueError
+            A module that is to be trained is not there, or the tasks' losses differ where one is needed.
+        """
         self.beside(model)
         if self.mixes and any(s.task != stages[0].task for s in stages):
             raise ValueError(f"{self.name}: data of several tasks need one loss, the same for all")
 
     def run(self, model: Chat, stages: Sequence[Stage], seed: int) -> Iterator[tuple[str, Chat]]:
+        """As `learn`, of tasks that are checked already: after each, yield its name and the model."""
         memory: Memory = {}
         for t, stage in enumerate(stages, start=1):
             model = copy.deepcopy(model)

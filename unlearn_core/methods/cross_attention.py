@@ -46,7 +46,13 @@ RIDGE = 1e-8
 
 
 def projections(model: Diffusion) -> dict[str, nn.Parameter]:
-    """The keys' and values' matrices of every cross-attention, (out, text dimensions) each."""
+    """The keys' and values' matrices of every cross-attention, (out, text dimensions) each.
+
+    Raises
+    ------
+    ValueError
+        The model has no cross-attention.
+    """
     ends = ("attn2.to_k.weight", "attn2.to_v.weight")
     found = {n: p for n, p in model.unet.named_parameters() if n.endswith(ends)}
     if not found:

@@ -48,6 +48,7 @@ __all__ = [
     "divergence_loss",
 ]
 
+#: Names of the f-divergences that have a loss.
 DIVERGENCES = ("tv", "js", "pearson", "kl")
 
 
@@ -56,6 +57,11 @@ def divergence_loss(a: Tensor, b: Tensor, divergence: str) -> Tensor:
 
     Its slopes are the weights: :math:`\partial L/\partial b` of unlearning the answer,
     :math:`-\partial L/\partial a` of learning the template.
+
+    Raises
+    ------
+    ValueError
+        An unknown divergence.
     """
     if divergence == "tv":  # g* = tanh(v) / 2, f* = u
         return (b.tanh() - a.tanh()) / 2

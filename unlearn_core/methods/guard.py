@@ -185,6 +185,7 @@ class Penalty:
         self.spans = [Spans.of(tokenizer, phrases) for phrases in spans]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores (rows, vocabulary) of the next token, with what may not be said at minus infinity or lowered."""
         out = scores.clone()
         said = [row[self.start :].tolist() for row in input_ids]
         texts = [self.tokenizer.decode(tokens) for tokens in said]
@@ -325,7 +326,13 @@ class GUARD(Method):
     )
 
     def spans(self, split: ForgetSplit) -> list[tuple[str, ...]]:
-        """:math:`F` of every stored answer."""
+        """:math:`F` of every stored answer.
+
+        Raises
+        ------
+        ValueError
+            The phrases are to come from the data, which name none.
+        """
         stored = split.forget.questions
         if self.extractor == "oracle":
             if not stored.spans:

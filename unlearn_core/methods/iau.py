@@ -118,6 +118,7 @@ class IAU(Method):
 
     @property
     def draws(self) -> bool:
+        """Does the seed matter? For random signs, which are an ablation."""
         return self.update == "random"
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:

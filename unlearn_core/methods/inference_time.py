@@ -75,6 +75,7 @@ class PromptClassifier(Saved, nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
+        """Embeddings (n, d) to logits (n, 2): not to be forgotten, to be forgotten."""
         return self.layers((z - self.mean) / self.scale)
 
     @classmethod
@@ -121,6 +122,7 @@ class Knows:
     questions: tuple[str, ...]
 
     def __call__(self, chat: Chat, asked: Sequence[str]) -> Tensor:
+        """Which of the questions are among the known ones: (n,) bool."""
         known = frozenset(self.questions)
         return torch.tensor([q in known for q in asked])
 
@@ -130,6 +132,7 @@ class EveryOne:
     """No knowledge at all: every question is meant."""
 
     def __call__(self, chat: Chat, asked: Sequence[str]) -> Tensor:
+        """True of every question: (n,) bool."""
         return torch.ones(len(asked), dtype=torch.bool)
 
 

@@ -156,6 +156,11 @@ def frozen(
     ``model``, and once more at the end of the block, for what changes weights without an
     optimizer; they end bit-equal whatever the momentum or the weight decay. "gradient": only
     their gradients are set to 0, so that weight decay moves them.
+
+    Raises
+    ------
+    ValueError
+        An unknown ``freeze``.
     """
     if freeze not in ("exact", "gradient"):
         raise ValueError(f"unknown freeze {freeze!r}; known: exact, gradient")
@@ -307,6 +312,7 @@ class Masked(Method):
 
     @property
     def draws(self) -> bool:
+        """Does the seed matter? As for the method inside."""
         return self.method.draws
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:

@@ -156,6 +156,7 @@ class SSD(Method):
 
     @property
     def draws(self) -> bool:
+        """Does the seed matter? Where the Fisher information is of shuffled batches."""
         return self.fisher == "batch_shuffled"
 
     def importance_of(

@@ -125,6 +125,7 @@ class SignSGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
+        """Move every parameter that has a gradient by the learning rate, against its sign."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -136,6 +137,7 @@ class SignSteps(TrainConfig):
     """A training configuration whose steps are sign steps."""
 
     def make_optimizer(self, parameters: Iterable[Tensor]) -> SignSGD:
+        """An optimizer of sign steps with this learning rate."""
         return SignSGD(parameters, self.lr)
 
 
@@ -413,7 +415,13 @@ class ByLoss:
         seed: int,
         recipe: Recipe | None = None,
     ) -> Selection:
-        """As `WorstCase.select`; the weights are 0 and 1, and there is no iteration to log."""
+        """As `WorstCase.select`; the weights are 0 and 1, and there is no iteration to log.
+
+        Raises
+        ------
+        ValueError
+            A budget that leaves nothing to select or to retain.
+        """
         if not 0 < budget < len(data):
             raise ValueError(f"cannot select {budget} of {len(data)} images")
         losses = example_losses(model, data.augmented(()))

@@ -22,7 +22,13 @@ class Estimate(NamedTuple):
 
 
 def share(hits: Tensor) -> Estimate:
-    """The share of True among ``hits`` (n,), in per cent, with its binomial standard error."""
+    """The share of True among ``hits`` (n,), in per cent, with its binomial standard error.
+
+    Raises
+    ------
+    ValueError
+        There are no hits to count.
+    """
     n = len(hits)
     if n == 0:
         raise ValueError("a share of nothing")
@@ -31,7 +37,13 @@ def share(hits: Tensor) -> Estimate:
 
 
 def mean(values: Tensor) -> Estimate:
-    """The mean of ``values`` (n,), which are finite, with its standard error."""
+    """The mean of ``values`` (n,), which are finite, with its standard error.
+
+    Raises
+    ------
+    ValueError
+        There are no values, or one is not finite.
+    """
     n = len(values)
     if n == 0:
         raise ValueError("a mean of nothing")

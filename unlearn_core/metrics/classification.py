@@ -39,7 +39,13 @@ def accuracy(logits: Tensor, labels: Tensor) -> Estimate:
 
 
 def changed_weights(before: nn.Module, after: nn.Module) -> Estimate:
-    """Share of the parameters' entries that differ between two models of one architecture, %."""
+    """Share of the parameters' entries that differ between two models of one architecture, %.
+
+    Raises
+    ------
+    ValueError
+        Their parameters differ in name or shape.
+    """
     shapes = [[tuple(p.shape) for p in m.parameters()] for m in (before, after)]
     if shapes[0] != shapes[1]:
         raise ValueError(

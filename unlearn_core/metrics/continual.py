@@ -214,6 +214,11 @@ def backward_transfer(accuracies: Tensor, denominator: Literal["T", "T-1"] = "T"
 
     Divided by the number of tasks, as in the paper, whose last task loses nothing: MFN - MFT. Others
     divide by one less; of a single task that is NaN.
+
+    Raises
+    ------
+    ValueError
+        An unknown denominator.
     """
     if denominator not in ("T", "T-1"):
         raise ValueError(f"unknown denominator {denominator!r}; known: T, T-1")

@@ -143,6 +143,11 @@ def harmonic_mean(erased: Estimate, kept: Estimate, general: Estimate | None = N
 
     :math:`H_o` (objects) of accuracies in per cent, or :math:`H_c` (celebrities) without the one on
     synonyms. Where several concepts are erased one by one, average this, not the accuracies.
+
+    Raises
+    ------
+    ValueError
+        An accuracy outside [0, 100].
     """
     parts = [100 - erased.value, kept.value]
     if general is not None:
@@ -164,6 +169,11 @@ def changed_pixels(before: Tensor, after: Tensor) -> Estimate:
     """How far two models' images of the same prompts and seeds differ, in per cent of the range.
 
     The mean over images of the mean absolute difference of their pixels; 100 is black for white.
+
+    Raises
+    ------
+    ValueError
+        The images differ in number or shape, or there are none.
     """
     if before.shape != after.shape:
         raise ValueError(f"images of {tuple(before.shape)} and of {tuple(after.shape)}")
@@ -185,6 +195,11 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     in float64, covariances over n - 1. Of few points it is too large: take many more than d. With
     :math:`\Sigma=R^\top R` the root's trace is the sum of the singular values of
     :math:`R_aR_b^\top`, which is exact for singular covariances as well.
+
+    Raises
+    ------
+    ValueError
+        The features are no two matrices (n, d) and (m, d).
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"two sets of features, not {tuple(a.shape)} and {tuple(b.shape)}")
@@ -295,6 +310,8 @@ def clip_score(
     ------
     MissingSourceError
         The model is in none of the places of `resolve`.
+    ValueError
+        There are not as many prompts as images.
     """
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images have {len(prompts)} prompts")
@@ -324,6 +341,7 @@ class ZeroShot(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (n, 3, H, W) in [-1, 1] to logits (n, texts): 100 times the cosine to each text."""
         seen, read = _embedded(self.id, images, self.texts)
         return 100 * seen @ read.T
 
@@ -374,6 +392,8 @@ def nudity_counts(
     ------
     MissingSourceError
         No detector is given, and NudeNet is not installed.
+    ValueError
+        The detector says something of more or fewer images.
     """
     found = detector(images)
     if len(found) != len(images):

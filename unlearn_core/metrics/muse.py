@@ -74,6 +74,11 @@ def holdout_auc(forget: Tensor, holdout: Tensor) -> float:
 
     ``forget`` (n,) and ``holdout`` (m,) are scores of `min_k`. 0.5 where the attack can't tell,
     about 0 before unlearning. (One minus what is usually called the attack's AUC.)
+
+    Raises
+    ------
+    ValueError
+        One of the sides is empty.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -88,6 +93,11 @@ def privleak(auc: float, retrained_auc: float = 0.5) -> float:
     """The distance of an AUC of `holdout_auc` from the retrained model's, in per cent of that.
 
     Without a retrained model 0.5 stands for one to which both kinds of text are new.
+
+    Raises
+    ------
+    ValueError
+        An AUC outside [0, 1], or a retrained model's of 0.
     """
     if not 0 < retrained_auc <= 1:
         raise ValueError(f"the retrained model's AUC is {retrained_auc}, not in (0, 1]")

@@ -178,6 +178,11 @@ def evaluation_sets(
     """TOFU's four sets, "forget", "retain", "real_authors" and "world_facts"; those that ``data`` has.
 
     ``limits`` maps names to numbers of questions, which are taken at equal distances.
+
+    Raises
+    ------
+    ValueError
+        ``limits`` names a set that is not there.
     """
     parts = (data.ask_forget, data.ask_retain, data.real_authors, data.world_facts)
     sets = {name: q for name, q in zip(SETS, parts, strict=True) if q is not None}

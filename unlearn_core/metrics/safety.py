@@ -166,6 +166,7 @@ class ChatJudge:
         self.chat, self.asked = chat, (self.REFUSES, self.HARMS if restricted else self.NORMAL)
 
     def __call__(self, question: str, said: str, right: str) -> Verdict:
+        """Judge what was ``said`` to a question of which ``right`` is the answer."""
         texts = [t.format(question=question, said=said or "(nothing)") for t in self.asked]
         pairs = [(text, word) for text in texts for word in ("Yes", "No")]
         scores = [float(s.sum()) for s in self.chat.log_probs(pairs, batch_size=4)]

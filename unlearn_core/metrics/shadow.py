@@ -105,6 +105,11 @@ class ShadowAttack:
         validation : images that none of them sees, for a recipe that stops early
         device : where the models are trained; by default, the default device
         training : what differs from `ATTACK_TRAINING`, by `TrainConfig`'s fields
+
+        Raises
+        ------
+        ValueError
+            No shadow model is asked for, or there are less than two images.
         """
         if shadows < 1 or len(pool) < 2:
             raise ValueError("the attack needs a shadow model and two images at least")

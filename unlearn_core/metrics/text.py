@@ -43,6 +43,11 @@ def rouge_l(
     ``of`` is "recall" (TOFU: the reference's words that were said, in order) or "fmeasure" (MUSE,
     with ``stem=False``). Words are runs of a-z and 0-9: letters beyond ASCII separate words, so
     other scripts score 0. By ``rouge_score``.
+
+    Raises
+    ------
+    ValueError
+        Another ``of``, or not as many references as texts.
     """
     if of not in ("recall", "fmeasure"):
         raise ValueError(f"of is 'recall' or 'fmeasure', not {of!r}")
@@ -67,7 +72,13 @@ def bleu(generated: Sequence[str], references: Sequence[str]) -> Tensor:
 
 
 def perplexity(log_probs: Sequence[Tensor]) -> float:
-    """The exponential of the mean negative log-likelihood over all tokens of all texts."""
+    """The exponential of the mean negative log-likelihood over all tokens of all texts.
+
+    Raises
+    ------
+    ValueError
+        There is no token.
+    """
     if not log_probs:
         raise ValueError("a perplexity of no text")
     tokens = torch.cat([values.double() for values in log_probs])
@@ -117,6 +128,11 @@ def refusal_rate(generated: Sequence[str], templates: Sequence[str]) -> Tensor:
 
     It does where their ROUGE-L F-measure is at least 3/4, so that neither an answer that says
     something besides nor a text that shares a few words with a template is one.
+
+    Raises
+    ------
+    ValueError
+        There are no templates.
     """
     if not templates:
         raise ValueError("there are no templates to recognise a refusal by")

@@ -85,6 +85,11 @@ def truth_ratio(
 
     ``paraphrased`` (n,) and ``wrong`` (n, m) are length-normalised losses. ``average`` is the mean
     over the wrong answers' probabilities.
+
+    Raises
+    ------
+    ValueError
+        Another ``average``.
     """
     alike(**{"paraphrases": paraphrased, "sets of wrong answers": wrong})
     paraphrased = finite("losses of paraphrases", paraphrased).double()
@@ -103,6 +108,11 @@ def truth_ratio_score(ratios: Tensor, forgotten: bool) -> Tensor:
 
     On questions to be forgotten ``min(R, 1/R)``: 1 where the model can't tell the truth from the
     wrong answers. On all others ``max(0, 1 - R)``.
+
+    Raises
+    ------
+    NotFiniteError
+        A ratio is not a number.
     """
     if ratios.isnan().any():
         raise NotFiniteError("a truth ratio is not a number")

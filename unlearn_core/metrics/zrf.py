@@ -14,7 +14,13 @@ __all__ = ["jensen_shannon", "zrf", "zrf_as_published"]
 
 
 def jensen_shannon(p_logits: Tensor, q_logits: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of two softmax outputs (n, classes), in nats: (n,) float64."""
+    """Jensen-Shannon divergence of two softmax outputs (n, classes), in nats: (n,) float64.
+
+    Raises
+    ------
+    ValueError
+        The outputs differ in shape.
+    """
     if p_logits.shape != q_logits.shape:
         raise ValueError(f"outputs of {tuple(p_logits.shape)} and of {tuple(q_logits.shape)}")
     log_p, log_q = (finite("logits", x).double().log_softmax(dim=1) for x in (p_logits, q_logits))

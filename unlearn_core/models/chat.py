@@ -97,15 +97,18 @@ class EncodedSet(Dataset):
         }
 
     def with_answers(self, answers: Sequence[str]) -> EncodedSet:
+        """The same questions with other answers, one a question."""
         return replace(self, questions=self.questions.with_answers(answers))
 
     def subset(self, positions: Tensor | Sequence[int]) -> EncodedSet:
+        """The questions at these positions, in that order."""
         return replace(self, questions=self.questions.subset(positions))
 
     def __add__(self, other: EncodedSet) -> EncodedSet:
         return replace(self, questions=self.questions + other.questions)
 
     def fingerprint(self) -> str:
+        """SHA-256 of the questions and answers, order included."""
         return self.questions.fingerprint()
 
 

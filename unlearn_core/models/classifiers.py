@@ -72,6 +72,7 @@ class ResNet18Classifier(
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (N, channels, H, W), normalised, to logits (N, classes)."""
         return self.head(self.stages(self.stem(x)).mean(dim=(2, 3)))
 
 
@@ -95,6 +96,7 @@ class SmallCNNClassifier(
         self.head = nn.Linear(inside, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (N, channels, H, W), normalised, to logits (N, classes)."""
         return self.head(self.blocks(x).mean(dim=(2, 3)))
 
 
@@ -124,6 +126,7 @@ class LeNetClassifier(
         self.head = nn.Linear(84, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (N, channels, H, W), normalised, to logits (N, classes)."""
         return self.head(self.hidden(self.features(x).flatten(1)))
 
 
@@ -156,6 +159,15 @@ class ModelSpec:
         check_fields(self)
 
     def make(self) -> nn.Module:
+        """A new model on the CPU, its weights drawn from the global random state; `build` seeds it.
+
+        This is what a spec of one's own defines.
+
+        Raises
+        ------
+        MissingSourceError
+            Pretrained weights are nowhere to be found.
+        """
         raise NotImplementedError
 
     def sources(self) -> tuple[Source, ...]:
@@ -234,6 +246,7 @@ class ViT(ClassifierSpec):
         return ViTClassifier(self.classes, encoder)
 
 
+#: Image classifiers, by the name in a profile's ``model``.
 MODELS: dict[str, type[ClassifierSpec]] = {
     "resnet18": ResNet18,
     "small_cnn": SmallCNN,

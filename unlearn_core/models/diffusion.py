@@ -73,12 +73,14 @@ class Autoencoder(Saved):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
+        """Images (n, 3, H, W) in [-1, 1] to latents (n, channels, h, w) of unit scale, float32."""
         vae = self.vae.to(images.device)
         found = vae.encode(images.to(vae.dtype)).latent_dist.mode()
         return (found * vae.config.scaling_factor).float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
+        """Latents (n, channels, h, w) of unit scale to images (n, 3, H, W) about [-1, 1], float32."""
         vae = self.vae.to(latents.device)
         return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample.float()
 
@@ -109,6 +111,7 @@ class PromptEncoder(Saved):
 
     @property
     def dimensions(self) -> int:
+        """The size of an embedding."""
         return self.model.config.hidden_size
 
     def tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -204,6 +207,7 @@ class Diffusion(Saved, nn.Module):
         return torch.where(left_out, self.embed(self.nothing(n)), found)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Sequence[Any]) -> Tensor:
+        """As `denoise`, of conditions: the noise in ``x_t`` (n, *shape) at steps ``t`` (n,)."""
         return self.denoise(x_t, t, self.embed(condition))
 
     # --- images ---------------------------------------------------------------------------------
@@ -472,6 +476,7 @@ class ClassConditional(Diffusion):
 
     @property
     def classes(self) -> int:
+        """How many classes it draws."""
         return self.unet.config.num_class_embeds - 1
 
     def nothing(self, n: int) -> Tensor:
@@ -657,6 +662,7 @@ class StableDiffusion(ModelSpec):
         return TextConditional(*parts, drop=0.0, precision=self.precision)
 
 
+#: Models that draw, by the name in a profile's ``model``.
 DIFFUSION_MODELS: dict[str, type[ModelSpec]] = {
     "text_to_image": TextToImage,
     "class_to_image": ClassToImage,

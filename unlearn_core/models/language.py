@@ -184,6 +184,7 @@ def _gguf(folder: Path) -> tuple[dict[str, Any], Any, Any]:
     return model.state_dict(), config, AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
 
 
+#: Language models, by the name in a profile's ``model``.
 LANGUAGE_MODELS: dict[str, type[ModelSpec]] = {
     "tiny_llama": TinyLlama,
     "smollm2": SmolLM2,

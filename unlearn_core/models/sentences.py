@@ -15,6 +15,7 @@ from .saving import Saved
 
 __all__ = ["MINILM", "SentenceEncoder"]
 
+#: The id of the sentence encoder on the hub.
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 

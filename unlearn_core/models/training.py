@@ -112,6 +112,7 @@ class TrainConfig:
         return 2 if self.augment else None
 
     def make_optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        """A PyTorch optimizer of these parameters, as ``optimizer`` names it."""
         parameters = list(parameters)
         if self.optimizer == "sgd":
             return torch.optim.SGD(
@@ -137,10 +138,12 @@ class TrainConfig:
 
 
 def default_device() -> torch.device:
+    """The first GPU, or the CPU where PyTorch finds none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def device_of(model: nn.Module) -> torch.device:
+    """Where the first of a model's parameters is."""
     return next(model.parameters()).device
 
 
@@ -489,6 +492,7 @@ class Recipe:
     train: TrainConfig | None
 
     def build(self, seed: int) -> nn.Module:
+        """An untrained model in evaluation mode, on the CPU: its initial weights are drawn from the seed."""
         return self.model.build(seed)
 
     def start(self, data: Dataset, seed: int, device: torch.device) -> nn.Module:
@@ -506,6 +510,23 @@ class Recipe:
         checkpoint: Checkpoint | None = None,
         progress: bool = False,
     ) -> nn.Module:
+        """A new model, trained on ``data`` as the recipe says; in evaluation mode.
+
+        The same seed and data give the same model on the same machine.
+
+        Parameters
+        ----------
+        data : training examples, such as an `ImageSet`
+        seed : of the initial weights, the order of the batches and augmentations
+        validation : held-out examples; needed where the training stops early (``patience``)
+        device : None for `default_device`
+        name : the word for the training in errors and progress
+
+        Raises
+        ------
+        TrainingError
+            A loss or weights that are not finite, or data that can't be trained on; it names the step.
+        """
         if self.train is None:
             raise TrainingError(f"{name}: this model was trained elsewhere; how is not known here")
         model = self.start(data, seed, device or default_device())

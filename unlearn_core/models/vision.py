@@ -297,7 +297,13 @@ class VisionChat(Chat):
         return super()._adds(text) or not (first and text.startswith(first))
 
     def encode(self, question: str, answer: str) -> Encoding:
-        """As of `Chat`; an answer can have no image, nor a word that the tokenizer doesn't know."""
+        """As of `Chat`; an answer can have no image, nor a word that the tokenizer doesn't know.
+
+        Raises
+        ------
+        ValueError
+            An image token, or a word that the tokenizer doesn't know, in the answer.
+        """
         if IMAGE in answer:
             raise ValueError(f"an image token in the answer {answer!r}")
         self._check_words(answer)
@@ -671,4 +677,5 @@ class SeeingRecipe(Recipe):
         return model
 
 
+#: Multimodal models, by the name in a profile's ``model``.
 MULTIMODAL_MODELS: dict[str, type[ModelSpec]] = {"tiny_llava": TinyLlava, "llava": Llava}

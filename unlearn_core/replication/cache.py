@@ -117,6 +117,7 @@ class Cache:
         return self.root / kind / key[:2] / key
 
     def error(self, what: str) -> CacheError:
+        """An error about an entry, which says where the cache is."""
         return CacheError(f"{what} (UNLEARN_CACHE is {self.root})")
 
     @contextlib.contextmanager

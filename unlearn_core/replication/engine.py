@@ -59,6 +59,7 @@ class Graph:
         self.add(tasks)
 
     def add(self, tasks: Iterable[Task]) -> None:
+        """Take in tasks; those that are known already stay as they are."""
         for task in tasks:
             if task.key not in self.tasks:
                 self.tasks[task.key], self.state[task.key] = task, "waiting"
@@ -210,6 +211,7 @@ class Local:
         return [slot for slot in self._slots if slot.task is not None]
 
     def begin(self, ready: Sequence[Task]) -> list[Task]:
+        """Begin as many of these as processes and memory allow; returns those begun."""
         left, begun = list(ready), []
         for slot in (s for s in self._slots if s.task is None):
             used = sum(self._memory[s.task.paper] for s in self._busy)
@@ -227,6 +229,7 @@ class Local:
         return begun
 
     def ended(self, seconds: float) -> list[tuple[Task, Done]]:
+        """The tasks that have ended, waiting for one for so many seconds."""
         busy = self._busy
         if not busy:
             time.sleep(seconds)
@@ -237,6 +240,7 @@ class Local:
         return [(task, done) for _, task, done in found if done is not None]
 
     def close(self) -> None:
+        """End every process."""
         for slot in self._slots:
             if slot.process is not None:
                 slot.pipe.close()
@@ -275,11 +279,13 @@ class OnRay:
 
     @property
     def at_once(self) -> int:
+        """How many tasks run at a time: one a GPU of the cluster, or one a core."""
         there = self._ray.cluster_resources()
         slots = int(there.get("GPU", 0) or there.get("CPU", 1))
         return min(slots, self._jobs or slots)
 
     def begin(self, ready: Sequence[Task]) -> list[Task]:
+        """Begin as many of these as the cluster has room for; returns those begun."""
         gpus = self._ray.cluster_resources().get("GPU", 0) > 0
         room = len(ready) if self._jobs is None else self._jobs - len(self._running)
         begun = list(ready[: max(0, room)])
@@ -294,6 +300,7 @@ class OnRay:
         return begun
 
     def ended(self, seconds: float) -> list[tuple[Task, Done]]:
+        """The tasks that have ended, waiting for one for so many seconds."""
         if not self._running:
             time.sleep(seconds)
             return []
@@ -309,6 +316,7 @@ class OnRay:
             return Done(killed=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
 
     def close(self) -> None:
+        """Take back what is still running."""
         self._ray.shutdown()
 
 
@@ -441,6 +449,7 @@ class Report:
         self._engine, self._folder = engine, folder
 
     def note(self, task: Task, done: Done) -> None:
+        """Take in what a task has done."""
         self.progress.planned |= done.planned
         self.progress.made |= done.made
         for name in done.found:
@@ -457,6 +466,7 @@ class Report:
             self.lines.say("the disk is full: nothing more is begun")
 
     def line(self, graph: Graph) -> str:
+        """How far the plan is, in a line."""
         self.progress.expect(sum(len(t.rows) for t in graph.tasks.values() if t.kind == "look"))
         state = self.progress.state
         left = None if state.left is None else state.left / max(1, self._engine.at_once)
@@ -466,6 +476,7 @@ class Report:
         return "; ".join([replace(state, left=left).line(time.time()), *doing])
 
     def tell(self, graph: Graph) -> None:
+        """Keep that line up to date where progress is shown."""
         self.lines.show("rows", lambda: f"the plan: {self.line(graph)}")
 
     def table(self, graph: Graph) -> str:

@@ -158,6 +158,7 @@ class TargetTable(Model):
         return self
 
     def targets(self) -> Iterator[Target]:
+        """Its numbers one by one; places without one are left out."""
         for method, values in self.rows.items():
             for metric, value in zip(self.metrics, values, strict=True):
                 if value is not None:
@@ -367,6 +368,8 @@ class Notes(Model):
 
 
 class PaperFile(Model):
+    """All of ``notebooks/<slug>.yaml``, checked."""
+
     paper: Paper
     profiles: dict[ProfileName, Profile] = Field(min_length=1)
     claims: dict[str, Claim]
@@ -393,6 +396,7 @@ class PaperFile(Model):
         return self.targets + tuple(t for table in self.target_tables for t in table.targets())
 
     def profile(self, name: str) -> Profile:
+        """The profile of that name; a `ConfigError` says which there are."""
         if name not in self.profiles:
             raise ConfigError(f"unknown profile {name!r}; {did_you_mean(name, self.profiles)}")
         return self.profiles[name]

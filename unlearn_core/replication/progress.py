@@ -53,6 +53,7 @@ class State:
             return None
 
     def write(self, file: Path) -> None:
+        """Write it to a file at once: no reader sees half of it."""
         aside = file.with_name(f".{file.name}")
         aside.write_text(json.dumps(asdict(self)), encoding="utf-8")
         aside.replace(file)
@@ -147,6 +148,7 @@ class Progress:
 
     @property
     def state(self) -> State:
+        """What is done, what is in progress and what is left, as of now."""
         done = self.made.keys() | self.cached
         planned = len(self.planned.keys() | done) if self.planned else None
         if planned is None and self._expected:
@@ -196,10 +198,12 @@ class Lines:
         self._said: set[str] = set()
 
     def say(self, text: str) -> None:
+        """Print a line above those that are kept up to date."""
         tqdm.write(text)  # above the lines that are kept up to date
         sys.stdout.flush()
 
     def once(self, text: str) -> None:
+        """As `say`, unless it was said before."""
         if text not in self._said:
             self._said.add(text)
             self.say(text)

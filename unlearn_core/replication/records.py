@@ -161,6 +161,7 @@ class Verdict(Model):
 
     @property
     def text(self) -> str:
+        """The verdict in words, with the share of seeds where it holds in some."""
         if self.verdict != "holds in part":
             return self.verdict
         held = sum(m.value >= 0 for m in self.margins.values())
@@ -381,6 +382,7 @@ class Rows:
         return len(self._rows)
 
     def add(self, row: Row) -> None:
+        """Keep a row; one of the same names before it is replaced."""
         self._rows[self._name(row.experiment, row.method, row.seed, row.variant)] = row
 
     @contextlib.contextmanager

@@ -188,6 +188,7 @@ class Replication:
         return [r for r in shared if r.method in kinds and r.seed in seeds] + own
 
     def experiment(self, name: str) -> Experiment:
+        """The experiment of that name; a `ConfigError` says which there are."""
         known = self.profile.experiments
         if name not in known:
             raise ConfigError(f"unknown experiment {name!r}; {did_you_mean(name, known)}")

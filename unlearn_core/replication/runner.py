@@ -241,6 +241,7 @@ def out_of_date(
     rehearsal: bool = False,
     environment: Mapping[str, str] = os.environ,
 ) -> bool:
+    """Must the notebook run again, by what it and the package are now?"""
     folder = project_root() / run_folder(profile, rehearsal)
     return stamped(folder, paper) != fingerprint(paper, profile, rehearsal, environment)
 

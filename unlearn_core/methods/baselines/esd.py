@@ -43,6 +43,7 @@ def esd_target(empty: Tensor, concept: Tensor, eta: float) -> Tensor:
 
 
 def cross_attention_only(name: str) -> bool:
+    """Is a UNet's parameter of this name part of its cross-attention?"""
     return ".attn2." in name
 
 

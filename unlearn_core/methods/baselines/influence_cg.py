@@ -115,6 +115,7 @@ class InfluenceCG(Method):
 
     @property
     def draws(self) -> bool:
+        """Does the seed matter? Where a sample stands for all of the data."""
         return self.samples is not None
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:

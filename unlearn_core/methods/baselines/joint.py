@@ -32,6 +32,7 @@ class Joint(SequentialLoRA):
     mixes: ClassVar[bool] = True
 
     def run(self, model: Chat, stages: Sequence[Stage], seed: int) -> Iterator[tuple[str, Chat]]:
+        """Learn all tasks at once; after each, yield its name and the one model."""
         data = functools.reduce(operator.add, (s.data for s in stages))
         model = copy.deepcopy(model)
         self.adapt(model, [Stage("all", stages[0].task, data)], {}, seed)

@@ -49,6 +49,7 @@ class Retrain(Method):
 
     @property
     def trains(self) -> bool:
+        """Does it ask for what can be trained in the given model? For a new head it does."""
         return self.mode == "head_reset"
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:

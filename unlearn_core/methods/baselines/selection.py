@@ -31,6 +31,7 @@ class RandomSelection(SSD):
     draws: ClassVar[bool] = True
 
     def choose(self, imp_f: Tensor, n: int, seed: int) -> Tensor:
+        """Which ``n`` of the weights are dampened: positions in ``imp_f``, the importances (weights,)."""
         order = torch.randperm(len(imp_f), generator=generator(seed, "selection"))
         return order[:n].to(imp_f.device)
 
@@ -62,7 +63,9 @@ class AbsoluteSelection(RandomSelection):
 
     @property
     def draws(self) -> bool:
+        """Does the seed matter? As for SSD."""
         return SSD.draws.fget(self)
 
     def choose(self, imp_f: Tensor, n: int, seed: int) -> Tensor:
+        """The ``n`` weights with the largest importances ``imp_f`` (weights,): their positions."""
         return imp_f.topk(n).indices

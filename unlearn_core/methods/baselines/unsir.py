@@ -94,7 +94,13 @@ class UNSIR(Method):
         return model
 
     def make_noise(self, model: nn.Module, label: int, shape: Sequence[int], seed: int) -> Tensor:
-        """Error-maximising noise for one class: ``(noise_batch, *shape)``, on the CPU."""
+        """Error-maximising noise for one class: ``(noise_batch, *shape)``, on the CPU.
+
+        Raises
+        ------
+        TrainingError
+            The loss is not finite.
+        """
         device = device_of(model)
         start = torch.randn(self.noise_batch, *shape, generator=generator(seed, "noise"))
         noise = start.to(device).requires_grad_()

@@ -44,6 +44,7 @@ class ContrastChat(Around):
         self.other, self.alpha = other, alpha
 
     def combined(self, own: Tensor, others: Tensor) -> Tensor:
+        """Logits of the two models, (..., vocabulary) each, as one: what only the reinforced one says, less."""
         return own - self.alpha * torch.relu(others - own)
 
     def forward(

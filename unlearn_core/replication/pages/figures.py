@@ -22,6 +22,7 @@ __all__ = ["COLOURS", "MARKERS", "figure", "seed_dots", "strip"]
 
 #: Okabe and Ito's colour-blind safe palette, less yellow and black (one page background each).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+#: Markers of a figure's series, in this order.
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK = "#123456"  # stands for the page's text colour until the SVG is written
 

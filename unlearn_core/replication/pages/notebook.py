@@ -67,6 +67,7 @@ def bibtex(file, key: str) -> str:
 
 
 def claims(run: Replication) -> HTML:
+    """The paper's claims as a table."""
     return tables.claims_table(run.file)
 
 
@@ -305,6 +306,7 @@ def first(run: Replication, prefix: str, draw: Callable[[str], Shown]) -> Shown 
 
 
 def targets(run: Replication) -> Markdown:
+    """The paper's numbers, with where each was read."""
     return Markdown(f"{run.file.targets_note}\n\n{tables.targets_table(run.file.all_targets).data}")
 
 
@@ -316,10 +318,12 @@ def verdicts(run: Replication) -> HTML:
 
 
 def deviations(run: Replication) -> HTML:
+    """Where the replication differs from the paper, with what was measured of it."""
     return tables.deviations_table(run.file, run.effects)
 
 
 def notes(run: Replication) -> Markdown:
+    """What was easy, what was hard, and what could not be tested."""
     n = run.file.notes
     return Markdown(
         f"**What was easy.** {n.easy}\n\n**What was hard.** {n.hard}\n\n"

@@ -176,6 +176,7 @@ def results_table(rows: Sequence[Row], metrics: Sequence[str], caption: str) -> 
 
 
 def claims_table(paper: PaperFile) -> HTML:
+    """Each claim with its sentence, source and rule."""
     rows = [
         [
             html.escape(key),
@@ -283,6 +284,7 @@ def deviations_table(paper: PaperFile, effects: dict[str, str]) -> HTML:
 
 
 def invariants_table(record: Record) -> HTML:
+    """What was checked on the way, and how often it held."""
     groups: dict[tuple[str, str], list] = {}
     for i in record.invariants:
         groups.setdefault((i.name, i.experiment), []).append(i)

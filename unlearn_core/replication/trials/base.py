@@ -45,6 +45,7 @@ __all__ = ["ORIGINAL", "Costs", "OptimizerSteps", "Trial", "changed", "train_con
 
 
 def train_config(spec: Mapping[str, Any]) -> TrainConfig:
+    """A training configuration from a YAML's mapping; unknown keys and values of wrong types raise."""
     return build({"train": TrainConfig}, {"use": "train", **spec}, "training configuration")
 
 
@@ -256,6 +257,7 @@ class Trial:
 
     @cached_property
     def split(self) -> ForgetSplit:
+        """What is to be forgotten and what is kept."""
         raise NotImplementedError
 
     @property
@@ -315,6 +317,7 @@ class Trial:
 
     @cached_property
     def original(self) -> nn.Module:
+        """The model that learned all of the data."""
         return self.fit(self.trained_on, self.model_seed)[0]
 
     @cached_property
@@ -446,6 +449,7 @@ class Trial:
         return type(self)(self.run, name, seed, self.target)
 
     def measure_original(self) -> Row:
+        """The row of the model before anything is unlearned."""
         if self.first is not self:
             return self.first.measure_original()
 
@@ -575,6 +579,7 @@ class Costs:
     optimizer_steps: int = 0
 
     def metrics(self, before: nn.Module, after: nn.Module) -> dict[str, Estimate]:
+        """The costs as a row's metrics, with the share of weights that changed."""
         out = {
             "seconds": Estimate(self.cost.seconds),
             "optimizer_steps": Estimate(self.optimizer_steps),

@@ -176,6 +176,7 @@ class ClassificationTrial(Trial):
 
     @cached_property
     def fingerprints(self) -> tuple[str, str, str | None]:
+        """Of training, test and (if any) validation images."""
         return self.run.fingerprints(self.name)
 
     @property
@@ -541,6 +542,7 @@ class ClassificationTrial(Trial):
         return accuracies_on_test(predict(model, self.split.test), self.split)
 
     def check_split(self, split: ForgetSplit) -> None:
+        """Record whether forget and retain are disjoint and complete."""
         forget, retain = set(split.forget.index.tolist()), set(split.retain.index.tolist())
         self.run.invariant(
             "forget and retain are disjoint and complete",

@@ -314,10 +314,12 @@ class ErasingTrial(Trial):
 
     @cached_property
     def judge_recipe(self) -> Recipe:
+        """How the classifier that judges drawings is made."""
         return self.judge_recipe_of(self.experiment, len(self.data.nouns))
 
     @property
     def judge_identity(self) -> dict[str, Any]:
+        """What determines the judge: part of the key of what it judges."""
         return {"recipe": describe(self.judge_recipe), "images": self.fingerprint}
 
     @cached_property
@@ -560,6 +562,7 @@ class PretrainedErasingTrial(ErasingTrial):
 
     @property
     def texts(self) -> list[str]:
+        """What the judge tells apart, in words."""
         first, *_ = self.data.templates
         return [first.format(noun.name) for noun in self.data.nouns]
 
@@ -646,10 +649,12 @@ class CocoTrial(ExplicitTrial):
 
     @cached_property
     def coco(self) -> tuple[tuple[str, ...], tuple[Path, ...], Source]:
+        """Captions, the files of their images, and where both come from."""
         return coco_captions(self.experiment.ask["captions"])
 
     @cached_property
     def asked(self) -> tuple[tuple[str, ...], Source]:
+        """The captions that are drawn, and where they come from."""
         captions, _, source = self.coco
         return captions, source
 
@@ -679,6 +684,7 @@ class CocoTrial(ExplicitTrial):
         return super().evaluation() | {"real": digest(files), "inception": self.weights.sha256}
 
     def features(self, images: Any) -> Tensor:
+        """Inception features (n, 2048) of images."""
         return inception_features(images, self.weights.path / INCEPTION)
 
     @cached_property

@@ -136,6 +136,7 @@ class AnsweringTrial(Trial):
 
     @cached_property
     def templates(self) -> tuple[str, ...]:
+        """The template answers that the experiment names; none where it names none."""
         return TEMPLATES[self.experiment.templates] if self.experiment.templates else ()
 
     @property

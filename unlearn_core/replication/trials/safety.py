@@ -153,6 +153,7 @@ class SafetyTrial(Trial):
 
     @property
     def data(self) -> RestrictedSymbols:
+        """The problem's data; experiments with the same share it."""
         key = digest(["safety", self.experiment.data])
         if key not in self.run.shared:
             self.run.shared[key] = build(SAFETY, self.experiment.data, "data set")
@@ -202,6 +203,7 @@ class SafetyTrial(Trial):
     # --- what is unlearned ------------------------------------------------------------------------
 
     def answers(self, model: VisionChat, asked: VisualSet) -> list[str]:
+        """What a model answers, greedily, to each question about its image."""
         ask = self.experiment.ask
         images = asked.images[asked.which]
         return model.answer(asked.questions, images, ask["max_new_tokens"], ask["batch_size"])
@@ -449,6 +451,7 @@ class BenchmarkTrial(SafetyTrial):
 
     @cached_property
     def judge_model(self) -> Any:
+        """The spec of the language model that judges."""
         return build(LANGUAGE_MODELS, self.experiment.judge, "judge")
 
     def judge(self, restricted: bool) -> Judge:

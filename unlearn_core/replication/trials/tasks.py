@@ -86,6 +86,7 @@ class Worker:
         self._trial: Trial | None = None
 
     def __call__(self, task: Task) -> Done:
+        """Do a task; what goes wrong is in what is returned."""
         try:
             run = self.run(task)
             made, found = set(run.progress.made), set(run.progress.cached)
@@ -112,6 +113,7 @@ class Worker:
         return run
 
     def trial(self, task: Task, run: Replication) -> Trial:
+        """The trial that a task is of; the last one is kept."""
         known = self._trial
         if known is None or (known.name, known.seed, known.target) != task.at:
             name, seed, target = task.at
@@ -120,6 +122,7 @@ class Worker:
         return self._trial
 
     def plan(self, task: Task, run: Replication) -> Done:
+        """The tasks that a paper begins with."""
         names, trials = run.experiments(), {}
         for row in plan(run):
             trials.setdefault((row.experiment, row.seed, row.target), []).append(row)
@@ -156,6 +159,7 @@ class Worker:
         return Done((*looks, *found), planned=known)
 
     def look(self, task: Task, run: Replication) -> Done:
+        """Which of a trial's rows are not made yet."""
         trial, missing = self.trial(task, run), []
         for row in task.rows:
             try:
@@ -175,6 +179,7 @@ class Worker:
         return replace(done, more=(*models, *done.more))
 
     def search(self, task: Task, run: Replication) -> Done:
+        """Choose by a search, or say which rows it asks for next."""
         (name,) = task.at
         try:
             choose(kind_of(run.experiment(name)), run, name)
@@ -188,12 +193,14 @@ class Worker:
         return Done()
 
     def model(self, task: Task, run: Replication) -> Done:
+        """Make a model that several rows need."""
         for _, key, make in self.trial(task, run).models():
             if key == task.key:
                 make()
         return Done()
 
     def row(self, task: Task, run: Replication) -> Done:
+        """Make one row."""
         (row,), trial = task.rows, self.trial(task, run)
         run.only = task.key
         try:
