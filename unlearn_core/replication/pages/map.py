@@ -20,6 +20,7 @@ FOLDERS = (
     "metrics",
     "replication",
     "replication/trials",
+    "replication/sizes",
     "replication/pages",
 )
 
