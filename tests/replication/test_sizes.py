@@ -27,6 +27,7 @@ from unlearn_core.models import (
     shuffled_epochs,
     training,
 )
+from unlearn_core.replication.pages.takes import sizes_table
 from unlearn_core.replication.papers import load_paper
 from unlearn_core.replication.sizes.geometry import built_from_geometry, depth, layers_of
 from unlearn_core.replication.sizes.meter import Cost, Meter, bytes_of
@@ -243,3 +244,10 @@ def test_hours_are_those_of_what_takes_longest() -> None:
     assert hours({"flops": half | {"launches": 1e6}, "read": 0}, "A100") == pytest.approx(1)
     assert hours({"flops": {"launches": 3600 / 8e-6}, "read": 0}, "H100") == pytest.approx(1)
     assert hours({"flops": half, "read": reads}, "A100") == pytest.approx(3)
+
+
+def test_the_page_has_every_experiment_and_their_sum() -> None:
+    sizes = read("paper")["iau"]["experiments"]
+    shown = sizes_table({"iau": load_paper("iau")})
+    assert all(f">{name}</" in shown for name in sizes)
+    assert f"<b>{sum(s['rows'] for s in sizes.values())}</b>" in shown

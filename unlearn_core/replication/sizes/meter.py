@@ -24,7 +24,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from peft import LoraModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -239,6 +238,8 @@ class Meter(TorchDispatchMode):
     # --- what is not run in full ------------------------------------------------------------------
 
     def __enter__(self) -> Meter:
+        from peft import LoraModel
+
         super().__enter__()
         gc.freeze()  # what is there already need not be looked through again and again
         self._stack.callback(gc.unfreeze)
