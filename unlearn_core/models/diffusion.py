@@ -207,7 +207,7 @@ class Diffusion(Saved, nn.Module):
         return torch.where(left_out, self.embed(self.nothing(n)), found)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Sequence[Any]) -> Tensor:
-        """As `denoise`, of conditions: the noise in ``x_t`` (n, *shape) at steps ``t`` (n,)."""
+        """As `denoise`, of conditions: the noise in ``x_t`` (n, ...) at steps ``t`` (n,)."""
         return self.denoise(x_t, t, self.embed(condition))
 
     # --- images ---------------------------------------------------------------------------------
