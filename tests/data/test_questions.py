@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from unlearn_core.data import MissingSourceError
+from unlearn_core.data import Answering, ForgetSplit, MissingSourceError, SplitError
 from unlearn_core.data.questions import QuestionData, QuestionSet, fictional_authors, tofu
+from unlearn_core.models import Chat
 
 
 def question(author: int, i: int, forms: bool) -> dict[str, Any]:
@@ -278,3 +279,18 @@ class TestPairs:
         data = QuestionData(train, torch.tensor([1]))
         assert data.ask_forget.questions == ("b?",)
         assert data.ask_retain.questions == ("a?", "c?")
+
+
+class TestQuestionsInBoth:
+    """Parts of questions that were cut by hand."""
+
+    def test_the_same_pairs_are_refused(self, learned: tuple[Chat, ForgetSplit]) -> None:
+        """Fails where what is to be forgotten is trained on as what is kept."""
+        chat, _ = learned
+        some = QuestionSet(("Who?", "When?", "Where?"), ("Ada.", "1921.", "Here."))
+        gone, kept = some.subset([0, 1]), some.subset([1, 2])
+        for encode in (lambda questions: questions, chat.encoded):
+            with pytest.raises(SplitError, match="mine: forget and retain share 1 questions with"):
+                ForgetSplit("mine", Answering(), encode(gone), encode(kept))
+        other = kept.with_answers(["1900.", "Here."])
+        assert len(ForgetSplit("mine", Answering(), chat.encoded(gone), chat.encoded(other)).retain)

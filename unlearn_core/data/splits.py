@@ -105,6 +105,8 @@ class ForgetSplit:
             raise SplitError(f"{self.name}: the forget set is empty")
         if both := _in_both(self.forget, self.retain):
             raise SplitError(f"{self.name}: forget and retain overlap in {both} examples")
+        if both := _asked_in_both(self.forget, self.retain):
+            raise SplitError(f"{self.name}: forget and retain share {both} questions with answers")
 
     def _check_labels(self, part: str, labels: Tensor) -> None:
         try:
@@ -125,6 +127,16 @@ class ForgetSplit:
             elif "keep" not in needs:
                 hidden["task"] = Denoising(replace(self.task.concepts, keep=()))
         return replace(self, **hidden, **sides)
+
+
+def _asked_in_both(forget: Dataset, retain: Dataset | None) -> int:
+    """How many questions have the same answer in both sets, as texts or encoded."""
+    sides: list[set[tuple[str, str]]] = []
+    for part in (forget, retain):
+        texts = None if isinstance(part, _Withheld) else getattr(part, "questions", None)
+        texts = part if isinstance(part, QuestionSet) else texts
+        sides.append(set(texts) if isinstance(texts, QuestionSet) else set())
+    return len(sides[0] & sides[1])
 
 
 def _in_both(forget: Dataset, retain: Dataset | None) -> int:
