@@ -42,7 +42,7 @@ def test_closed_forms_against_an_epoch(
     Fashion-MNIST is 94 times that. Aim: less than 1 % of an epoch."""
     config = TrainConfig(epochs=1, lr=1e-6, batch_size=64, optimizer="adamw")
     data = split.forget + split.retain
-    batch = data.__getitems__(list(range(64)))
+    batch = data.batch_of(list(range(64)))
 
     def epoch() -> None:
         train(model, lambda _: [batch] * (IMAGES // 64), Denoising().loss, config)

@@ -120,7 +120,7 @@ def image_set(n: int = 6, size: int = 4, **options: object) -> ImageSet:
 
 
 def everything(data: ImageSet) -> tuple[Tensor, Tensor]:
-    return data.__getitems__(range(len(data)))
+    return data.batch_of(range(len(data)))
 
 
 class TestImageSet:
@@ -128,7 +128,7 @@ class TestImageSet:
         pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3)
         label = torch.tensor([4])
         data = ImageSet(pixels, label, label, mean=(0.0, 0.1, 0.5), std=(1.0, 0.2, 0.25))
-        x, y = data.__getitems__([0])
+        x, y = data.batch_of([0])
         assert x.shape == (1, 3, 1, 1)
         assert x.dtype == torch.float32
         torch.testing.assert_close(x.flatten(), torch.tensor([0.0, 0.5, 2.0]))
@@ -145,7 +145,7 @@ class TestImageSet:
 
     def test_a_batch_keeps_the_asked_order_and_is_channels_last(self) -> None:
         data = image_set()
-        x, y = data.__getitems__([4, 0])
+        x, y = data.batch_of([4, 0])
         assert torch.equal(x, torch.stack([data[4][0], data[0][0]]))
         assert y.tolist() == [1, 0]
         assert x.is_contiguous(memory_format=torch.channels_last)
@@ -317,7 +317,7 @@ class TestAugmentation:
         data = image_set(32, 9).augmented(("crop", "flip", "rotate"), 5)
         whole = everything(data)[0]
         for few in ([7], [31, 7, 2], [*range(9, 20)]):
-            assert torch.equal(data.__getitems__(few)[0], whole[few])
+            assert torch.equal(data.batch_of(few)[0], whole[few])
 
     def test_operations_draw_apart(self) -> None:
         """Fails if a number serves two of them: a mirrored image would always turn one way."""
@@ -398,7 +398,7 @@ class TestAugmentation:
 
     def test_no_image_can_be_augmented_too(self) -> None:
         none = torch.tensor([], dtype=torch.long)
-        x, y = image_set(augment=("flip",)).__getitems__(none)
+        x, y = image_set(augment=("flip",)).batch_of(none)
         assert (x.shape, y.shape) == ((0, 3, 4, 4), (0,))
 
     def test_labels_stay(self) -> None:
@@ -890,7 +890,7 @@ class TestImageFolder:
     def test_subset_and_sum(self, folder: Path) -> None:
         train = image_folder(str(folder), size=4).train
         parts = train.subset(torch.tensor([3, 1])) + train.subset(torch.tensor([0]))
-        assert torch.equal(everything(parts)[0], train.__getitems__([3, 1, 0])[0])
+        assert torch.equal(everything(parts)[0], train.batch_of([3, 1, 0])[0])
         assert parts.index.tolist() == [3, 1, 0]
 
     def test_no_image_gives_an_empty_batch(self, folder: Path) -> None:

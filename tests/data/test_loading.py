@@ -54,9 +54,9 @@ def test_a_set_that_makes_whole_batches_is_asked_once_a_batch() -> None:
     asked = []
 
     class Counting(ImageSet):
-        def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        def batch_of(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
             asked.append(list(indices))
-            return super().__getitems__(indices)
+            return super().batch_of(indices)
 
     labels = torch.arange(5)
     data = Counting(torch.zeros(5, 2, 2, 1, dtype=torch.uint8), labels, labels, (0.5,), (0.5,))

@@ -242,7 +242,7 @@ class TestOnly:
     )
     @pytest.mark.parametrize(
         "touch",
-        [len, iter, bool, lambda d: d[0], lambda d: d.labels, lambda d: d.__getitems__([0])],
+        [len, iter, bool, lambda d: d[0], lambda d: d.labels, lambda d: d.batch_of([0])],
         ids=["len", "iter", "bool", "item", "labels", "batch"],
     )
     def test_what_is_not_declared_raises_when_touched(

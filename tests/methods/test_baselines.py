@@ -162,7 +162,7 @@ class TestAmnesiac:
     ) -> None:
         config = TrainConfig(epochs=10, lr=1e-2, batch_size=16, optimizer="adam")
         unlearned = Amnesiac(config)(trained, tiny_split, 0)
-        batch = tiny_split.forget.__getitems__(range(8))
+        batch = tiny_split.forget.batch_of(range(8))
         assert tiny_split.task.loss(unlearned, batch) > tiny_split.task.loss(trained, batch)
 
 
@@ -186,7 +186,7 @@ class TestBadTeacher:
         with torch.no_grad():
             for p in student.parameters():
                 p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
-        x, _ = tiny_split.test.__getitems__([0, 7, 20])
+        x, _ = tiny_split.test.batch_of([0, 7, 20])
         forget = torch.tensor([1, 0, 1])
         value = spy.calls[0]["loss"](student, (x, forget))
         (random,) = built
@@ -284,8 +284,8 @@ class TestUNSIR:
         assert [c["name"] for c in spy.calls] == ["unsir, impair", "unsir, repair"]
         assert [c["config"] for c in spy.calls] == [method.impair, method.repair]
         assert len(mixed) == 18 + 3 * 4
-        x, y = mixed.__getitems__(range(30))
-        real_x, real_y = images.__getitems__(range(18))
+        x, y = mixed.batch_of(range(30))
+        real_x, real_y = images.batch_of(range(18))
         noise = method.make_noise(trained, 3, (1, 12, 12), 0)
         assert torch.equal(x, torch.cat([real_x, noise, noise, noise]))
         assert y.tolist() == [*real_y.tolist(), *[3] * 12]

@@ -141,7 +141,7 @@ class MutatesInput(Noise):
 @dataclass(frozen=True)
 class LeavesGradients(Noise):
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        split.task.loss(model, split.forget.__getitems__([0])).backward()
+        split.task.loss(model, split.forget.batch_of([0])).backward()
         return super().unlearn(model, split, seed)
 
 
@@ -150,7 +150,7 @@ class LeavesGradientsOnTheInput(Noise):
     def __call__(
         self, model: nn.Module, split: ForgetSplit, seed: int = 0, *, inplace: bool = False
     ) -> nn.Module:
-        split.task.loss(model, split.forget.__getitems__([0])).backward()
+        split.task.loss(model, split.forget.batch_of([0])).backward()
         return super().__call__(model, split, seed, inplace=inplace)
 
 
@@ -248,7 +248,7 @@ class GivesNothingAtAll(Noise):
 @dataclass(frozen=True)
 class ReadsRetain(Noise):
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        split.retain.__getitems__([0])
+        split.retain.batch_of([0])
         return model
 
 
@@ -410,17 +410,26 @@ def test_a_split_of_somebody_else_s_data_is_watched_too(model: nn.Module) -> Non
     """Fails where only sets that have a fingerprint are compared."""
 
     @dataclass(frozen=True)
-    class ZeroesLabels(Noise):
+    class ZeroesInputs(Noise):
         def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-            split.forget.tensors[1].zero_()
+            split.forget.dataset.tensors[0].zero_()
+            return super().unlearn(model, split, seed)
+
+    @dataclass(frozen=True)
+    class ZeroesLabels(Noise):
+        needs: ClassVar[frozenset[str]] = frozenset({"unrelated"})
+
+        def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+            split.unrelated.tensors[1].zero_()
             return super().unlearn(model, split, seed)
 
     g = generator(0)
-    sets = [TensorDataset(torch.rand(4, 1, 12, 12, generator=g), torch.arange(4)) for _ in range(2)]
-    split = ForgetSplit("mine", Classification(10), *sets)
+    sets = [TensorDataset(torch.rand(4, 1, 12, 12, generator=g), torch.arange(4)) for _ in range(3)]
+    split = ForgetSplit("mine", Classification(10), *sets[:2], unrelated=sets[2])
     check_method(Noise(), model, split)
-    with pytest.raises(ContractError, match="ZeroesLabels: the split was changed"):
-        check_method(ZeroesLabels(), model, split)
+    for method in (ZeroesInputs(), ZeroesLabels()):
+        with pytest.raises(ContractError, match=f"{type(method).__name__}: the split was changed"):
+            check_method(method, model, split)
 
 
 def test_what_can_not_be_checked_is_said() -> None:

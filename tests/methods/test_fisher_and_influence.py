@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from unlearn_core.data import Classification, ForgetSplit, batches
+from unlearn_core.data import Classification, ForgetSplit, LabelledSet, batches
 from unlearn_core.methods import FisherForgetting, InfluenceCG, check_method
 from unlearn_core.methods.baselines.fisher_forgetting import expected_fisher
 from unlearn_core.methods.baselines.influence_cg import conjugate_gradients, hessian_product
@@ -26,7 +26,7 @@ class TestFisherForgetting:
         noise, floor = 1e-9, 1e-5
         fisher = torch.zeros(len(flat(model)))
         for i in range(len(tiny_split.retain)):
-            loss = tiny_split.task.loss(model, tiny_split.retain.__getitems__([i]))
+            loss = tiny_split.task.loss(model, tiny_split.retain.batch_of([i]))
             gradients = torch.autograd.grad(loss, list(model.parameters()))
             fisher += torch.cat([g.flatten() for g in gradients]).square()
         fisher /= len(tiny_split.retain)
@@ -70,14 +70,14 @@ class TestFisherForgetting:
         data = tiny_split.retain
         expected = torch.zeros(len(flat(model)))
         for i in range(len(data)):
-            x, _ = data.__getitems__([i])
+            x, _ = data.batch_of([i])
             for label, p in enumerate(model(x)[0].softmax(dim=0).tolist()):
                 loss = nn.functional.cross_entropy(model(x), torch.tensor([label]))
                 gradients = torch.autograd.grad(loss, list(model.parameters()))
                 expected += p * torch.cat([g.flatten() for g in gradients]).square()
         expected /= len(data)
         loader = batches(data, 7)
-        found = expected_fisher(model, loader, tiny_split.task.loss, tiny_split.task.classes)
+        found = expected_fisher(model, loader, tiny_split.task)
         torch.testing.assert_close(torch.cat([f.flatten() for f in found.values()]), expected)
 
     def test_expected_labels_are_what_it_says(
@@ -106,7 +106,7 @@ class TestFisherForgetting:
 def as_double(split: ForgetSplit) -> ForgetSplit:
     sets = []
     for data in (split.forget, split.retain):
-        x, y = data.__getitems__(range(len(data)))
+        x, y = data.batch_of(range(len(data)))
         sets.append(TensorDataset(x.double(), y))
     return ForgetSplit(split.name, split.task, *sets, test=None)
 
@@ -142,10 +142,10 @@ def split() -> ForgetSplit:
     return ForgetSplit("random", Classification(3), forget, retain, test=None)
 
 
-def dense(model: nn.Module, *sets: TensorDataset) -> tuple[Tensor, Tensor]:
+def dense(model: nn.Module, *sets: LabelledSet) -> tuple[Tensor, Tensor]:
     """Gradient and Hessian of the mean loss over the sets, all weights in one vector."""
     names, shapes = zip(*((n, p.shape) for n, p in model.named_parameters()), strict=True)
-    x, y = (torch.cat(columns) for columns in zip(*(s.tensors for s in sets), strict=True))
+    x, y = (torch.cat(columns) for columns in zip(*(s.dataset.tensors for s in sets), strict=True))
 
     def loss(vector: Tensor) -> Tensor:
         pieces = vector.split([s.numel() for s in shapes])

@@ -33,15 +33,15 @@ class TestBeside:
     def test_parts_stay_side_by_side(self, learned: tuple[Chat, ForgetSplit]) -> None:
         _, split = learned
         numbers = torch.arange(len(split.forget)).float()
-        batch = Beside(forget=split.forget, number=numbers).__getitems__([5, 2])
+        batch = Beside(forget=split.forget, number=numbers).batch_of([5, 2])
         assert batch["number"].tolist() == [5, 2]
         for row, i in enumerate((5, 2)):
             ids = split.forget[i].input_ids
             assert torch.equal(batch["forget"]["input_ids"][row, : len(ids)], ids)
 
     def test_images_come_as_their_own_batches(self, tiny_data: ImageData) -> None:
-        x, y = Beside(a=tiny_data.train, b=tiny_data.train).__getitems__([3, 1])["b"]
-        expected = tiny_data.train.__getitems__([3, 1])
+        x, y = Beside(a=tiny_data.train, b=tiny_data.train).batch_of([3, 1])["b"]
+        expected = tiny_data.train.batch_of([3, 1])
         assert torch.equal(x, expected[0])
         assert torch.equal(y, expected[1])
 

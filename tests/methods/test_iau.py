@@ -123,7 +123,7 @@ class TestRecordedSteps:
         model, split = lenet(case), lenet_split(case)
         for side, data in (("r", split.retain), ("f", split.forget)):
             torch.testing.assert_close(
-                model(data.tensors[0]).detach(), case[f"logits_{side}"], rtol=0, atol=1e-9
+                model(data.dataset.tensors[0]).detach(), case[f"logits_{side}"], rtol=0, atol=1e-9
             )
         before = flat(model.parameters())
         assert len(before) == 62_006
@@ -220,8 +220,10 @@ class TestIAU:
     def test_every_image_is_read_once(self, golden: Golden, mode: str) -> None:
         case = golden("iau/step_convbn_eval")
         split = recorded_split(case)
-        counted = [CountedRows(*s.tensors) for s in (split.forget, split.retain)]
+        counted = [CountedRows(*s.dataset.tensors) for s in (split.forget, split.retain)]
         split = replace(split, forget=counted[0], retain=counted[1])
+        for rows in counted:
+            rows.read.clear()  # for the labels
         IAU(mode=mode, batch_size=5)(recorded_network(case), split)
         assert [c.read for c in counted] == [[*range(6)], [*range(24)]]
 
@@ -245,7 +247,7 @@ class TestIAU:
 
         def losses(model: nn.Module) -> list[float]:
             sides = (tiny_split.forget, tiny_split.retain)
-            return [loss(model, s.__getitems__(range(len(s)))).item() for s in sides]
+            return [loss(model, s.batch_of(range(len(s)))).item() for s in sides]
 
         forget, retain = losses(original)
         corrected = losses(IAU(lr=1e-2, update="sgd")(original, tiny_split))
@@ -304,7 +306,7 @@ class TestGradientRestriction:
     def test_the_original_network(self, golden: Golden) -> None:
         case = golden("iau/cnn_step")
         task = GradientRestriction(10, case["hp.alpha"].item())
-        value, gradients = restricted(lenet(case), task, lenet_split(case).retain.tensors)
+        value, gradients = restricted(lenet(case), task, lenet_split(case).retain.dataset.tensors)
         assert value.item() == pytest.approx(case["gr_loss_r"].item(), abs=1e-9)
         found = flat(gradients.values())[case["sample_index"]]
         torch.testing.assert_close(found, case["gr_sample_grad"], rtol=0, atol=1e-9)

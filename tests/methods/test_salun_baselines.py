@@ -82,7 +82,7 @@ def parts(tiny_data: ImageData) -> ForgetSplit:
 
 def image_keys(data: ImageSet) -> dict[bytes, int]:
     """Image -> its position: which one a batch holds."""
-    x, _ = data.__getitems__(range(len(data)))
+    x, _ = data.batch_of(range(len(data)))
     return {image.numpy().tobytes(): int(i) for image, i in zip(x, data.index, strict=True)}
 
 
@@ -192,7 +192,7 @@ def test_gradient_ascent_is_sgd_on_minus_the_loss(
     )
     found = GradientAscent(SGD)(trained, tiny_split, 3)
     assert same(found, by_hand)
-    batch = tiny_split.forget.__getitems__(range(8))
+    batch = tiny_split.forget.batch_of(range(8))
     loss = tiny_split.task.loss
     assert loss(found, batch) > loss(trained, batch)
 
@@ -248,7 +248,7 @@ class TestBoundaryShrink:
         labels = [0, 0, 0, 1, 1, 1, 0, 1]
         split = self.split(values, labels)
         found = BoundaryShrink().labels(
-            one_pixel_classifier(self.mean, self.std), split, split.forget.__getitems__(range(8))
+            one_pixel_classifier(self.mean, self.std), split, split.forget.batch_of(range(8))
         )
         #       124.5   128.5  114.5     125.5  129.5     140.5      224.5  30.5
         assert found.tolist() == [1, 0, 1, 1, 0, 0, 0, 1]
@@ -257,7 +257,7 @@ class TestBoundaryShrink:
         """Fails if the attack goes against the predicted class instead of the label."""
         split = self.split([140, 140], [0, 1])
         model = one_pixel_classifier(self.mean, self.std)
-        batch = split.forget.__getitems__(range(2))
+        batch = split.forget.batch_of(range(2))
         assert BoundaryShrink().labels(model, split, batch).tolist() == [1, 0]
 
     def test_the_adversarial_image_is_an_8_bit_one(self) -> None:
@@ -302,7 +302,7 @@ class TestBoundaryShrink:
         by_hand = sgd_by_hand(trained, tiny_split.forget, objective, 3)
         found = method(trained, tiny_split, 3)
         assert same(found, by_hand)
-        whole = tiny_split.forget.__getitems__(range(8))
+        whole = tiny_split.forget.batch_of(range(8))
         before, after = (method.labels(m, tiny_split, whole) for m in (original, found))
         assert not torch.equal(before, after)
 
@@ -369,7 +369,7 @@ class TestBoundaryExpand:
     ) -> None:
         """Fails if the model is evaluated with the additional logit, or keeps its hook."""
         found = BoundaryExpand(SGD)(trained, tiny_split)
-        assert found(tiny_split.forget.__getitems__(range(4))[0]).shape == (4, 10)
+        assert found(tiny_split.forget.batch_of(range(4))[0]).shape == (4, 10)
         assert found.state_dict().keys() == trained.state_dict().keys()
         assert found.head.out_features == 10
 
@@ -377,7 +377,7 @@ class TestBoundaryExpand:
         model = copy.deepcopy(trained)
         with pytest.raises(TrainingError, match="boundary_expand: the loss is"):
             BoundaryExpand(replace(SGD, lr=1e30))(model, tiny_split, inplace=True)
-        assert model(tiny_split.forget.__getitems__([0])[0]).shape == (1, 10)
+        assert model(tiny_split.forget.batch_of([0])[0]).shape == (1, 10)
 
     @pytest.mark.parametrize(
         "model", [SmallCNN(7, 3, width=2), LeNet(7, 3, 16), ResNet18(7, 3, width=2)]
@@ -425,7 +425,7 @@ class TestBoundaryExpand:
 
 def gradient(model: nn.Module, data: ImageSet) -> Tensor:
     """Of the summed cross-entropy over a whole set, in evaluation mode: flat, float64."""
-    x, y = data.__getitems__(range(len(data)))
+    x, y = data.batch_of(range(len(data)))
     loss = nn.functional.cross_entropy(model.eval()(x.double()), y, reduction="sum")
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
 

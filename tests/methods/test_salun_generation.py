@@ -37,9 +37,9 @@ def batch_of(split: ForgetSplit) -> dict[str, Any]:
     instead = split.task.relabel(split.forget)
     rows = [0, 1, 2]
     return {
-        "forget": split.forget.__getitems__(rows),
-        "template": instead.__getitems__(rows),
-        "retain": split.retain.__getitems__([0, 5, 20]),
+        "forget": split.forget.batch_of(rows),
+        "template": instead.batch_of(rows),
+        "retain": split.retain.batch_of([0, 5, 20]),
     }
 
 
@@ -103,7 +103,7 @@ class TestConceptRelabel:
                 assert all(c == 4 for c in other)
                 assert all(c != 3 for c in kept)
         images = torch.cat([b["forget"][0] for b in seen])
-        every = split.forget.__getitems__(range(4))[0]
+        every = split.forget.batch_of(range(4))[0]
         assert sorted(images.flatten(1).sum(dim=1).tolist()) == pytest.approx(
             sorted(every.flatten(1).sum(dim=1).tolist())
         )
@@ -170,7 +170,7 @@ class TestSalUn:
     def test_the_guided_error_by_hand(self, problem: Problem) -> None:
         """Fails in the other convention of guidance, and in one that is a mean over elements."""
         model, split = problem
-        batch = split.forget.__getitems__([0, 1, 2])
+        batch = split.forget.batch_of([0, 1, 2])
         torch.manual_seed(1)
         found = SalUnGeneration(w=2.0).guided_error(model, batch)
         torch.manual_seed(1)

@@ -421,7 +421,7 @@ class TestSelection:
         y, log = planted.labels, []
         initial = set(torch.randperm(n, generator=generator(7, "initial"))[:budget].tolist())
         previous = initial
-        x_all, _ = planted.__getitems__(range(N))
+        x_all, _ = planted.batch_of(range(N))
         for t in range(3):
             model = copy.deepcopy(original)
             numbered = planted.with_labels(torch.arange(N))
@@ -517,9 +517,7 @@ class TestSelection:
         self, original: nn.Module, planted: ImageSet, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Fails if position breaks ties: of sorted data the first class would be selected."""
-        monkeypatch.setattr(
-            worst_case, "example_losses", lambda model, data: torch.ones(N).double()
-        )
+        monkeypatch.setattr(worst_case, "example_losses", lambda *_: torch.ones(N).double())
         picks = [run(original, planted, replace(SMALL, iterations=1), s).index for s in range(20)]
         assert abs(torch.cat(picks).double().mean().item() - 29.5) < 5 * 17.3 / 200**0.5
         assert not torch.equal(picks[0], picks[1])
@@ -563,9 +561,9 @@ class TestSelection:
         seen: dict[str, list[tuple[str, ...]]] = {"lower": [], "upper": []}
         predict, epochs = worst_case.predict, shuffled_epochs
 
-        def watched_predict(model: nn.Module, data: ImageSet) -> Any:
+        def watched_predict(model: nn.Module, data: ImageSet, **options: Any) -> Any:
             seen["upper"].append(data.augment)
-            return predict(model, data)
+            return predict(model, data, **options)
 
         def watched_epochs(data: ImageSet, config: TrainConfig, seed: int) -> Any:
             seen["lower"].append(config.augment)

@@ -33,7 +33,7 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def images() -> list[Tensor]:
     data = captioned_shapes(per_class=2, test_per_class=1, nouns=3).train
-    x = data.images.__getitems__(range(len(data)))[0]
+    x = data.images.batch_of(range(len(data)))[0]
     return [x[data.images.labels == k] for k in range(3)]
 
 

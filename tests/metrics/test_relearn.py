@@ -48,7 +48,7 @@ def test_it_is_momentum_on_a_few_images_judged_by_the_others(
     shown, others = order[:8], order[8:]
     model = copy.deepcopy(retrained)
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
-    x, y = mixed.forget.__getitems__(shown)
+    x, y = mixed.forget.batch_of(shown)
     shares = []
     for steps in range(1, 7):
         model.train()
@@ -71,7 +71,7 @@ def test_retain_images_may_be_shown_and_all_forget_images_judged(
     order = torch.randperm(len(mixed.retain), generator=generator(0, "relearn"))
     model = copy.deepcopy(retrained).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
-    x, y = mixed.retain.__getitems__(order[:8])
+    x, y = mixed.retain.batch_of(order[:8])
     for _ in range(3):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()

@@ -192,7 +192,7 @@ class TestGradientNorms:
         parameters = [p for n, p in model.named_parameters() if n not in ("head.bias", "unused")]
         expected = []
         for i in range(0, 80, 8):
-            loss = recipe.task.loss(model, tiny_data.train.__getitems__([i]))
+            loss = recipe.task.loss(model, tiny_data.train.batch_of([i]))
             gradients = torch.autograd.grad(loss, parameters)
             expected.append(torch.cat([g.flatten() for g in gradients]).norm())
         found = gradient_norms(model.train(), recipe.task.loss, tiny_data.train, 10)

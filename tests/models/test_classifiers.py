@@ -219,7 +219,7 @@ class TestPredict:
         self, tiny_data: ImageData, model: nn.Module, training: bool
     ) -> None:
         """Fails if BatchNorm uses (or changes) its statistics, or the order is lost."""
-        x, y = tiny_data.test.__getitems__(range(len(tiny_data.test)))
+        x, y = tiny_data.test.batch_of(range(len(tiny_data.test)))
         expected = model(x).detach()
         before = {k: v.clone() for k, v in model.state_dict().items()}
         model.train(training)
@@ -238,7 +238,7 @@ class TestPredict:
     def test_an_error_restores_the_mode(self) -> None:
         model = nn.Linear(2, 2).train()
         with pytest.raises(RuntimeError):
-            predict(model, TensorDataset(torch.zeros(1, 3), torch.zeros(1)))
+            predict(model, TensorDataset(torch.zeros(1, 3), torch.zeros(1, dtype=torch.long)))
         assert model.training
 
 

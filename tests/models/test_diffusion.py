@@ -155,7 +155,7 @@ class TestSampling:
 class TestLearning:
     def test_the_loss_is_that_of_the_noise(self, text: TextConditional) -> None:
         """By hand; fails where the image, or the noise of another step, is predicted."""
-        x, _ = captioned_shapes(1, 1).train.__getitems__([0, 1])
+        x, _ = captioned_shapes(1, 1).train.batch_of([0, 1])
         torch.manual_seed(3)
         found = Denoising().loss(text, (x, ["a disc", "a ring"]))
         torch.manual_seed(3)
@@ -185,7 +185,7 @@ class TestLearning:
         data = captioned_shapes(per_class=8, test_per_class=1).train
         config = TrainConfig(epochs=6, lr=2e-3, batch_size=16, optimizer="adamw")
         model = Recipe(TEXT, Denoising(), config).fit(data, 0)
-        batch = data.__getitems__(list(range(len(data))))
+        batch = data.batch_of(list(range(len(data))))
         torch.manual_seed(0)
         before = Denoising().loss(TEXT.build(0), batch)
         torch.manual_seed(0)

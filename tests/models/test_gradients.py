@@ -27,7 +27,7 @@ class TestSampleGradients:
                 buffer.uniform_(0.5, 2, generator=generator)
         model = model.double().eval()
         model.head.bias.requires_grad_(False)
-        x, y = tiny_data.train.__getitems__([0, 9, 25, 79])
+        x, y = tiny_data.train.batch_of([0, 9, 25, 79])
         (found,) = sample_gradients(model, Classification(10).loss, (x.double(), y))
         expected = [of_one(model, *pair) for pair in zip(x.double(), y, strict=True)]
         assert found.keys() == expected[0].keys()
@@ -71,7 +71,7 @@ class TestSampleGradients:
     def test_the_model_stays_as_it_is(self, model: nn.Module, tiny_data: ImageData) -> None:
         model.eval()
         before = {n: v.clone() for n, v in model.state_dict().items()}
-        batch = tiny_data.train.__getitems__([0, 1])
+        batch = tiny_data.train.batch_of([0, 1])
         list(sample_gradients(model, Classification(10).loss, batch))
         assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
         assert all(p.grad is None for p in model.parameters())

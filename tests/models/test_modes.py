@@ -85,10 +85,10 @@ OTHERS: dict[str, Call] = {
     ),
     "expected_fisher": (
         classifier,
-        lambda m, s: expected_fisher(m, batches(s.forget, 4), s.task.loss, 2),
+        lambda m, s: expected_fisher(m, batches(s.forget, 4), s.task),
     ),
     "gradient_norms": (classifier, lambda m, s: gradient_norms(m, s.task.loss, s.forget, 2)),
-    "output_layer": (classifier, lambda m, s: output_layer(m, s.forget.__getitems__([0])[0])),
+    "output_layer": (classifier, lambda m, s: output_layer(m, s.forget.batch_of([0])[0])),
     "prompt_embeddings": (language, lambda m, s: prompt_embeddings(m, ["Who?"])),
 }
 

@@ -825,7 +825,7 @@ class TestRecipe:
         assert len({0, 1, *seeds}) == 4
 
     def test_fit_learns(self, recipe: Recipe, tiny_data: ImageData) -> None:
-        batch = tiny_data.train.__getitems__(range(len(tiny_data.train)))
+        batch = tiny_data.train.batch_of(range(len(tiny_data.train)))
         before, after = (
             recipe.task.loss(model.train(), batch).item()
             for model in (

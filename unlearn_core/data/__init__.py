@@ -42,7 +42,8 @@ from .images import (
     image_folder,
     shapes,
 )
-from .loading import Consecutive, batches, evenly_spaced
+from .labelled import Labelled, LabelledSet, labelled
+from .loading import Consecutive, batch_of, batches, evenly_spaced, redrawn
 from .objectives import (
     IGNORED,
     Answering,
@@ -51,6 +52,8 @@ from .objectives import (
     Denoising,
     Task,
     VisualAnswering,
+    logits_by,
+    logits_of,
 )
 from .questions import QUESTIONS, QuestionData, QuestionSet, fictional_authors, tofu
 from .registered import register
@@ -121,6 +124,8 @@ __all__ = [
     "ForgetSplit",
     "ImageData",
     "ImageSet",
+    "Labelled",
+    "LabelledSet",
     "MissingSourceError",
     "Noun",
     "QuestionData",
@@ -139,6 +144,7 @@ __all__ = [
     "ImageList",
     "VisualSet",
     "WithheldDataError",
+    "batch_of",
     "batches",
     "captioned_cifar10",
     "captioned_fashion",
@@ -161,6 +167,9 @@ __all__ = [
     "function_words",
     "gutenberg",
     "i2p_prompts",
+    "labelled",
+    "logits_by",
+    "logits_of",
     "imagenette",
     "image_folder",
     "make_split",
@@ -169,6 +178,7 @@ __all__ = [
     "paintings",
     "people",
     "own_text",
+    "redrawn",
     "register",
     "resolve",
     "restricted_symbols",

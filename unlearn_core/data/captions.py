@@ -47,9 +47,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class CaptionedSet(Dataset):
-    """Images and one caption for each; indexing it with a list gives a batch.
+    """Images, normalised, and one caption for each.
 
-    A batch is ``x`` (B, C, H, W) float32, normalised, and its captions: B texts.
+    A batch is ``x`` (B, C, H, W) float32 and its captions: B texts.
     """
 
     images: ImageSet
@@ -63,16 +63,16 @@ class CaptionedSet(Dataset):
         return len(self.captions)
 
     def __getitem__(self, i: int) -> tuple[Tensor, str]:
-        x, captions = self.__getitems__([i])
+        x, captions = self.batch_of([i])
         return x[0], captions[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
-        return self.images.__getitems__(indices)[0], [self.captions[i] for i in indices]
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, str]]:
+        """These images, one by one, for a loader that collates them."""
+        return list(zip(*self.batch_of(indices), strict=True))
 
-    @staticmethod
-    def collate(batch: tuple[Tensor, list[str]]) -> tuple[Tensor, list[str]]:
-        """What `__getitems__` has made is a batch already."""
-        return batch  # __getitems__ has made it already
+    def batch_of(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
+        """The batch of these images."""
+        return self.images.batch_of(indices)[0], [self.captions[i] for i in indices]
 
     def subset(self, positions: Tensor) -> CaptionedSet:
         """The images at these positions, in that order."""

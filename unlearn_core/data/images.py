@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from .image_files import decoded
 from .registered import table_of
 from .sources import MissingSourceError, Source, file_sha256, resolve
 from .tables import images_by_class, parts, read
+
+if TYPE_CHECKING:
+    from .labelled import Labelled
 
 __all__ = [
     "DATASETS",
@@ -88,7 +91,7 @@ def check_pixels(pixels: Any) -> None:
 
 @dataclass(frozen=True)
 class ImageSet(Dataset):
-    """A labelled set of images; indexing it with a list gives a normalised batch.
+    """A labelled set of images, each of which comes normalised and with its label.
 
     Parameters
     ----------
@@ -155,10 +158,14 @@ class ImageSet(Dataset):
         return len(self.labels)
 
     def __getitem__(self, i: int) -> Batch:
-        x, y = self.__getitems__([i])
+        x, y = self.batch_of([i])
         return x[0], y[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
+        """These images, one by one, for a loader that collates them."""
+        return list(zip(*self.batch_of(indices), strict=True))
+
+    def batch_of(self, indices: Sequence[int]) -> Batch:
         """A whole batch at once: ``x`` (B, C, H, W) float32, normalised; ``y`` (B,) int64."""
         index = torch.as_tensor(indices)
         x = self.pixels[index]
@@ -178,11 +185,6 @@ class ImageSet(Dataset):
         g = generator(self.draw, "augment")
         return torch.rand(len(self.augment), len(self), 2, generator=g, dtype=torch.float64)
 
-    @staticmethod
-    def collate(batch: Batch) -> Batch:
-        """What `__getitems__` has made is a batch already."""
-        return batch  # __getitems__ has made it already
-
     def subset(self, positions: Tensor) -> ImageSet:
         """The images at these positions, in that order."""
         pixels = self.pixels
@@ -196,9 +198,10 @@ class ImageSet(Dataset):
             index=self.index[positions],
         )
 
-    def with_labels(self, labels: Tensor) -> ImageSet:
-        """The same images under other labels (N,)."""
-        return replace(self, labels=labels)
+    def with_labels(self, labels: Tensor, subclasses: Tensor | None = None) -> ImageSet:
+        """The same images under other labels (N,); without ``subclasses``, the old ones."""
+        fine = self.subclasses if subclasses is None else subclasses
+        return replace(self, labels=labels, subclasses=fine)
 
     def augmented(self, names: tuple[str, ...], draw: int = 0) -> ImageSet:
         """The same images under these operations, as the seed ``draw`` has them."""
@@ -287,6 +290,8 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class ImageData:
     """A classification problem: training and test images, and what their labels are called.
 
+    The parts are sets of images, or other data sets as `LabelledSet` has them; there may be no test set.
+
     Raises
     ------
     ValueError
@@ -294,12 +299,12 @@ class ImageData:
         or in how they are normalised.
     """
 
-    train: ImageSet
-    test: ImageSet
+    train: Labelled
+    test: Labelled | None
     classes: tuple[str, ...]
     subclasses: tuple[str, ...]
     sources: tuple[Source, ...] = field(default=())
-    validation: ImageSet | None = None
+    validation: Labelled | None = None
 
     def __post_init__(self) -> None:
         for names in (self.classes, self.subclasses):
@@ -307,11 +312,12 @@ class ImageData:
                 raise ValueError(f"two classes are called {twice[0]!r}")
         for part in ("train", "test", "validation"):
             images = getattr(self, part)
-            if images is None and part == "validation":
+            if images is None and part != "train":
                 continue
             check_numbers(images.labels, f"the labels of {part}", len(self.classes))
             check_numbers(images.subclasses, f"the subclasses of {part}", len(self.subclasses))
-            for name in ("image_shape", "mean", "std"):
+            alike = ("image_shape", "mean", "std") if isinstance(images, ImageSet) else ("shape",)
+            for name in alike if type(images) is type(self.train) else ():
                 own, trained = getattr(images, name), getattr(self.train, name)
                 if own != trained:
                     raise ValueError(f"{part} and train differ in {name}: {own} and {trained}")
@@ -338,7 +344,9 @@ class ImageData:
         for label in range(len(self.classes)):
             held[(self.train.labels == label).nonzero()[-per_class:, 0]] = True
         # Positions count from 0 again: they are those of the training set that is left.
-        train = replace(self.train.subset((~held).nonzero()[:, 0]), index=None)
+        train = self.train.subset((~held).nonzero()[:, 0])
+        if isinstance(train, ImageSet):
+            train = replace(train, index=None)
         return replace(self, train=train, validation=self.train.subset(held.nonzero()[:, 0]))
 
     def turned(self) -> ImageData:
@@ -352,6 +360,8 @@ class ImageData:
         """
         if self.subclasses != self.classes:
             raise ValueError("these classes have sub-classes already")
+        if not isinstance(self.train, ImageSet):
+            raise TypeError("images are turned that are held as pixels, as an ImageSet has them")
 
         def turn(images: ImageSet) -> ImageSet:
             place = torch.empty(len(images), dtype=torch.long)
@@ -366,7 +376,7 @@ class ImageData:
         return replace(
             self,
             train=turn(self.train),
-            test=turn(self.test),
+            test=self.test and turn(self.test),
             validation=self.validation and turn(self.validation),
             subclasses=tuple(f"{c}, turned {90 * q}" for c in self.classes for q in range(4)),
         )
@@ -386,18 +396,15 @@ class ImageData:
         for label, names in enumerate(groups.values()):
             for name in names:
                 coarse[self.classes.index(name)] = label
+
+        def grouped(images: Labelled) -> Labelled:
+            return images.with_labels(coarse[images.labels], images.labels)
+
         return replace(
             self,
-            train=replace(
-                self.train, labels=coarse[self.train.labels], subclasses=self.train.labels
-            ),
-            test=replace(self.test, labels=coarse[self.test.labels], subclasses=self.test.labels),
-            validation=self.validation
-            and replace(
-                self.validation,
-                labels=coarse[self.validation.labels],
-                subclasses=self.validation.labels,
-            ),
+            train=grouped(self.train),
+            test=self.test and grouped(self.test),
+            validation=self.validation and grouped(self.validation),
             classes=tuple(groups),
             subclasses=self.classes,
         )

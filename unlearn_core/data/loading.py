@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-__all__ = ["Consecutive", "batches", "evenly_spaced"]
+__all__ = ["Consecutive", "batch_of", "batches", "evenly_spaced", "redrawn"]
 
 
 class Consecutive:
@@ -36,6 +36,39 @@ def evenly_spaced(total: int, n: int) -> torch.Tensor:
     return torch.arange(n) * total // n
 
 
+def batch_of(dataset: Any, indices: Sequence[int]) -> Any:
+    """The batch of these examples: what `batches` would give of them."""
+    if hasattr(dataset, "batch_of"):
+        return dataset.batch_of(indices)
+    return _collate(dataset)([dataset[i] for i in indices])
+
+
+def redrawn(dataset: Any, draw: int) -> Any:
+    """The data set under other draws of its random transforms, where it has any."""
+    return dataset.redrawn(draw) if hasattr(dataset, "redrawn") else dataset
+
+
+def _collate(dataset: Any) -> Callable[[list[Any]], Any]:
+    return getattr(dataset, "collate", default_collate)
+
+
+class _Whole(Dataset):
+    """A data set of which a loader gets a whole batch at once, as the data set makes it."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        return self.dataset.batch_of(indices)
+
+    @staticmethod
+    def collate(batch: Any) -> Any:
+        return batch
+
+
 def batches(
     dataset: Dataset,
     batch_size: int,
@@ -46,7 +79,9 @@ def batches(
 ) -> DataLoader:
     """Batches in the given order, or shuffled by ``generator``; the last one may be short.
 
-    A data set that makes whole batches itself (``__getitems__``) brings its own ``collate``.
+    A data set may have a ``collate`` of its own, from a list of samples to a batch, or make whole
+    batches itself: ``batch_of``, from positions to a batch. What it has of torch's
+    ``__getitems__`` gives a list of samples, here as in any loader.
 
     Raises
     ------
@@ -55,6 +90,8 @@ def batches(
     """
     if shuffle and generator is None:
         raise ValueError("shuffling needs a generator: nothing draws from the global state")
+    if hasattr(dataset, "batch_of"):
+        dataset = _Whole(dataset)
     # A loader without a generator would draw a seed from the global state at every pass.
     return DataLoader(
         dataset,
@@ -63,5 +100,5 @@ def batches(
         generator=generator or torch.Generator().manual_seed(0),
         # More workers than cores only wait for each other, and PyTorch warns of it.
         num_workers=min(workers, os.cpu_count() or 1),
-        collate_fn=getattr(dataset, "collate", default_collate),
+        collate_fn=_collate(dataset),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from string import Formatter
 from typing import Annotated, Any, ClassVar
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..fields import Rule, check_fields
-from .images import Batch, ImageSet
+from .images import Batch
+from .labelled import Labelled
 
 __all__ = [
     "IGNORED",
@@ -22,17 +23,53 @@ __all__ = [
     "Denoising",
     "Task",
     "VisualAnswering",
+    "logits_by",
+    "logits_of",
 ]
 
 #: The label of a token that is not part of an answer.
 IGNORED = -100
 
 
+def logits_of(found: Any) -> Tensor:
+    """The logits in what a classifier returns.
+
+    That is a tensor, or has ``logits``: a mapping or an attribute, as the outputs of Hugging Face's
+    models, and of torchvision's that have auxiliary ones.
+
+    Raises
+    ------
+    TypeError
+        Something else.
+    """
+    if isinstance(found, Mapping) and "logits" in found:
+        found = found["logits"]
+    found = getattr(found, "logits", found)
+    if not isinstance(found, Tensor):
+        what = (
+            f"a mapping of {', '.join(found)}"
+            if isinstance(found, Mapping)
+            else type(found).__name__
+        )
+        raise TypeError(
+            f"the model returns {what}, in which there are no logits: wrap it in a module whose forward "
+            "returns them, or take a Classification with logits(model, batch) of its own"
+        )
+    return found
+
+
+def logits_by(task: Classification | None) -> Callable[[Any, Batch], Tensor]:
+    """How (model, batch) become logits: as a task has them or, without one, as the model says."""
+    return task.logits if task is not None else lambda model, batch: logits_of(model(batch[0]))
+
+
 @dataclass(frozen=True)
 class Classification:
     """Learning one of ``classes`` labels, two at least, under the cross-entropy.
 
-    A model that has another number of outputs is a ValueError at the first batch.
+    A model that has another number of outputs is a ValueError at the first batch. What a model
+    returns are logits, or has them (`logits_of`); for others, a subclass overrides `logits`, which
+    everything here goes through.
     """
 
     modality: ClassVar[str] = "images"
@@ -57,10 +94,12 @@ class Classification:
 
         Raises
         ------
+        TypeError
+            The outputs have no logits.
         ValueError
-            The outputs are not (n, classes).
+            The logits are not (n, classes).
         """
-        found = model(batch[0])
+        found = logits_of(model(batch[0]))
         if found.shape[1:] != (self.classes,):
             raise ValueError(
                 f"the model's outputs for a batch have the shape {tuple(found.shape)}, and the task has "
@@ -69,8 +108,8 @@ class Classification:
         return found
 
     def relabel(
-        self, data: ImageSet, generator: torch.Generator, *, wrong: bool = True
-    ) -> ImageSet:
+        self, data: Labelled, generator: torch.Generator, *, wrong: bool = True
+    ) -> Labelled:
         """Give every image a random label: uniform over the other classes, or over all of them.
 
         Called once, the labels are drawn once; called before each epoch, they are redrawn.

@@ -1,16 +1,19 @@
 """What is to be forgotten, and what is to be kept.
 
 A `ForgetSplit` is made by `forget_class`, `forget_subclass`, `forget_random` or
-`forget_indices` of images, and by `forget_questions` of questions. Every one of them cuts the
-*training set* into two parts that are disjoint and complete; the test set is cut too where the
-request names a class.
+`forget_indices` of images (or of whatever a classifier learns from), and by `forget_questions` of
+questions. Every one of them cuts the *training set* into two parts that are disjoint and complete;
+the test set is cut too where the request names a class.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +25,7 @@ from .books import BookData
 from .captions import CaptionData, CaptionedSet
 from .checks import check_numbers
 from .images import FolderPixels, ImageData, ImageSet
+from .labelled import Labelled, LabelledSet, class_names, labelled, names_of
 from .objectives import Answering, Classification, Concepts, Denoising, Task
 from .questions import QuestionData, QuestionSet
 
@@ -66,8 +70,8 @@ class ForgetSplit:
 
     Attributes
     ----------
-    forget, retain : the two parts of the training set, disjoint and complete: sets of images, or
-        questions as a model's tokens
+    forget, retain : the two parts of the training set, disjoint and complete: questions as a model's
+        tokens or, for a classifier, any data set that `LabelledSet` takes, which it becomes
     test : the whole test set, of images; what questions are evaluated on is no part of a split
     test_forget, test_retain : its two sides, for a request that names a (sub-)class; else None
     validation : held-out images, where the data has some: for early stopping; never withheld
@@ -85,19 +89,26 @@ class ForgetSplit:
     task: Task
     forget: Dataset
     retain: Dataset
-    test: ImageSet | None = None
-    test_forget: ImageSet | None = None
-    test_retain: ImageSet | None = None
-    validation: ImageSet | None = None
+    test: Labelled | None = None
+    test_forget: Labelled | None = None
+    test_retain: Labelled | None = None
+    validation: Labelled | None = None
     unrelated: Dataset | None = None
     decouple: Dataset | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.task, Classification):
-            for part in ("forget", "retain", "test", "test_forget", "test_retain", "validation"):
-                images = getattr(self, part)
-                if isinstance(images, ImageSet):
-                    self._check_labels(part, images.labels)
+            parts = ("forget", "retain", "test", "test_forget", "test_retain", "validation")
+            names = {part: self._as_labelled(part) for part in parts}
+            if len(said := {n for n in names.values() if n is not None}) > 1:
+                raise SplitError(
+                    f"{self.name}: the parts have other classes, "
+                    f"{' and '.join(', '.join(n) for n in sorted(said))}: their labels mean different things"
+                )
+            kinds = {type(part) for part in (self.forget, self.retain)}
+            if kinds == {ImageSet, LabelledSet}:  # one can't follow the other
+                for part in ("forget", "retain"):
+                    object.__setattr__(self, part, LabelledSet(getattr(self, part)))
         if isinstance(self.forget, _Withheld) or self.forget is None:
             return
         named = isinstance(self.task, Denoising) and self.task.concepts is not None
@@ -108,11 +119,26 @@ class ForgetSplit:
         if both := _asked_in_both(self.forget, self.retain):
             raise SplitError(f"{self.name}: forget and retain share {both} questions with answers")
 
-    def _check_labels(self, part: str, labels: Tensor) -> None:
+    def _as_labelled(self, part: str) -> tuple[str, ...] | None:
+        """Make a part a labelled set, of which the names of the classes are returned."""
+        data = getattr(self, part)
+        if data is None or isinstance(data, _Withheld):
+            return None
+        if not isinstance(data, ImageSet | LabelledSet):
+            if isinstance(data, Sequence) and not len(data):
+                raise SplitError(f"{self.name}: the {part} set is empty")
+            try:
+                data = labelled(data)
+            except TypeError as error:
+                raise TypeError(f"{self.name}, {part}: {error}") from error
+            except ValueError as error:
+                raise SplitError(f"{self.name}, {part}: {error}") from error
+            object.__setattr__(self, part, data)
         try:
-            check_numbers(labels, f"the labels of {part}", self.task.classes)
+            check_numbers(data.labels, f"the labels of {part}", self.task.classes)
         except ValueError as error:
             raise SplitError(f"{self.name}: {error}; the task has these classes alone") from error
+        return getattr(data, "classes", None)
 
     def only(self, needs: frozenset[str], method: str) -> ForgetSplit:
         """The view that a method gets: what it does not declare raises when it is touched."""
@@ -147,6 +173,8 @@ def _in_both(forget: Dataset, retain: Dataset | None) -> int:
     """
     if forget is retain:
         return len(forget)
+    if isinstance(forget, LabelledSet) and isinstance(retain, LabelledSet):
+        return forget.shared_with(retain)
     one, other = (d.images if isinstance(d, CaptionedSet) else d for d in (forget, retain))
     if not (isinstance(one, ImageSet) and isinstance(other, ImageSet)):
         return 0
@@ -162,6 +190,38 @@ def _in_both(forget: Dataset, retain: Dataset | None) -> int:
         return 0
     parts = zip(shared.split(1000), there.split(1000), strict=True)
     return sum(int((a[i] == b[j]).flatten(1).all(dim=1).sum()) for i, j in parts)
+
+
+def _problem(
+    data: Any, test: Any, validation: Any, classes: Sequence[str] | int | None
+) -> ImageData:
+    """Training data and what goes with them, whatever they were given as."""
+    others = {"test": test, "validation": validation}
+    if isinstance(data, ImageData):
+        if given := [n for n, d in ({**others, "classes": classes}).items() if d is not None]:
+            raise SplitError(
+                f"these data have their own {given[0]}: dataclasses.replace gives them another"
+            )
+        return data
+    names = class_names(classes)
+    train = labelled(data, names)
+    if isinstance(train, LabelledSet):
+        if classes is not None and train.classes != names:
+            raise SplitError("give the classes to LabelledSet, when it is made")
+        names = train.classes
+    if names is None:
+        names = tuple(map(str, range(int(train.labels.max()) + 1)))
+    for part, held_out in others.items():
+        if held_out is None:
+            continue
+        own = names_of(held_out)
+        if own is not None and own != names:
+            raise SplitError(
+                f"the classes of {part} are {', '.join(own)}, and those of the training data "
+                f"{', '.join(names)}: their labels mean different things"
+            )
+        others[part] = labelled(held_out, names)
+    return ImageData(train, others["test"], names, names, validation=others["validation"])
 
 
 def _cut(
@@ -189,7 +249,15 @@ def _cut(
     )
 
 
-def _number(target: int | str, names: tuple[str, ...], what: str) -> int:
+def _number(target: Any, names: tuple[str, ...], what: str) -> int:
+    if isinstance(target, list | set | tuple) or getattr(target, "ndim", 0):
+        raise SplitError(
+            f"one {what} is forgotten at a time, not {target!r}: for several give forget_indices the "
+            "positions of their images"
+        )
+    with contextlib.suppress(TypeError):  # what is no whole number is a name
+        if not isinstance(target, bool):
+            target = operator.index(target)
     if isinstance(target, int) and not isinstance(target, bool):
         if 0 <= target < len(names):
             return target
@@ -199,11 +267,34 @@ def _number(target: int | str, names: tuple[str, ...], what: str) -> int:
     return names.index(target)
 
 
-def forget_class(data: ImageData, target: int | str) -> ForgetSplit:
-    """Forget every training image of one class, named or numbered."""
+def forget_class(
+    data: ImageData | Any,
+    target: int | str,
+    *,
+    test: Any = None,
+    validation: Any = None,
+    classes: Sequence[str] | int | None = None,
+) -> ForgetSplit:
+    """Forget every training image of one class, named or numbered.
+
+    Parameters
+    ----------
+    data : `ImageData`, or the training set: any data set that `LabelledSet` takes
+    test, validation : of such a training set; any data set, too
+    classes : of such a training set, as of `LabelledSet`
+
+    Raises
+    ------
+    SplitError
+        There is no such class, no image of it, or none of another; the test set has other classes.
+    TypeError, ValueError
+        As of `LabelledSet`.
+    """
+    data = _problem(data, test, validation, classes)
     label = _number(target, data.classes, "class")
     name = f"class {data.classes[label]}"
-    return _cut(data, data.train.labels == label, name, data.test.labels == label)
+    at_test = None if data.test is None else data.test.labels == label
+    return _cut(data, data.train.labels == label, name, at_test)
 
 
 def forget_subclass(data: ImageData, target: int | str) -> ForgetSplit:
@@ -218,19 +309,32 @@ def forget_subclass(data: ImageData, target: int | str) -> ForgetSplit:
         raise SplitError("this data set has no sub-classes; use its coarse form")
     label = _number(target, data.subclasses, "sub-class")
     name = f"sub-class {data.subclasses[label]}"
-    return _cut(data, data.train.subclasses == label, name, data.test.subclasses == label)
+    at_test = None if data.test is None else data.test.subclasses == label
+    return _cut(data, data.train.subclasses == label, name, at_test)
 
 
 def forget_random(
-    data: ImageData, *, fraction: float | None = None, count: int | None = None, seed: int = 0
+    data: ImageData | Any,
+    *,
+    fraction: float | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    test: Any = None,
+    validation: Any = None,
+    classes: Sequence[str] | int | None = None,
 ) -> ForgetSplit:
     """Forget a uniform random part of the training set, given as a fraction or as a count.
+
+    ``data`` and what goes with them are as of `forget_class`.
 
     Raises
     ------
     SplitError
         Both are given or neither, or nothing would be forgotten or kept.
+    TypeError, ValueError
+        As of `LabelledSet`.
     """
+    data = _problem(data, test, validation, classes)
     if (fraction is None) == (count is None):
         raise SplitError("give either fraction or count")
     total = len(data.train)
@@ -242,19 +346,32 @@ def forget_random(
     return _cut(data, forget, f"random {n}")
 
 
-def forget_indices(data: ImageData, forget: Tensor, retain: Tensor | None = None) -> ForgetSplit:
-    """Forget the training images at the given positions (int64).
+def forget_indices(
+    data: ImageData | Any,
+    forget: Tensor | Sequence[int],
+    retain: Tensor | Sequence[int] | None = None,
+    *,
+    test: Any = None,
+    validation: Any = None,
+    classes: Sequence[str] | int | None = None,
+) -> ForgetSplit:
+    """Forget the training images at the given positions (int64), or where a mask (N,) bool is True.
 
-    ``retain``, where given, is checked against them: together they must be the training set.
+    ``retain``, where given, is checked against them: together they must be the training set. ``data``
+    and what goes with them are as of `forget_class`.
 
     Raises
     ------
     SplitError
-        A position twice or outside, or parts that overlap or leave an image out.
+        A position twice or outside, a mask of another length, or parts that overlap or leave an image
+        out.
+    TypeError, ValueError
+        As of `LabelledSet`.
     """
+    data = _problem(data, test, validation, classes)
     total = len(data.train)
-    forget = torch.as_tensor(forget, dtype=torch.long)
-    chosen = [forget] if retain is None else [forget, torch.as_tensor(retain, dtype=torch.long)]
+    forget = _positions(forget, total)
+    chosen = [forget] if retain is None else [forget, _positions(retain, total)]
     for positions in chosen:
         if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < total:
             raise SplitError(f"an index lies outside the training set of {total}")
@@ -270,6 +387,19 @@ def forget_indices(data: ImageData, forget: Tensor, retain: Tensor | None = None
     mask = torch.zeros(total, dtype=torch.bool)
     mask[forget] = True
     return _cut(data, mask, f"{len(forget)} chosen")
+
+
+def _positions(given: Any, total: int) -> Tensor:
+    given = torch.as_tensor(given)
+    if given.dtype == torch.bool:
+        if given.shape != (total,):
+            raise SplitError(
+                f"a mask has one entry for each of {total} training images, not {tuple(given.shape)}"
+            )
+        return given.nonzero()[:, 0]
+    if given.is_floating_point() and len(given):
+        raise SplitError(f"positions are whole numbers, not {given.dtype}")
+    return given.long()
 
 
 def forget_questions(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data import ForgetSplit, Task, batches
+from ..data import ForgetSplit, Task, batch_of, batches, redrawn
 from ..models import TrainConfig, device_of, evaluating, shuffled_epochs, to, train
 from ..seeding import derive_seed, generator
 
@@ -45,27 +45,23 @@ class Beside(Dataset):
     def __len__(self) -> int:
         return len(next(iter(self.parts.values())))
 
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+    def batch_of(self, indices: Sequence[int]) -> dict[str, Any]:
+        """A batch of each part, by its name."""
         out = {}
         for name, part in self.parts.items():
-            if isinstance(part, Tensor):
-                out[name] = part[list(indices)]
-            elif hasattr(part, "__getitems__"):
-                out[name] = part.__getitems__(indices)
-            else:
-                out[name] = part.collate([part[i] for i in indices])
+            tensor = isinstance(part, Tensor)
+            out[name] = part[list(indices)] if tensor else batch_of(part, indices)
         return out
-
-    @staticmethod
-    def collate(batch: dict[str, Any]) -> dict[str, Any]:
-        """What `__getitems__` has made is a batch already."""
-        return batch  # __getitems__ has made it already
 
     def augmented(self, names: tuple[str, ...], draw: int = 0) -> Beside:
         """Each part with draws of its own."""
         can = {k: p for k, p in self.parts.items() if hasattr(p, "augmented")}
         done = {k: p.augmented(names, derive_seed(draw, k)) for k, p in can.items()}
         return Beside(**self.parts | done)
+
+    def redrawn(self, draw: int) -> Beside:
+        """Each part with draws of its own."""
+        return Beside(**{k: redrawn(p, derive_seed(draw, k)) for k, p in self.parts.items()})
 
 
 def template_answers(split: ForgetSplit, seed: int, epoch: int) -> Dataset:

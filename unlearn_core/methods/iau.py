@@ -36,7 +36,15 @@ from torch.utils.data import Dataset
 from ..data import Classification, ForgetSplit, batches
 from ..data.images import Batch
 from ..fields import Count, NotNegative, Positive, check_fields
-from ..models import TrainConfig, TrainingError, device_of, single_precision, to
+from ..models import (
+    TrainConfig,
+    TrainingError,
+    device_of,
+    learning,
+    plain_attention,
+    single_precision,
+    to,
+)
 from ..seeding import generator
 from .base import Method
 
@@ -131,7 +139,10 @@ class IAU(Method):
                         p.add_(signs.to(p), alpha=self.lr)
             return model
         whole = self.mode == "train"
-        model.train(whole)
+        if whole:
+            learning(model)
+        else:
+            model.eval()
         parameters = [p for p in model.parameters() if p.requires_grad]
         step = [
             torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
@@ -182,7 +193,8 @@ class GradientRestriction(Classification):
         A gradient that is exactly 0 adds nothing to the derivative, and neither does a parameter
         that the model does not use.
         """
-        value = super().loss(model, batch)
+        with plain_attention():
+            value = super().loss(model, batch)
         parameters = [p for p in model.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
         # vector_norm has the derivative 0 at 0, where the square root of a sum would give NaN.

@@ -67,12 +67,12 @@ def saliency_mask(
     keep: float,
     clip: float | None = None,
 ) -> Mask:
-    """Which weights may change: the share ``keep`` of all with the largest absolute gradient.
+    """Which weights may change: the share ``keep`` with the largest absolute gradient.
 
     The gradient is the signed sum, over ``batches`` of the forget set, of the gradient of each
-    batch's mean loss, in evaluation mode; all parameters are ranked together. Exactly
-    ``int(N * keep)`` of the N weights are kept (floating-point as the authors compute it), of
-    equals at the threshold any.
+    batch's mean loss, in evaluation mode; all parameters that are not frozen are ranked together.
+    Exactly ``int(N * keep)`` of their N weights are kept (floating-point as the authors compute it),
+    of equals at the threshold any.
 
     Parameters
     ----------
@@ -83,7 +83,8 @@ def saliency_mask(
 
     Returns
     -------
-    name -> bool tensor of the parameter's shape, on its device: True where it may change
+    name -> bool tensor of the parameter's shape, on its device: True where it may change, nowhere in
+        a frozen one
 
     Raises
     ------
@@ -93,12 +94,10 @@ def saliency_mask(
         A loss that is not finite, or no batch at all.
     """
     kept = _count(model, keep)
-    total = {  # in half precision, what is added to a large sum rounds away
-        n: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
-        for n, p in model.named_parameters()
-    }
-    names = [n for n, p in model.named_parameters() if p.requires_grad]
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = _trained(model)
+    total = [  # in half precision, what is added to a large sum rounds away
+        torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in parameters
+    ]
     device, step = device_of(model), 0
     with evaluating(model):
         for step, batch in enumerate(batches, 1):
@@ -109,17 +108,17 @@ def saliency_mask(
             if clip is not None:
                 share = clip / (nn.utils.get_total_norm(gradients) + 1e-6)  # as `clip_grad_norm_`
                 gradients = [g * share.clamp(max=1) for g in gradients]
-            for name, g in zip(names, gradients, strict=True):
-                total[name] += g
+            for t, g in zip(total, gradients, strict=True):
+                t += g
     if step == 0:
         raise TrainingError("SalUn mask: there is no batch")
-    saliency = torch.cat([g.flatten() for g in total.values()]).abs()
+    saliency = torch.cat([t.flatten() for t in total]).abs()
     return _mask(model, saliency.topk(kept, sorted=False).indices)
 
 
 def random_mask(model: nn.Module, keep: float, generator: torch.Generator) -> Mask:
     """A mask of the same size whose weights are chosen uniformly at random: the control."""
-    n = sum(p.numel() for p in model.parameters())
+    n = sum(p.numel() for p in _trained(model))
     return _mask(model, torch.randperm(n, generator=generator)[: _count(model, keep)])
 
 
@@ -127,23 +126,27 @@ def _count(model: nn.Module, keep: float) -> int:
     """How many weights the share ``keep`` is; at least one."""
     if not 0 < keep <= 1:
         raise ValueError(f"keep must lie in (0, 1], not {keep}")
-    n = sum(p.numel() for p in model.parameters())
+    n = sum(p.numel() for p in _trained(model))
     if int(n * keep) == 0:
-        raise ValueError(f"keep is {keep}, which is no weight of a model of {n}")
+        raise ValueError(f"keep is {keep}, which is no weight of {n} that can be trained")
     return int(n * keep)
 
 
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
 def _mask(model: nn.Module, chosen: Tensor) -> Mask:
-    """The mask that is True at the positions ``chosen`` of all parameters, concatenated."""
-    parameters = dict(model.named_parameters())
-    sizes = [p.numel() for p in parameters.values()]
+    """The mask that is True at the positions ``chosen`` of what is trained, concatenated."""
+    sizes = [p.numel() for p in _trained(model)]
     flat = torch.zeros(sum(sizes), dtype=torch.bool, device=device_of(model))
     flat[chosen.to(flat.device)] = True
     # In the memory layout of the parameters, in which they are combined with them quickly.
-    return {
-        name: torch.empty_like(p, dtype=torch.bool).copy_(piece.view(p.shape))
-        for (name, p), piece in zip(parameters.items(), flat.split(sizes), strict=True)
-    }
+    mask = {n: torch.zeros_like(p, dtype=torch.bool) for n, p in model.named_parameters()}
+    names = [n for n, p in model.named_parameters() if p.requires_grad]
+    for name, piece in zip(names, flat.split(sizes), strict=True):
+        mask[name].copy_(piece.view(mask[name].shape))
+    return mask
 
 
 @contextlib.contextmanager
@@ -196,7 +199,7 @@ class SalUn(RandomLabel):
     Attributes
     ----------
     train, order, wrong : of the random labelling, see `RandomLabel`
-    keep : the share of all weights that may change; 0.5 in the paper
+    keep : the share that may change of all weights that are not frozen; 0.5 in the paper
     freeze : how the others are held: "exact", or "gradient" as in the published runs
     mask : "saliency"; or "random", the control, a random mask of the same size
 
@@ -260,7 +263,7 @@ class SalUnSoft(RandomLabel):
     ratio: Share = 0.5
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
-        parameters = list(model.parameters())
+        parameters = _trained(model)
         n = sum(p.numel() for p in parameters)
         sizes = len(split.forget), len(split.retain)
         per_epoch = sum(math.ceil(size / self.train.batch_size) for size in sizes)

@@ -31,7 +31,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..data import ForgetSplit, ImageSet, batches
+from ..data import ForgetSplit, Labelled, batches
 from ..fields import Count, Positive
 from ..models import TrainingError, device_of, evaluating, sample_gradients, to
 from ..seeding import generator
@@ -142,7 +142,8 @@ class SSD(Method):
     lam : :math:`\lambda`, dampening constant; paper: 1 (CIFAR), 0.1 (Pins)
     fisher : how the importances are estimated. "batch_sorted": batches in class order, the
         forget set last (the authors' class tasks); "batch_shuffled": all images mixed (their random
-        task mixes the retain set, and has the forget set last); "per_sample": the formula's
+        task mixes the retain set, and has the forget set last); "per_sample": the formula's, which takes
+        a gradient for every single image
     batch_size : of the importance passes; 64 (class tasks) and 128 (random) in the paper
     """
 
@@ -160,7 +161,7 @@ class SSD(Method):
         return self.fisher == "batch_shuffled"
 
     def importance_of(
-        self, model: nn.Module, data: ImageSet, split: ForgetSplit, seed: int
+        self, model: nn.Module, data: Labelled, split: ForgetSplit, seed: int
     ) -> Importances:
         """Importances on one set, in the order that ``fisher`` says."""
         if self.fisher == "batch_shuffled":

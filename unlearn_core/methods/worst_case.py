@@ -44,13 +44,14 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data import Classification, ImageSet
+from ..data import Classification, labelled, logits_by
 from ..fields import Count, NotNegative, Positive, Share, check_fields
 from ..models import Recipe, TrainConfig, device_of, predict, shuffled_epochs, train
 from ..registry import ADDED
@@ -150,6 +151,7 @@ def lower_level(
     *,
     seed: int = 0,
     name: str = "worst_case",
+    task: Classification | None = None,
 ) -> nn.Module:
     r"""Unlearn in place, by sign steps on :math:`\sum_{i \in B}(1 - w_i)\,\ell_i`, in training mode.
 
@@ -159,6 +161,7 @@ def lower_level(
         example's position
     labels, weights : (N,), of the example at each position
     config : ``lr`` is :math:`\beta`
+    task : has the logits of the model; without one they are what the model returns
 
     Raises
     ------
@@ -166,19 +169,21 @@ def lower_level(
         The loss is not finite (names ``name`` and the step).
     """
     device = device_of(model)
+    logits = logits_by(task)
     labels, kept = labels.to(device), (1 - weights).to(next(model.parameters()))
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, i = batch
-        each = nn.functional.cross_entropy(model(x), labels[i], reduction="none")
+        y = labels[i]
+        each = nn.functional.cross_entropy(logits(model, (x, y)), y, reduction="none")
         return (kept[i] * each).sum()
 
     return train(model, batches, loss, SignSteps(**vars(config)), seed=seed, name=name)
 
 
-def example_losses(model: nn.Module, data: Dataset) -> Tensor:
+def example_losses(model: nn.Module, data: Dataset, task: Classification | None = None) -> Tensor:
     """Cross-entropy of every example, (N,) float64, in evaluation mode: one forward pass."""
-    out = predict(model, data)
+    out = predict(model, data, task=task)
     # In float64: float32 gives the best-fitted examples, which are looked for, a loss of 0 alike.
     return nn.functional.cross_entropy(out.logits.double(), out.labels, reduction="none")
 
@@ -283,6 +288,11 @@ def _is_settled(last: dict[str, float], overlap: float) -> bool:
     return last["binary_share"] >= BINARY and last["overlap_previous"] >= overlap
 
 
+def _check_budget(budget: Any) -> None:
+    if isinstance(budget, bool) or not isinstance(budget, Integral):
+        raise TypeError(f"the budget is how many are selected, a whole number, not {budget!r}")
+
+
 @dataclass(frozen=True)
 class WorstCase:
     r"""The search for the forget set that is hardest, or easiest, to unlearn.
@@ -323,7 +333,7 @@ class WorstCase:
     def select(
         self,
         model: nn.Module,
-        data: ImageSet,
+        data: Dataset,
         task: Classification,
         budget: int,
         seed: int,
@@ -334,18 +344,22 @@ class WorstCase:
         Parameters
         ----------
         model : the original, trained on ``data``
+        data : any data set that `LabelledSet` takes
         recipe : what makes the fresh models of ``lower="retrain"``; not used otherwise
 
         Raises
         ------
+        TypeError
+            A budget that is no whole number.
         ValueError
             A budget that leaves nothing to select or to retain, a class without an example, or
             no recipe where one is needed.
         TrainingError
             The lower level's loss is not finite.
         """
-        by_class = self.by == "class"
+        data, by_class = labelled(data), self.by == "class"
         n = task.classes if by_class else len(data)
+        _check_budget(budget)
         if not 0 < budget < n:
             raise ValueError(f"cannot select {budget} of {n} {'classes' if by_class else 'images'}")
         if by_class:
@@ -371,8 +385,9 @@ class WorstCase:
                 self.train,
                 seed=own,
                 name=name,
+                task=task,
             )
-            found = example_losses(unlearned, data.augmented(()))
+            found = example_losses(unlearned, data.augmented(()), task)
             return class_losses(found, data.labels, n) if by_class else found
 
         return outer_loop(
@@ -409,7 +424,7 @@ class ByLoss:
     def select(
         self,
         model: nn.Module,
-        data: ImageSet,
+        data: Dataset,
         task: Classification,
         budget: int,
         seed: int,
@@ -419,12 +434,16 @@ class ByLoss:
 
         Raises
         ------
+        TypeError
+            A budget that is no whole number.
         ValueError
             A budget that leaves nothing to select or to retain.
         """
+        data = labelled(data)
+        _check_budget(budget)
         if not 0 < budget < len(data):
             raise ValueError(f"cannot select {budget} of {len(data)} images")
-        losses = example_losses(model, data.augmented(()))
+        losses = example_losses(model, data.augmented(()), task)
         index = losses.topk(budget, largest=self.highest).indices.sort().values
         weights = torch.zeros(len(data), dtype=torch.float64)
         weights[index] = 1

@@ -87,7 +87,8 @@ def outputs_of(
     kept = split.retain
     if retain_images is not None:
         kept = kept.subset(evenly_spaced(len(kept), retain_images))
-    return SideOutputs(*(predict(model, d) for d in (kept, split.forget, split.test)))
+    sides = (kept, split.forget, split.test)
+    return SideOutputs(*(predict(model, d, task=split.task) for d in sides))
 
 
 def membership_calls(
@@ -134,7 +135,8 @@ def evaluate_classifier(
     }
     if random_model is not None:
         out["entropy_mia"] = share(calls)
-        out["zrf"] = zrf(forget.logits, predict(random_model, split.forget).logits)
+        fresh = predict(random_model, split.forget, task=split.task)
+        out["zrf"] = zrf(forget.logits, fresh.logits)
         return out | accuracies_on_test(test, split)
     losses = nn.functional.cross_entropy(forget.logits.double(), forget.labels, reduction="none")
     out["forget_loss"] = mean(losses)

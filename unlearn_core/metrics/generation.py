@@ -107,7 +107,7 @@ def judge(classifier: nn.Module, images: Tensor) -> Tensor:
     ValueError
         No image, or one that is not finite or not in [-1, 1].
     """
-    data = TensorDataset(_checked(images), torch.zeros(len(images)))
+    data = TensorDataset(_checked(images), torch.zeros(len(images), dtype=torch.long))
     return predictions(predict(classifier, data).logits).double().softmax(dim=1)
 
 
@@ -222,7 +222,9 @@ def _features(classifier: nn.Module, images: Tensor) -> Tensor:
     kept: list[Tensor] = []
     hook = layers[-1].register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].cpu()))
     try:
-        predict(classifier, TensorDataset(_checked(images), torch.zeros(len(images))))
+        predict(
+            classifier, TensorDataset(_checked(images), torch.zeros(len(images), dtype=torch.long))
+        )
     finally:
         hook.remove()
     return torch.cat(kept).double()

@@ -62,7 +62,8 @@ def relearned_accuracy(
     if of == "retain":
         others = split.forget
     config = TrainConfig(epochs=steps, lr=lr, batch_size=examples, momentum=0.9)
-    out = predict(_relearn(model, shown, split, config, seed), others)
+    relearned = _relearn(model, shown, split, config, seed)
+    out = predict(relearned, others, task=split.task)
     return accuracy(out.logits, out.labels)
 
 

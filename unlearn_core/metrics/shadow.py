@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data import ImageSet, batches, evenly_spaced
+from ..data import batches, evenly_spaced, labelled
 from ..models import (
     Recipe,
     TrainConfig,
@@ -23,6 +23,7 @@ from ..models import (
     to,
     train,
 )
+from ..registry import did_you_mean
 from ..seeding import derive_seed, generator, seeded
 from .catalogue import Estimate, share
 from .checks import alike, finite, predictions
@@ -60,12 +61,8 @@ class _Rows(Dataset):
     def __len__(self) -> int:
         return len(self.columns[0])
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
+    def batch_of(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         return tuple(c[torch.as_tensor(indices)] for c in self.columns)
-
-    @staticmethod
-    def collate(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return batch
 
 
 @dataclass(frozen=True)
@@ -85,10 +82,10 @@ class ShadowAttack:
     @classmethod
     def fit(
         cls,
-        pool: ImageSet,
+        pool: Dataset,
         recipe: Recipe,
         *,
-        validation: ImageSet | None = None,
+        validation: Dataset | None = None,
         shadows: int = 3,
         seed: int = 0,
         device: torch.device | None = None,
@@ -100,7 +97,7 @@ class ShadowAttack:
 
         Parameters
         ----------
-        pool : images that the attacker has, at least two
+        pool : images that the attacker has, at least two: any data set that `LabelledSet` takes
         recipe : how a shadow model is made
         validation : images that none of them sees, for a recipe that stops early
         device : where the models are trained; by default, the default device
@@ -111,6 +108,10 @@ class ShadowAttack:
         ValueError
             No shadow model is asked for, or there are less than two images.
         """
+        if unknown := sorted(training.keys() - {f.name for f in fields(TrainConfig)}):
+            cure = did_you_mean(unknown[0], ["shadows", *(f.name for f in fields(TrainConfig))])
+            raise TypeError(f"ShadowAttack.fit has no argument {unknown[0]!r}; {cure}")
+        pool = labelled(pool)
         if shadows < 1 or len(pool) < 2:
             raise ValueError("the attack needs a shadow model and two images at least")
         config = replace(ATTACK_TRAINING, **training)
@@ -127,7 +128,7 @@ class ShadowAttack:
                 name="shadow model",
             )
             for data, member in zip(sides, (1.0, 0.0), strict=True):
-                out = predict(model, data)
+                out = predict(model, data, task=recipe.task)
                 features.append(shadow_features(out.logits, out.labels))
                 members.append(torch.full((half,), member))
         with seeded(seed, "attack"):
@@ -160,7 +161,7 @@ class ShadowAttack:
 
 
 def gradient_norms(
-    model: nn.Module, loss: Callable[[Any, Any], Tensor], data: ImageSet, limit: int
+    model: nn.Module, loss: Callable[[Any, Any], Tensor], data: Dataset, limit: int
 ) -> Tensor:
     """2-norm of the loss gradient of single images, over all trainable weights: (n,), on the CPU.
 
@@ -170,6 +171,7 @@ def gradient_norms(
     ----------
     loss : (function from x to logits, batch) -> scalar
     """
+    data = labelled(data)
     few = data.subset(evenly_spaced(len(data), limit))
     device = device_of(model)
     with evaluating(model):

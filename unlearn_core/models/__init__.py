@@ -14,7 +14,7 @@ from .diffusion import (
     TextConditional,
     TextToImage,
 )
-from .gradients import sample_gradients
+from .gradients import plain_attention, sample_gradients
 from .inference import Outputs, evaluating, predict
 from .language import LANGUAGE_MODELS, CausalLM, SmolLM2, TinyLlama
 from .saving import Saved, load_pretrained, save_pretrained
@@ -27,6 +27,8 @@ from .training import (
     TrainingError,
     default_device,
     device_of,
+    frozen_norms,
+    learning,
     require_finite,
     shuffled_epochs,
     single_precision,
@@ -96,6 +98,8 @@ __all__ = [
     "default_device",
     "device_of",
     "evaluating",
+    "frozen_norms",
+    "learning",
     "predict",
     "require_finite",
     "Saved",
@@ -105,5 +109,6 @@ __all__ = [
     "shuffled_epochs",
     "single_precision",
     "to",
+    "plain_attention",
     "train",
 ]

@@ -1,14 +1,23 @@
-"""Gradients of single examples."""
+"""Gradients of single examples, and gradients of gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["sample_gradients"]
+__all__ = ["plain_attention", "sample_gradients"]
+
+
+def plain_attention() -> AbstractContextManager[None]:
+    """In the block attention is computed by matrix products alone. The fast kernels of PyTorch can't be
+    differentiated twice, nor, on a CPU, be run over single examples in one pass.
+    """
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def sample_gradients(
@@ -39,4 +48,6 @@ def sample_gradients(
     chunk = max(1, 2**26 // sum(p.numel() for p in weights.values()))
     gradients = vmap(grad(loss_of_one), in_dims=(None, 0))
     for start in range(0, len(batch[0]), chunk):
-        yield gradients(weights, tuple(t[start : start + chunk] for t in batch))
+        with plain_attention():
+            found = gradients(weights, tuple(t[start : start + chunk] for t in batch))
+        yield found

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data import batches
+from ..data import Classification, batches, labelled, logits_by
 from .training import device_of, require_finite
 
 __all__ = ["Outputs", "evaluating", "predict", "several"]
@@ -50,8 +50,19 @@ class Outputs:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, data: Dataset, batch_size: int = 256) -> Outputs:
+def predict(
+    model: nn.Module,
+    data: Dataset,
+    batch_size: int = 256,
+    *,
+    task: Classification | None = None,
+) -> Outputs:
     """Logits of the whole data set, in its order; the model is in evaluation mode meanwhile.
+
+    Parameters
+    ----------
+    data : any data set that `LabelledSet` takes
+    task : has the logits of the model; without one they are what the model returns, or its ``logits``
 
     Raises
     ------
@@ -59,7 +70,10 @@ def predict(model: nn.Module, data: Dataset, batch_size: int = 256) -> Outputs:
         Its weights are not finite: all it says is one class.
     """
     require_finite(model, f"the {type(model).__name__} that is asked")
-    device = device_of(model)
+    device, logits = device_of(model), logits_by(task)
     with evaluating(model):
-        out = [(model(x.to(device)).float().cpu(), y) for x, y in batches(data, batch_size)]
+        out = [
+            (logits(model, (x.to(device), y.to(device))).float().cpu(), y)
+            for x, y in batches(labelled(data), batch_size)
+        ]
     return Outputs(torch.cat([x for x, _ in out]), torch.cat([y for _, y in out]))

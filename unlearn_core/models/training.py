@@ -8,7 +8,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import Dataset
 
-from ..data import Task
+from ..data import Classification, Task, labelled, redrawn
 from ..data import batches as make_batches
 from ..fields import Count, Fraction, Natural, NotNegative, Positive, check_fields
 from ..registry import ADDED
@@ -34,6 +35,8 @@ __all__ = [
     "TrainingError",
     "default_device",
     "device_of",
+    "frozen_norms",
+    "learning",
     "require_finite",
     "shuffled_epochs",
     "single_precision",
@@ -265,9 +268,8 @@ def shuffled_epochs(
     """
 
     def batches_of(epoch: int) -> Iterable[Any]:
-        data = dataset
-        if config.augment:
-            data = dataset.augmented(config.augment, derive_seed(seed, "augment", epoch))
+        own = derive_seed(seed, "augment", epoch)
+        data = dataset.augmented(config.augment, own) if config.augment else redrawn(dataset, own)
         return make_batches(
             data,
             config.batch_size,
@@ -291,6 +293,7 @@ def train(
     validate: Callable[[nn.Module], float] | None = None,
     checkpoint: Checkpoint | None = None,
     progress: bool = False,
+    still: Collection[nn.Module] | None = None,
 ) -> nn.Module:
     """Train ``model`` in place, where it is, and leave it in evaluation mode.
 
@@ -307,6 +310,7 @@ def train(
         taken
     validate : the score that early stopping goes by, higher is better; with ``patience`` only
     checkpoint : saved after each epoch, resumed from, and removed at the end
+    still : layers that are in evaluation mode meanwhile; where None `frozen_norms`
 
     Raises
     ------
@@ -332,6 +336,7 @@ def train(
     from tqdm.auto import tqdm
 
     parameters = [p for p in model.parameters() if p.requires_grad]
+    still = frozen_norms(model) if still is None else still
     with _in_training(model, parameters):
         # The state is shared in a process and would hold on to the first precision asked for.
         AcceleratorState._reset_state()
@@ -376,7 +381,7 @@ def train(
             raise TrainingError(
                 f"{name}: {per_epoch} batches an epoch make no step of {config.accumulate}"
             )
-        model.train()
+        learning(model, still)
         optimizer.zero_grad()
         if first:  # go on in the middle of an accumulation
             accelerator.step = first * per_epoch
@@ -408,7 +413,7 @@ def train(
                 if validate is not None:
                     model.eval()
                     score = as_it_came.run(validate, name)
-                    model.train()
+                    learning(model, still)
                     if score >= best["score"]:
                         kept = copy.deepcopy(model.state_dict())
                         best = {"score": score, "below": 0, "model": kept}
@@ -433,6 +438,32 @@ def train(
             checkpoint.remove()
     require_finite(model, f"{name}: the trained model")
     return model
+
+
+def frozen_norms(model: nn.Module) -> list[nn.Module]:
+    """The layers with running statistics, as BatchNorm, in parts of a model that are frozen.
+
+    Nothing is learned there: while the rest is trained they are to give what they gave before.
+    """
+    found: list[nn.Module] = []
+
+    def visit(module: nn.Module, frozen: bool) -> None:
+        own = [p.requires_grad for p in module.parameters()]
+        frozen = not any(own) if own else frozen  # without parameters, as what it is part of
+        if frozen and getattr(module, "running_mean", None) is not None:
+            found.append(module)
+        for child in module.children():
+            visit(child, frozen)
+
+    visit(model, False)
+    return found
+
+
+def learning(model: nn.Module, still: Collection[nn.Module] | None = None) -> None:
+    """Put a model in training mode, but for the layers ``still``, or `frozen_norms`."""
+    model.train()
+    for layer in frozen_norms(model) if still is None else still:
+        layer.eval()
 
 
 @contextlib.contextmanager
@@ -477,23 +508,73 @@ def _unfit(
     return None
 
 
+#: Models that functions in recipes have made, while they live.
+_MADE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What made a model: its architecture, the task and how it was trained.
 
-    ``fit(data, seed)`` makes one, in full. `version` is raised when training changes behaviour. Methods that rebuild a model (retraining, a bad
-    teacher) take the recipe. ``train`` is None of a model that was trained elsewhere.
+    Methods that rebuild a model (retraining, a bad teacher) take the recipe. ``version`` is raised when
+    training changes behaviour.
+
+    Parameters
+    ----------
+    model : a spec, or a function without arguments that makes a new model whenever it is called, such
+        as ``lambda: torchvision.models.resnet18(num_classes=3)``
+    task : what the model is trained to do
+    train : how; None of a model that was trained elsewhere
+
+    Raises
+    ------
+    TypeError
+        The model is a network that is there already, or ``train`` no `TrainConfig`.
     """
 
     version: ClassVar[int] = 1
 
-    model: ModelSpec
+    model: ModelSpec | Callable[[], nn.Module]
     task: Task
     train: TrainConfig | None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.model, nn.Module) or not (
+            isinstance(self.model, ModelSpec) or callable(self.model)
+        ):
+            raise TypeError(
+                f"a recipe makes new models: give a spec or a function, lambda: {type(self.model).__name__}"
+                "(...), not what it makes"
+            )
+        if not isinstance(self.train, TrainConfig | None):
+            raise TypeError(f"a recipe's train is a TrainConfig, not {self.train!r}")
+
     def build(self, seed: int) -> nn.Module:
-        """An untrained model in evaluation mode, on the CPU: its initial weights are drawn from the seed."""
-        return self.model.build(seed)
+        """A freshly initialised model in evaluation mode, on the CPU; the same seed gives the same.
+
+        Parameters
+        ----------
+        seed : of what the initialisation draws from torch
+
+        Raises
+        ------
+        TypeError
+            The function makes no network, or one that it has given before.
+        """
+        if isinstance(self.model, ModelSpec):
+            return self.model.build(seed)
+        with seeded(seed, "init"):
+            made = self.model()
+        if not isinstance(made, nn.Module):
+            raise TypeError(
+                f"the recipe's function makes a {type(made).__name__}, not a torch.nn.Module"
+            )
+        if made in _MADE:
+            raise TypeError(
+                "the recipe's function gave the same network twice: let it make a new one"
+            )
+        _MADE.add(made)
+        return made.eval()
 
     def start(self, data: Dataset, seed: int, device: torch.device) -> nn.Module:
         """The model that training begins with."""
@@ -516,11 +597,12 @@ class Recipe:
 
         Parameters
         ----------
-        data : training examples, such as an `ImageSet`
+        data : training examples of the task's kind; of a classifier any data set that `LabelledSet` takes
         seed : of the initial weights, the order of the batches and augmentations
         validation : held-out examples; needed where the training stops early (``patience``)
         device : None for `default_device`
         name : the word for the training in errors and progress
+        checkpoint : as of `train`
 
         Raises
         ------
@@ -533,6 +615,9 @@ class Recipe:
         if self.train.patience is not None and validation is None:
             raise TrainingError(f"{name}: early stopping needs validation data")
         stop_by = self.train.patience is not None
+        if isinstance(self.task, Classification):
+            data = labelled(data)
+            validation = None if validation is None else labelled(validation)
         return train(
             model,
             shuffled_epochs(data, self.train, derive_seed(seed, "fit")),
@@ -540,16 +625,17 @@ class Recipe:
             self.train,
             seed=seed,
             name=name,
-            validate=(lambda trained: _accuracy(trained, validation)) if stop_by else None,
+            validate=(lambda m: _accuracy(m, validation, self.task)) if stop_by else None,
             checkpoint=checkpoint,
             progress=progress,
         )
 
 
-def _accuracy(model: nn.Module, data: Dataset) -> float:
+def _accuracy(model: nn.Module, data: Dataset, task: Classification) -> float:
     """Share of right answers of a model in evaluation mode."""
     device, right = device_of(model), 0
     with torch.no_grad():
-        for x, y in make_batches(data, 256):
-            right += int((model(x.to(device)).argmax(dim=1).cpu() == y).sum())
+        for batch in make_batches(data, 256):
+            x, y = to(batch, device)
+            right += int((task.logits(model, (x, y)).argmax(dim=1) == y).sum())
     return right / len(data)

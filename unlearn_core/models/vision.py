@@ -612,12 +612,8 @@ class _Seen(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitems__(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def batch_of(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         return self.transform(self.images[list(positions)]), self.present[list(positions)]
-
-    @staticmethod
-    def collate(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return batch
 
 
 class _Naming(nn.Module):

@@ -50,10 +50,10 @@ class BadTeacher(Method):
         data = data + kept.with_labels(torch.zeros_like(kept.labels))
 
         def loss(student: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-            x, forget = batch
+            logits, forget = split.task.logits, batch[1][:, None] == 1
             with torch.no_grad():
-                teacher = torch.where(forget[:, None] == 1, incompetent(x), original(x))
-            log_student = student(x).log_softmax(dim=1)
+                teacher = torch.where(forget, logits(incompetent, batch), logits(original, batch))
+            log_student = logits(student, batch).log_softmax(dim=1)
             divergence = nn.functional.kl_div(
                 log_student, teacher.log_softmax(dim=1), reduction="none", log_target=True
             )

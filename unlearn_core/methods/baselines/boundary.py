@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...data import ForgetSplit, batches
+from ...data import Classification, ForgetSplit, ImageSet, batches, logits_by
 from ...fields import Share
 from ...models import TrainConfig, device_of, evaluating, shuffled_epochs, train
 from ...seeding import seeded
@@ -55,7 +55,8 @@ class BoundaryShrink(Method):
 
     Attributes
     ----------
-    step : of the adversarial image, in units of [0, 1] pixel values
+    step : of the adversarial image, in units of [0, 1] pixel values; of inputs that are no `ImageSet`,
+        in their own units, and without limits
     """
 
     name: ClassVar[str] = "boundary_shrink"
@@ -73,8 +74,11 @@ class BoundaryShrink(Method):
         x = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(split.task.loss(original, (x, y)), [x])
         with torch.no_grad():
-            moved = adversarial(x, gradient, split.forget.mean, split.forget.std, self.step)
-            return original(moved).argmax(dim=1)
+            if isinstance(split.forget, ImageSet):
+                moved = adversarial(x, gradient, split.forget.mean, split.forget.std, self.step)
+            else:
+                moved = x + self.step * gradient.sign()
+            return split.task.logits(original, (moved, y)).argmax(dim=1)
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         original = copy.deepcopy(model).eval().requires_grad_(False)
@@ -87,8 +91,10 @@ class BoundaryShrink(Method):
 
 
 @torch.no_grad()
-def output_layer(model: nn.Module, x: Tensor) -> nn.Linear:
+def output_layer(model: nn.Module, x: Tensor, task: Classification | None = None) -> nn.Linear:
     """The linear layer whose output on the batch ``x`` is the model's: that which makes the logits.
+
+    They are the ``task``'s logits; without one, what the model returns.
 
     Raises
     ------
@@ -103,7 +109,7 @@ def output_layer(model: nn.Module, x: Tensor) -> nn.Linear:
     ]
     try:
         with evaluating(model):
-            logits = model(x)
+            logits = logits_by(task)(model, (x, x.new_zeros(len(x), dtype=torch.long)))
     finally:
         for handle in handles:
             handle.remove()
@@ -128,7 +134,7 @@ class BoundaryExpand(Method):
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         device = device_of(model)
         x, _ = next(iter(batches(split.forget, 1)))
-        last = output_layer(model, x.to(device))
+        last = output_layer(model, x.to(device), split.task)
         with seeded(seed, "expand"):
             extra = nn.Linear(last.in_features, 1, last.bias is not None, dtype=last.weight.dtype)
         extra.to(device)

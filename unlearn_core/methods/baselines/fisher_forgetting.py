@@ -14,14 +14,14 @@ empirical Fisher takes the true label alone, at the price of one class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ...data import ForgetSplit, batches
+from ...data import Classification, ForgetSplit, batches
 from ...fields import Count, Positive
 from ...models import device_of, to
 from ...registry import ADDED
@@ -35,16 +35,13 @@ __all__ = ["FisherForgetting", "expected_fisher"]
 def expected_fisher(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
-    loss: Callable[[Any, tuple[Tensor, Tensor]], Tensor],
-    classes: int,
+    task: Classification,
 ) -> Importances:
     r"""The diagonal of :math:`\mathbb E_x\sum_c p_c\,(\nabla(-\log p_c))^2`, in evaluation mode.
 
     Parameters
     ----------
     batches : images and labels; the labels make no difference
-    loss : (function from x to logits, batch) -> mean negative log-probability of the labels
-
     Returns
     -------
     name -> tensor of the parameter's shape
@@ -52,20 +49,20 @@ def expected_fisher(
     device = device_of(model)
 
     def under_every_label() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for x, y in batches:
-            x = to(x, device)
+        for batch in batches:
+            x, y = to(batch, device)
             with torch.no_grad():
-                roots = model(x).softmax(dim=1).sqrt()
-            for label in range(classes):
+                roots = task.logits(model, (x, y)).softmax(dim=1).sqrt()
+            for label in range(task.classes):
                 yield x, torch.full_like(y, label), roots[:, label]
 
     def weighted(of: Any, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         x, y, root = batch
-        return root.mean() * loss(of, (x, y))  # of one image: squared, the root is its weight
+        return root.mean() * task.loss(of, (x, y))  # of one image: squared, the root is its weight
 
     fisher = importances(model, under_every_label(), weighted, per_sample=True)
     # A mean over images and labels, where it is a sum over labels.
-    return {name: classes * value for name, value in fisher.items()}
+    return {name: task.classes * value for name, value in fisher.items()}
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class FisherForgetting(Method):
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         loader = batches(split.retain, self.batch_size)
         if self.labels == "expected":
-            fisher = expected_fisher(model, loader, split.task.loss, split.task.classes)
+            fisher = expected_fisher(model, loader, split.task)
         else:
             fisher = importances(model, loader, split.task.loss, per_sample=True)
         g = generator(seed, "fisher forgetting")

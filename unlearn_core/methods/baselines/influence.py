@@ -33,7 +33,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...data import ForgetSplit, ImageSet, batches, evenly_spaced
+from ...data import ForgetSplit, Labelled, batches, evenly_spaced
 from ...fields import Count, Positive
 from ...models import TrainingError, device_of, to
 from ..base import Method
@@ -78,7 +78,7 @@ class InfluenceUnlearning(Method):
         device = device_of(model)
         model.eval()
 
-        def gradients(data: ImageSet, batch_size: int) -> Iterator[Tensor]:
+        def gradients(data: Labelled, batch_size: int) -> Iterator[Tensor]:
             """Gradient of the loss summed over each batch, flat."""
             for batch in batches(data, batch_size):
                 value = split.task.loss(model, to(batch, device)) * len(batch[1])

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from ...data import ForgetSplit, batches
 from ...fields import Count, NotNegative
-from ...models import TrainingError, device_of, to
+from ...models import TrainingError, device_of, plain_attention, to
 from ...seeding import generator
 from ..base import Method
 from ..iau import mean_gradient
@@ -52,7 +52,8 @@ def hessian_product(
     parameters = [p for p in model.parameters() if p.requires_grad]
     v, total, device = _like(vector, parameters), torch.zeros_like(vector), device_of(model)
     for batch in batches(data, batch_size):
-        value = loss(model, to(batch, device))
+        with plain_attention():
+            value = loss(model, to(batch, device))
         gradients = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
         along = sum((g * d).sum() for g, d in zip(gradients, v, strict=True) if g is not None)
         product = torch.autograd.grad(along, parameters, allow_unused=True, materialize_grads=True)

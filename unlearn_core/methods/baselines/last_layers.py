@@ -19,7 +19,7 @@ from torch import nn
 
 from ...data import ForgetSplit
 from ...fields import Count
-from ...models import TrainConfig, shuffled_epochs, train
+from ...models import TrainConfig, frozen_norms, shuffled_epochs, train
 from ...seeding import seeded
 from ..base import Method
 
@@ -27,10 +27,14 @@ __all__ = ["CFk", "EUk", "last_layers"]
 
 
 def last_layers(model: nn.Module, k: int) -> list[nn.Module]:
-    """The last ``k`` modules that hold parameters of their own; ValueError if there are fewer."""
-    layers = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
+    """The last ``k`` modules with parameters of their own that are trained; ValueError if fewer are."""
+    layers = [
+        m for m in model.modules() if any(p.requires_grad for p in m.parameters(recurse=False))
+    ]
     if k > len(layers):
-        raise ValueError(f"k = {k}, but the model has {len(layers)} layers with parameters")
+        raise ValueError(
+            f"k = {k}, but the model has {len(layers)} layers with parameters to train"
+        )
     return layers[-k:]
 
 
@@ -56,12 +60,16 @@ class CFk(Method):
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         layers = last_layers(model, self.k)
         trained = {p for layer in layers for p in layer.parameters(recurse=False)}
+        # Before this freezes more: statistics of that part move, as in the authors' code.
+        still = frozen_norms(model)
         frozen = [p for p in model.parameters() if p.requires_grad and p not in trained]
         for p in frozen:
             p.requires_grad_(False)
         try:
             epochs = shuffled_epochs(split.retain, self.train, seed)
-            return train(model, epochs, split.task.loss, self.train, seed=seed, name=self.name)
+            return train(
+                model, epochs, split.task.loss, self.train, seed=seed, name=self.name, still=still
+            )
         finally:
             for p in frozen:
                 p.requires_grad_(True)

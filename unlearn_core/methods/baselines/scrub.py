@@ -66,6 +66,8 @@ class Scrub(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.train.epochs < 2:
+            raise ValueError("SCRUB needs two epochs at least, one for each of its parts, not 1")
         if not 0 <= self.m_steps < self.train.epochs - 1:
             raise ValueError(
                 f"m_steps must lie in [0, {self.train.epochs - 2}], so that both parts of the "
@@ -77,9 +79,9 @@ class Scrub(Method):
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         teacher = copy.deepcopy(model).eval()
 
-        def divergence(logits: Tensor, x: Tensor) -> Tensor:
+        def divergence(logits: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
             with torch.no_grad():
-                target = (teacher(x) / self.temperature).log_softmax(dim=1)
+                target = (split.task.logits(teacher, batch) / self.temperature).log_softmax(dim=1)
             log_student = (logits / self.temperature).log_softmax(dim=1)
             value = nn.functional.kl_div(
                 log_student, target, reduction="batchmean", log_target=True
@@ -87,14 +89,12 @@ class Scrub(Method):
             return self.temperature**2 * value
 
         def disobey(student: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-            x, _ = batch
-            return -divergence(student(x), x)
+            return -divergence(split.task.logits(student, batch), batch)
 
         def obey(student: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-            x, y = batch
-            logits = student(x)
-            loss = split.task.loss(lambda _: logits, (x, y))
-            return self.ce_weight * loss + self.kl_weight * divergence(logits, x)
+            logits = split.task.logits(student, batch)
+            loss = nn.functional.cross_entropy(logits, batch[1])
+            return self.ce_weight * loss + self.kl_weight * divergence(logits, batch)
 
         first = self.m_steps + 1
         first_part = {"epochs": first, "milestones": ()}

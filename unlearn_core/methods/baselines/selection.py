@@ -43,12 +43,13 @@ class RandomSelection(SSD):
         self, model: nn.Module, imp_f: Importances, imp_D: Importances, seed: int
     ) -> nn.Module:
         """Put SSD's factors, the strongest first, on the weights that `choose` gives, in place."""
+        parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        imp_f, imp_D = ({n: imp[n] for n in parameters} for imp in (imp_f, imp_D))
         flat_f, flat_D = _flat(imp_f), _flat(imp_D)
         mask = selected(flat_f, flat_D, self.alpha)
         beta = (self.lam * flat_D[mask] / flat_f[mask]).clamp(max=1).sort().values
         factor = torch.ones_like(flat_f)
         factor[self.choose(flat_f, int(mask.sum()), seed)] = beta
-        parameters = dict(model.named_parameters())
         sizes = [i.numel() for i in imp_f.values()]
         for name, piece in zip(imp_f, factor.split(sizes), strict=True):
             parameters[name].mul_(piece.view_as(parameters[name]))

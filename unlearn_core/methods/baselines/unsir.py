@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ...data import ForgetSplit, ImageSet
+from ...data import Classification, ForgetSplit, Labelled, logits_by, redrawn
 from ...fields import Count, Natural, NotNegative, Positive
 from ...models import TrainConfig, TrainingError, device_of, evaluating, shuffled_epochs, train
 from ...seeding import derive_seed, generator
@@ -31,21 +31,22 @@ __all__ = ["UNSIR"]
 class _WithNoise(Dataset):
     """A set of images followed by ``copies`` of a batch of noise, all labelled ``label``."""
 
-    collate = staticmethod(ImageSet.collate)
-
-    def __init__(self, images: ImageSet, noise: Tensor, copies: int, label: int) -> None:
+    def __init__(self, images: Labelled, noise: Tensor, copies: int, label: int) -> None:
         self.images, self.noise, self.copies, self.label = images, noise, copies, label
 
     def augmented(self, names: tuple[str, ...], draw: int = 0) -> _WithNoise:
         return _WithNoise(self.images.augmented(names, draw), self.noise, self.copies, self.label)
 
+    def redrawn(self, draw: int) -> _WithNoise:
+        return _WithNoise(redrawn(self.images, draw), self.noise, self.copies, self.label)
+
     def __len__(self) -> int:
         return len(self.images) + self.copies * len(self.noise)
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def batch_of(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         index = torch.as_tensor(indices)
         real = index < len(self.images)
-        x, y = self.images.__getitems__(index[real])
+        x, y = self.images.batch_of(index[real])
         noise = self.noise[(index[~real] - len(self.images)) % len(self.noise)]
         return torch.cat([x, noise]), torch.cat([y, y.new_full((len(noise),), self.label)])
 
@@ -80,7 +81,7 @@ class UNSIR(Method):
         if (split.forget.labels != label).any():
             raise ValueError("UNSIR forgets one class, but the forget set has several labels")
         shape = split.forget[0][0].shape
-        noise = self.make_noise(model, label, shape, seed)
+        noise = self.make_noise(model, label, shape, seed, split.task)
         fine = split.retain.subclasses
         kept = torch.cat([(fine == c).nonzero()[: self.per_class, 0] for c in fine.unique()])
         images = split.retain.subset(kept)
@@ -93,7 +94,14 @@ class UNSIR(Method):
             train(model, epochs, split.task.loss, config, seed=seed, name=f"unsir, {stage}")
         return model
 
-    def make_noise(self, model: nn.Module, label: int, shape: Sequence[int], seed: int) -> Tensor:
+    def make_noise(
+        self,
+        model: nn.Module,
+        label: int,
+        shape: Sequence[int],
+        seed: int,
+        task: Classification | None = None,
+    ) -> Tensor:
         """Error-maximising noise for one class: ``(noise_batch, *shape)``, on the CPU.
 
         Raises
@@ -101,15 +109,16 @@ class UNSIR(Method):
         TrainingError
             The loss is not finite.
         """
-        device = device_of(model)
+        device, logits = device_of(model), logits_by(task)
+        dims = tuple(range(1, 1 + len(shape)))
         start = torch.randn(self.noise_batch, *shape, generator=generator(seed, "noise"))
         noise = start.to(device).requires_grad_()
         target = torch.full((self.noise_batch,), label, device=device)
         optimizer = torch.optim.Adam([noise], self.noise_lr)
         with evaluating(model):
             for step in range(self.steps):
-                error = nn.functional.cross_entropy(model(noise), target)
-                loss = -error + self.penalty * noise.square().sum(dim=(1, 2, 3)).mean()
+                error = nn.functional.cross_entropy(logits(model, (noise, target)), target)
+                loss = -error + self.penalty * noise.square().sum(dim=dims).mean()
                 if not torch.isfinite(loss):
                     raise TrainingError(
                         f"unsir, noise: the loss is {loss.item()} at step {step + 1}"

@@ -20,6 +20,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -347,6 +348,7 @@ class Meter(TorchDispatchMode):
             validate: Any = None,
             checkpoint: Any = None,
             name: str = "train",
+            still: Any = None,
             **more: Any,
         ) -> nn.Module:
             loader = batches(0)
@@ -367,7 +369,9 @@ class Meter(TorchDispatchMode):
                     max_steps=None,
                 )
                 first = [next(iter(loader))]
-                self._steps[key] = self._one_step(own, model, first, loss, plain, after_step, name)
+                self._steps[key] = self._one_step(
+                    partial(own, still=still), model, first, loss, plain, after_step, name
+                )
             found = self._steps[key]
             counted = found * (self.times * steps * config.accumulate)
             self.flops.update(counted.flops)

@@ -412,7 +412,7 @@ class ErasingTrial(Trial):
     def real(self) -> Tensor:
         """Real images of what is kept, to compare with."""
         images = self.split.test_retain
-        return images.__getitems__(range(len(images)))[0]
+        return images.batch_of(range(len(images)))[0]
 
     def floor(self) -> Estimate:
         """The classifier FID of as many real images as are drawn of what is kept, half of them at most, to
@@ -448,7 +448,7 @@ class ErasingTrial(Trial):
 
         def compute() -> tuple[dict[str, Estimate], dict[str, Any]]:
             model = self.unlearned(label)
-            x, _ = shown.__getitems__(range(len(shown)))
+            x, _ = shown.batch_of(range(len(shown)))
             start = self.concepts.templates[0].format(self.data.general)
             found = search_embedding(model, x, start, seed=self.seed, **given)
             images = self.draw(model, found.cpu().expand(ask["erased"], -1, -1), "search")
@@ -799,7 +799,7 @@ class PromptSetTrial(ErasingTrial):
         images, few = self.data.train.images, self.experiment.ask["images"]
         mine = slice(part * few, (part + 1) * few)
         of = [(images.labels == k).nonzero()[mine, 0].tolist() for _, k in self.words]
-        return [images.__getitems__(i)[0] for i in of]
+        return [images.batch_of(i)[0] for i in of]
 
     def measure_selection(self) -> Row:
         """Which words are chosen, by the original model."""
