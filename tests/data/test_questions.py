@@ -91,9 +91,23 @@ class TestTofu:
         assert part.forget.tolist() == whole.forget.tolist()[-40:]
         assert len(part.ask_forget) == 40
 
+    def test_others_stand_in_for_a_search(self, tofu_files: Path) -> None:
+        """Fails where a search sees a question that a result is about, or learns something else."""
+        judged, searched = tofu("forget10"), tofu("forget10", stand_in=True)
+        assert searched.train == judged.train
+        assert searched.forget.tolist() == list(range(340, 400))  # authors 17 to 19
+        assert searched.ask_forget == judged.ask_retain.subset(range(340, 400))
+        assert searched.ask_forget.questions == searched.train.subset(searched.forget).questions
+        assert searched.ask_retain == judged.ask_retain.subset(range(340))
+        assert searched.holdout == judged.holdout
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
+            (
+                {"forget": "forget10", "authors": 6, "stand_in": True},
+                "nobody can stand in for the 3",
+            ),
             ({"forget": "forget02"}, "unknown forget set 'forget02'"),
             ({"forget": "forget10", "forget_authors": 4}, "forget10 has 3 authors"),
             ({"forget": "forget10", "forget_authors": 0}, "forget10 has 3 authors"),

@@ -434,6 +434,17 @@ class TestTuned:
         with pytest.raises(ConfigError, match=r"full_class is tuned by 'tuning', which is no"):
             load_paper("tiny")
 
+    def test_what_shares_an_original_may_be_tuned_by_another_search(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        experiments = tiny["profiles"]["ci"]["experiments"]
+        full = experiments["full_class"]
+        experiments["tuning"] = full | {"search": {"SSD": {"alpha": [1, 2]}}}
+        experiments["tuned"] = full | {"tuned": "tuning", "originals_of": "full_class"}
+        project.paper("tiny", tiny)
+        tuned = load_paper("tiny").profile("ci").experiments["tuned"]
+        assert (tuned.tuned, tuned.originals_of) == (("tuning",), "full_class")
+
 
 class TestShared:
     """Experiments that a chapter takes from ``notebooks/shared``."""

@@ -204,7 +204,10 @@ def _read(source: Source, name: str) -> QuestionSet:
 
 
 def tofu(
-    forget: str = "forget10", authors: int | None = None, forget_authors: int | None = None
+    forget: str = "forget10",
+    authors: int | None = None,
+    forget_authors: int | None = None,
+    stand_in: bool = False,
 ) -> QuestionData:
     """TOFU, whole or a small part of it.
 
@@ -215,9 +218,14 @@ def tofu(
         The evaluation of what is kept exists for the first twenty only. None for all 200
     forget_authors : how many of the forget set's authors, the last ones, while the others are kept;
         None for all of them
+    stand_in : others are forgotten in their place, as many: for a search, whose questions no result may
+        share. They are the last of the twenty that the evaluation of what is kept asks about, and
+        what is asked there are then the rest. What is learned is the same
 
     Raises
     ------
+    ValueError
+        There are not as many authors as are to be forgotten or learned, or none is left to ask about.
     MissingSourceError
         The benchmark is in none of the places where data are looked for.
     ValueError
@@ -247,9 +255,19 @@ def tofu(
             )
         kept = kept.subset(range(rest))
         ask_kept = ask_kept.subset(range(min(rest, len(ask_kept))))
+    first = len(kept)
+    if stand_in:
+        first = len(ask_kept) - len(gone)
+        if first <= 0:
+            raise ValueError(
+                f"nobody can stand in for the {len(gone) // PER_AUTHOR} authors of {forget}: what is kept "
+                f"is asked of {len(ask_kept) // PER_AUTHOR}"
+            )
+        ask_gone = ask_kept.subset(range(first, len(ask_kept)))
+        ask_kept = ask_kept.subset(range(first))
     return QuestionData(
         train=kept + gone,
-        forget=torch.arange(len(kept), len(kept) + len(gone)),
+        forget=torch.arange(first, first + len(gone)),
         ask_forget=ask_gone,
         ask_retain=ask_kept,
         real_authors=_read(source, "real_authors_perturbed"),

@@ -265,6 +265,13 @@ OWN: dict[str, Metric] = {
     "retain_rouge": Metric(
         "ROUGE-L, retain", "", "higher", "The same on retained questions (R-RL)."
     ),
+    "recall_gap": Metric(
+        "Recall gap to retrained",
+        "",
+        "lower",
+        "Mean absolute difference to the retrained model in ROUGE-L recall, on forget and on retained "
+        "questions.",
+    ),
     "deviation_score": Metric(
         "Deviation score",
         "",

@@ -236,7 +236,7 @@ class Experiment(Model):
     originals_of: str | None = Field(
         None,
         description="the experiment whose original and oracle serve this one: all but its "
-        "methods is the same",
+        "methods, and what tunes them, is the same",
     )
     task: Spec = Field({"use": "classification"}, description="what is trained for")
     attack: Literal["entropy", "confidence", "shadow"] = Field(
@@ -328,7 +328,7 @@ class Profile(Model):
 
     @model_validator(mode="after")
     def _originals_are_the_same(self) -> Profile:
-        own = {"title", "methods", "seeds", "originals_of", "measure"}
+        own = {"title", "methods", "seeds", "originals_of", "measure", "tuned"}
         for name, experiment in self.experiments.items():
             if experiment.originals_of is None:
                 continue

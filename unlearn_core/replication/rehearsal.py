@@ -132,9 +132,24 @@ def tofu(folder: Path) -> None:
         write(f"forget{level}", 120 - count, count)
         write(f"forget{level}_perturbed", 120 - count, count, wrong=5, paraphrased=True)
         write(f"holdout{level}", 120, count)
-    write("retain_perturbed", 0, 20, wrong=5, paraphrased=True)
+    write("retain_perturbed", 0, 60, wrong=5, paraphrased=True)
     write("real_authors_perturbed", 0, 8, wrong=3)
     write("world_facts_perturbed", 0, 8, wrong=3)
+
+
+def _texts(folder: Path, *names: str) -> None:
+    """Files of eight chapters of made-up words."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in names:
+        words = [f"{name}{i}" for i in range(60)]
+        parts = [f"CHAPTER {i}\n{' '.join(rng.choice(words, 80))}\n" for i in range(1, 9)]
+        (folder / f"{name}.txt").write_text("\n".join(parts), encoding="utf-8")
+
+
+def gutenberg(folder: Path) -> None:
+    """Two books, shorter, under the names that theirs begin with."""
+    _texts(folder, "11-alice", "12-looking-glass")
 
 
 def language_model(
@@ -340,6 +355,7 @@ HUB: dict[str, Builder] = {
     "zalando-datasets/fashion_mnist": fashion_mnist,
     "google/vit-base-patch16-224": vit,
     "locuslab/TOFU": tofu,
+    "gutenberg": gutenberg,
     "microsoft/phi-1_5": language_model("PhiConfig"),
     "facebook/opt-2.7b": language_model("OPTConfig", "bin"),
     "NousResearch/Llama-2-7b-chat-hf": language_model("LlamaConfig"),
@@ -354,13 +370,8 @@ HUB: dict[str, Builder] = {
 
 
 def own_text(folder: Path) -> None:
-    """Two texts of eight chapters, as a reader would supply them."""
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for name in ("forget", "retain"):
-        words = [f"{name}{i}" for i in range(60)]
-        parts = [f"CHAPTER {i}\n{' '.join(rng.choice(words, 80))}\n" for i in range(1, 9)]
-        (folder / f"{name}.txt").write_text("\n".join(parts), encoding="utf-8")
+    """Two texts, as a reader would supply them."""
+    _texts(folder, "forget", "retain")
 
 
 def nudenet(folder: Path) -> None:

@@ -21,7 +21,7 @@ Values = dict[tuple[str, ...], Any]
 TARGET = 2
 GUARDED, TRAINED, PARTS, WORDINGS = "guard_main", "tofu_main", "parts", "wordings"
 ASKED = ["as stored", "in other words", "letter by letter", "in German"]
-METHODS = {GUARDED: ("Retrain", "GUARD"), TRAINED: ("Retrain", "GA", "NPO", "FLAT (TV)")}
+METHODS = {GUARDED: ("Retrain", "GUARD"), TRAINED: ("Retrain", "GA", "NPO-RT", "FLAT (Pearson)")}
 EXPERIMENTS = {
     name: SimpleNamespace(
         forget={"authors": [TARGET]},
@@ -55,8 +55,8 @@ def good() -> Values:
         (TRAINED, "Original"): answers(0.9, 0.9, 0.6),
         (TRAINED, "Retrain"): answers(0.4, 0.9, 0.6) | {"leak_rate": 20.0, "other_leak_rate": 10.0},
         (TRAINED, "GA"): answers(0.0, 0.3, 0.2),
-        (TRAINED, "NPO"): answers(0.1, 0.5, 0.3),
-        (TRAINED, "FLAT (TV)"): answers(0.6, 0.0, 0.0),
+        (TRAINED, "NPO-RT"): answers(0.1, 0.5, 0.3),
+        (TRAINED, "FLAT (Pearson)"): answers(0.6, 0.0, 0.1),
         (GUARDED, "GUARD"): answers(0.3, 0.8, 0.6)
         | {"leak_rate": 5.0, "other_leak_rate": 4.0}
         | {"flagged_rephrased": 95.0, "flagged_retain_rephrased": 10.0},
@@ -99,8 +99,8 @@ def one(experiment: str, method: str, **metrics: float) -> Values:
 CASES: dict[str, tuple[float, Values, float]] = {
     # 0.4, 0.3 and 0.2 from the retrained model's 0.4, GUARD 0.1; then 0.4.
     "C1": (0.2, one(GUARDED, "GUARD", forget_rouge=0.0), -0.1),
-    "C2": (0.35, one(GUARDED, "GUARD", model_utility=0.2), -0.05),
-    "C3": (0.4, one(GUARDED, "GUARD", retain_rouge=0.3), -0.1),
+    "C2": (0.4, one(GUARDED, "GUARD", model_utility=0.1), -0.1),
+    "C3": (0.8 - 0.8 / 3, one(GUARDED, "GUARD", retain_rouge=0.2), 0.2 - 0.8 / 3),
     "C4": (15.0, one(GUARDED, "GUARD", leak_rate=30.0), -10.0),
     # Without hard matching 0.25 more is recalled, without soft 0.125: the smaller counts.
     "C5": (0.125, {(PARTS, "Without soft matching"): (0.25, 0.25)}, -0.125),

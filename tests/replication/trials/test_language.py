@@ -90,6 +90,17 @@ class TestRows:
         assert retrained.metrics["forget_quality"].value == 1
         assert row.metrics["forget_nll"].value < retrained.metrics["forget_nll"].value - 1
 
+    def test_the_recall_gap_is_the_mean_distance_to_the_retrained_model(
+        self, trial: AnsweringTrial
+    ) -> None:
+        row, retrained = trial.measure_original(), trial.measure_method("Retrain")
+        apart = [
+            abs(row.metrics[m].value - retrained.metrics[m].value)
+            for m in ("forget_rouge", "retain_rouge")
+        ]
+        assert row.metrics["recall_gap"].value == sum(apart) / 2 > 0
+        assert retrained.metrics["recall_gap"].value == 0
+
     def test_a_second_run_trains_nothing(self, run: Replication) -> None:
         first = [AnsweringTrial(run, "authors", s, 2).measure_method("FLAT") for s in (0, 1)]
         later = Replication("tiny", "ci", "build/ci")

@@ -446,7 +446,10 @@ class AnsweringTrial(Trial):
         level = retrained.metrics["holdout_auc"].value
         gone, said = row.detail["said_forget"], row.detail["said"]
         rest = [one["said"] for name in ("real_authors", "world_facts") for one in said[name]]
+        recalls = ("forget_rouge", "retain_rouge")
+        apart = [abs(row.metrics[m].value - retrained.metrics[m].value) for m in recalls]
         out = {
+            "recall_gap": Estimate(sum(apart) / len(apart)),
             **self.leaks(gone),
             **self.leaks_of_others(gone),
             "denial_rate": share(denial_rate(gone)),
