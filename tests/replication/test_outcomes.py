@@ -63,9 +63,22 @@ def test_gaps_are_those_of_the_metric_and_paired_over_the_images(
     # the difference is linear in what came out for each image, the forget set's two counted together.
     each = (values(far) - values(near)) * np.array([[-1], [1], [-1], [-1]]) / 4
     parts = each[0], each[1] + each[2], each[3]
-    error = np.sqrt(sum(p.var(ddof=1) / len(p) for p in parts))
+    # "far" has all of the forget set right: 2 / (n + 4), in per cent, a quarter of it in the gap.
+    all_right = (200 / 404 / 4) ** 2
+    error = np.sqrt(sum(p.var(ddof=1) / len(p) for p in parts) + all_right)
     assert (b - a).nominal_value == pytest.approx(5.25)
     assert (b - a).std_dev == pytest.approx(error, rel=1e-6)
+
+
+def test_what_comes_out_alike_for_all_images_has_an_error(make_row: Callable[..., Row]) -> None:
+    """Fails where a model that has all 400 images right has as sure an accuracy as a count."""
+    right = {"retain": 98, "forget": 0, "attack": 100}
+    row = classifier(make_row, "GA", 0, test=100, **right)
+    ((test,),) = shares([row], "test")
+    assert (test.nominal_value, test.std_dev) == pytest.approx((100, 200 / 404))
+    ((forget, attack),) = shares([row], "forget", "attack")
+    assert (forget.std_dev, attack.std_dev) == pytest.approx((200 / 404,) * 2)
+    assert (forget + attack).std_dev == pytest.approx(2**0.5 * 200 / 404)
 
 
 def test_without_outcomes_errors_are_those_of_the_metrics(make_row: Callable[..., Row]) -> None:

@@ -256,6 +256,34 @@ class TestRows:
         again = rows.measured("full_class", "a", "zrf", 0)
         assert (a - again).std_dev == 0
 
+    @pytest.mark.parametrize(
+        ("metric", "value", "stderr", "error"),
+        [
+            # Of 96 cases the Wilson interval of two errors ends at 4 / 100.
+            ("retain_accuracy", 0.0, 0.0, 2.0),
+            ("retain_accuracy", 100.0, 0.0, 2.0),
+            ("retain_accuracy", 50.0, 5.1, 5.1),
+            # These are no shares of cases: of scores, and what was not measured on cases.
+            ("forget_rouge", 0.0, 0.0, 0.0),
+            ("changed_weights", 100.0, None, None),
+        ],
+    )
+    def test_a_share_of_nothing_or_all_is_not_certain(
+        self,
+        make_row: MakeRow,
+        metric: str,
+        value: float,
+        stderr: float | None,
+        error: float | None,
+    ) -> None:
+        """Fails where no answer that leaks among forty passes for no answer that ever would."""
+        found = {metric: Value(value=value, n=96, stderr=stderr)}
+        rows = Rows([make_row().model_copy(update={"metrics": found})])
+        measured = rows.measured("full_class", "SSD", metric, 0)
+        assert measured.nominal_value == value
+        assert measured.std_dev == pytest.approx(math.nan if error is None else error, nan_ok=True)
+        assert rows.value("full_class", "SSD", metric, 0) == value
+
     def test_a_metric_without_an_error_has_none(self, make_row: MakeRow) -> None:
         row = make_row(zrf=1.0)
         bare = row.model_copy(update={"metrics": {"zrf": Value(value=1.0)}})

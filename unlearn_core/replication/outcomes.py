@@ -7,7 +7,6 @@ as text. A retain set of 54,000 images that are nearly all right takes less than
 from __future__ import annotations
 
 import base64
-import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from uncertainties import UFloat, correlated_values
 
-from .records import MissingRowError, Row, with_error
+from .records import MissingRowError, Row, error_of_none, error_to_judge_by, with_error
 
 __all__ = ["OUTCOMES", "SHARES", "gaps", "outcome", "pack", "shares", "unpack"]
 
@@ -73,8 +72,9 @@ def shares(rows: Sequence[Row], *names: str) -> list[tuple[UFloat, ...]]:
     """The `SHARES` of several models that were asked about the same images, in per cent.
 
     Their errors go together as the outcomes on these images do, so that a difference of two of them
-    has the error of a paired one. Where a row keeps no outcomes, errors are those of the metrics,
-    each for itself.
+    has the error of a paired one; where all outcomes of a model are alike, theirs is
+    `error_of_none`'s, for itself. Where a row keeps no outcomes, errors are those of the metrics, each
+    for itself.
 
     Parameters
     ----------
@@ -87,12 +87,12 @@ def shares(rows: Sequence[Row], *names: str) -> list[tuple[UFloat, ...]]:
     if all(OUTCOMES in row.detail for row in rows):
         each = np.stack([100 * outcome(row, name) for row in rows for name in names])
         covariance = np.atleast_2d(np.cov(each)) / each.shape[1]
-        with warnings.catch_warnings():  # of what has no error: an accuracy of 100 %
-            warnings.simplefilter("ignore", UserWarning)
-            found = correlated_values(each.mean(axis=1), covariance)
+        alike = np.ptp(each, axis=1) == 0
+        covariance[alike, alike] = (100 * error_of_none(each.shape[1])) ** 2
+        found = correlated_values(each.mean(axis=1), covariance)
     else:
-        metrics = (row.metrics[SHARES[name]] for row in rows for name in names)
-        found = [with_error(m.value, m.stderr) for m in metrics]
+        metrics = ((SHARES[name], row.metrics[SHARES[name]]) for row in rows for name in names)
+        found = [with_error(m.value, error_to_judge_by(name, m)) for name, m in metrics]
     return [tuple(found[i : i + len(names)]) for i in range(0, len(found), len(names))]
 
 

@@ -440,11 +440,13 @@ class Rows:
 
         The same metric of the same row is the same variable wherever it is looked up, so what is
         subtracted from itself has no error left. Where the metric has no standard error, that of
-        whatever is calculated from it is NaN: not known.
+        whatever is calculated from it is NaN: not known. A share of nothing or all has one
+        (`error_to_judge_by`).
         """
         row, found = self._metric(experiment, method, metric, seed, variant)
         if (row.key, metric) not in self._variables:
-            self._variables[row.key, metric] = with_error(found.value, found.stderr)
+            error = error_to_judge_by(metric, found)
+            self._variables[row.key, metric] = with_error(found.value, error)
         return self._variables[row.key, metric]
 
     def _metric(
@@ -462,6 +464,29 @@ class Rows:
             for r in self._rows.values()
             if r.experiment == experiment and (method is None or r.method == method)
         )
+
+
+def error_to_judge_by(metric: str, found: Value) -> float | None:
+    """The standard error with which a verdict reads a metric: its own, but for shares of 0 and 100 %.
+
+    Theirs is 0 by the binomial formula, as if every other sample had to come out the same. Here two
+    errors reach the far end of the Wilson interval of two: of n cases an error is 200 / (n + 4) points.
+    """
+    # Imported here: whoever only lists papers needs no PyTorch.
+    from ..metrics import METRICS
+
+    a_share = metric in METRICS and METRICS[metric].unit == "%" and found.n
+    if found.stderr != 0 or found.value not in (0, 100) or not a_share:
+        return found.stderr
+    return 100 * error_of_none(found.n)
+
+
+def error_of_none(n: int) -> float:
+    """Half the way from no case of ``n`` to the far end of its Wilson interval of two errors."""
+    from scipy import stats
+
+    within_two = 2 * stats.norm.cdf(2) - 1
+    return stats.binomtest(0, n).proportion_ci(within_two, method="wilson").high / 2
 
 
 def with_error(value: float, stderr: float | None) -> UFloat:
