@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from unlearn_core.registry import ConfigError
-from unlearn_core.replication.publish import LIMIT, check_publishable, machine_paths, publish
+from unlearn_core.replication.publish import (
+    LIMIT,
+    check_kept,
+    check_publishable,
+    machine_paths,
+    publish,
+)
 from unlearn_core.replication.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,6 +194,19 @@ run.finish().commit
 """
 
 
+#: As a cache would give it.
+MAKES_A_ROW = """import os
+from unlearn_core.replication.records import Provenance, Row
+
+run.rows.add(Row(
+    experiment="full_class", method="SSD", seed=0, key="k", spec={}, metrics={},
+    provenance=Provenance(
+        commit=os.environ["ROW_OF"], dirty=False, date="2025-01-01T00:00:00+00:00", device="cpu",
+        threads=1, versions={}, sources=(), seconds=1.0,
+    ),
+))
+run.finish()"""
+
 Git = Callable[..., str]
 
 
@@ -284,6 +303,41 @@ class TestEnvironment:
         monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
         monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path))
         assert seen()["UNLEARN_ROOT"].startswith(f"{project.root}/build/publish-")
+
+
+def test_a_commit_that_no_branch_holds_is_no_source(project: Any, git: Git) -> None:
+    """Fails where a record names a commit that nobody who clones the repository will have."""
+    first = git("rev-parse", "HEAD")
+    git("checkout", "--quiet", "--detach")
+    check_kept(project.root, [first])
+    git("commit", "--quiet", "--no-verify", "--allow-empty", "-m", "on no branch")
+    lost = git("rev-parse", "HEAD")
+    with pytest.raises(
+        ConfigError, match=f"no branch or tag holds {lost}, .*git branch kept {lost}"
+    ):
+        publish("ci", ["tiny"])
+    assert not (project.root / "book" / "published").exists()
+    with pytest.raises(ConfigError, match=f"holds {'0' * 40}, {lost},"):  # git never knew the first
+        check_kept(project.root, [lost, first, "0" * 40])
+    git("branch", "kept")
+    git("checkout", "--quiet", "--detach", first)
+    check_kept(project.root, [first, lost])
+
+
+def test_rows_of_a_lost_commit_are_not_published(
+    project: Any, git: Git, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where only the record's own commit is looked at: rows come from a cache."""
+    git("checkout", "--quiet", "--detach")
+    git("commit", "--quiet", "--no-verify", "--allow-empty", "-m", "on no branch")
+    lost = git("rev-parse", "HEAD")
+    git("checkout", "--quiet", "-")
+    project.paper("tiny", None, CHAPTER.replace("run.finish()", MAKES_A_ROW))
+    git("commit", "--quiet", "--no-verify", "--all", "-m", "a row")
+    monkeypatch.setenv("ROW_OF", lost)
+    (outcome,) = publish("ci", ["tiny"])
+    assert outcome.state == "failed"
+    assert f"not published: no branch or tag holds {lost}" in outcome.log.read_text()
 
 
 def test_what_is_no_repository_is_said(project: Any) -> None:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from .papers import project_root
 from .records import Record, git
 from .runner import Outcome, chosen, run_folder
 
-__all__ = ["LIMIT", "check_publishable", "machine_paths", "publish"]
+__all__ = ["LIMIT", "check_kept", "check_publishable", "machine_paths", "publish"]
 
 #: Largest size of a published notebook, bytes.
 LIMIT = 1_500_000
+
+#: Where git looks for what it must keep.
+_KEEPING = ("refs/heads", "refs/remotes", "refs/tags")
 
 #: What names a place on a machine, by its form.
 _PATHS = (
@@ -102,6 +105,32 @@ def check_publishable(notebook: Path, record: Path) -> None:
             raise ConfigError(f"{notebook.name} has a cell that failed")
 
 
+def check_kept(root: Path, commits: Iterable[str]) -> None:
+    """Raise where git may lose one of these commits, since no branch or tag holds it.
+
+    A record names the commits that its numbers come from. On a detached HEAD, or after a rebase, one is
+    there until git clears up, and nobody who clones the repository gets it.
+
+    Raises
+    ------
+    ConfigError
+        Names the commits, and what keeps them.
+    """
+    lost = []
+    for commit in sorted(set(commits)):
+        try:
+            held = git(root, "for-each-ref", "--count=1", f"--contains={commit}", *_KEEPING)
+        except OSError:  # git knows no such commit
+            held = ""
+        if not held:
+            lost.append(commit)
+    if lost:
+        raise ConfigError(
+            f"no branch or tag holds {', '.join(lost)}, where numbers to be published come from: put "
+            f"them on a branch (git branch kept {lost[0]}), or make what they made again on one"
+        )
+
+
 @contextmanager
 def worktree(root: Path) -> Iterator[Path]:
     """A temporary checkout of HEAD, so that the tree can be edited while it runs."""
@@ -126,6 +155,12 @@ def publish(profile: str, papers: Sequence[str] = (), *, rows: str = "") -> list
     book has published; the others are made. With ``rows="published"`` none is, and a chapter that
     lacks one is not published: for a change of text or rules alone. With ``rows="made"`` what is
     made of a chapter is published, and what is not made yet is said to be so.
+
+    Raises
+    ------
+    ConfigError
+        HEAD can't be checked out, or no branch holds it. (A chapter that may not be published is an
+        outcome, with the reason in its log.)
     """
     root = project_root()
     (root / "build").mkdir(exist_ok=True)
@@ -142,6 +177,7 @@ def publish(profile: str, papers: Sequence[str] = (), *, rows: str = "") -> list
         environment["UNLEARN_ROWS"] = rows
     outcomes = []
     with worktree(root) as clean:
+        check_kept(root, [git(root, "rev-parse", "HEAD")])
         environment |= {"PYTHONPATH": str(clean), "UNLEARN_ROOT": str(clean)}
         for slug in chosen(papers, profile):
             command = [sys.executable, "-m", "unlearn_core.replication", "reproduce"]
@@ -157,6 +193,8 @@ def publish(profile: str, papers: Sequence[str] = (), *, rows: str = "") -> list
             notebook, record = made / f"{slug}.ipynb", made / f"{slug}.json"
             try:
                 check_publishable(notebook, record)
+                found = Record.read(record)
+                check_kept(root, [found.commit, *(r.provenance.commit for r in found.rows)])
             except ConfigError as error:  # the other papers are still published
                 with log.open("a", encoding="utf-8") as end:
                     end.write(f"\nnot published: {error}\n")
