@@ -103,6 +103,19 @@ class TestExecute:
         with pytest.raises(ConfigError, match="unknown profile 'cii'; did you mean 'ci'"):
             execute("tiny", "cii")
 
+    def test_where_no_paper_is_named_those_without_the_profile_are_left_out(
+        self, project: Any, tiny: dict[str, Any]
+    ) -> None:
+        """Fails where nothing runs at a size that one chapter does not have."""
+        bigger = tiny | {"profiles": {**tiny["profiles"], "paper": tiny["profiles"]["ci"]}}
+        project.paper("bigger", bigger)
+        assert list(runner.chosen([], "paper")) == ["bigger"]
+        assert list(runner.chosen([], "ci")) == ["bigger", "tiny"]
+        with pytest.raises(ConfigError, match="unknown profile 'paper'; known: ci"):
+            runner.chosen(["tiny"], "paper")
+        with pytest.raises(ConfigError, match="unknown profile 'cii'; did you mean 'ci'"):
+            runner.chosen([], "cii")
+
     @pytest.mark.parametrize("name", ["paper", "profile", "out"])
     def test_a_notebook_without_a_parameter(self, project: Any, name: str) -> None:
         """Fails where it is left to papermill, which warns and runs with the default."""

@@ -250,9 +250,10 @@ def out_of_date(
 
 
 def chosen(papers: Sequence[str], profile: str) -> dict[str, PaperFile]:
-    """The papers to run (all where none is named), validated."""
-    slugs = list(papers) or known_papers()
-    files = {slug: load_paper(slug) for slug in slugs}
+    """The papers to run (where none is named all that have the profile), validated."""
+    files = {slug: load_paper(slug) for slug in papers or known_papers()}
+    having = {slug: file for slug, file in files.items() if profile in file.profiles}
+    files = files if papers else having or files
     for file in files.values():
         file.profile(profile)
     return files
