@@ -1021,6 +1021,18 @@ class TestAttack:
         assert [recipe.train.patience for _, recipe, _ in fits] == [None, None, None, 1]
         held = run.data("early").validation.fingerprint()
         assert {options["validation"].fingerprint() for *_, options in fits} == {held}
+        # Another run, or another process of this one, takes it from the cache.
+        run, logits = replication(), torch.randn(6, 10)
+        known = shadow("full_class")
+        labels = torch.arange(6)
+        assert torch.equal(known.probability(logits, labels), first.probability(logits, labels))
+        assert len(fits) == 4
+        trial = ClassificationTrial(run, "full_class", 0, run.targets("full_class")[0])
+        assert [name for name, _, _ in trial.models()] == [
+            "original",
+            "retrained model",
+            "shadow attack",
+        ]
 
 
 class TestRelearn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -29,6 +29,7 @@ from ...methods.iau import GradientRestriction
 from ...methods.ssd import dampen, importances
 from ...methods.worst_case import SELECTORS, example_losses
 from ...metrics import (
+    VERSION,
     Cost,
     Estimate,
     ShadowAttack,
@@ -46,14 +47,14 @@ from ...metrics import (
     relearned_accuracy,
     u_lira,
 )
-from ...metrics.shadow import ATTACK_TRAINING
+from ...metrics.shadow import ATTACK_TRAINING, attack_network
 from ...models import MODELS, Recipe, predict, shuffled_epochs, to
 from ...registry import ConfigError, bind, brief, build, describe, did_you_mean, within
 from ...seeding import derive_seed, generator
 from ..cache import digest
 from ..outcomes import OUTCOMES, pack
 from ..papers import Experiment
-from ..records import Row
+from ..records import Row, now
 from ..run import Replication
 from .base import ORIGINAL, Costs, Trial, nested, train_config
 
@@ -520,17 +521,41 @@ class ClassificationTrial(Trial):
 
     @cached_property
     def shadow(self) -> ShadowAttack:
-        """The attack on models of this recipe and data, fitted once in a run: no seed changes it."""
-        key = digest([self.identity, self.fingerprints[0], self.experiment.shadow])
-        if key not in self.run.shared:
-            self.run.shared[key] = ShadowAttack.fit(
+        """The attack on models of this recipe and data, through the cache: no seed changes it."""
+
+        def fit() -> tuple[nn.Module, dict[str, Any]]:
+            attack = ShadowAttack.fit(
                 self.data.train,
                 self.recipe,
                 validation=self.data.validation,
                 device=self.device,
                 **self.experiment.shadow,
             )
+            return attack.network, {
+                "commit": self.run.commit,
+                "dirty": self.run.dirty,
+                "date": now(),
+            }
+
+        key = self.shadow_key
+        if key not in self.run.shared:
+            classes = self.recipe.task.classes
+            network, _ = self.run.cache.model(
+                key, lambda: attack_network(classes), fit, self.acceptable
+            )
+            self.run.shared[key] = ShadowAttack(network.to(self.device))
         return self.run.shared[key]
+
+    @property
+    def shadow_key(self) -> str:
+        train, _, validation = self.fingerprints
+        own = [self.identity, train, validation, self.experiment.shadow, VERSION]
+        return digest(["shadow attack", *own])
+
+    def models(self) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+        yield from super().models()
+        if self.experiment.attack == "shadow":
+            yield "shadow attack", self.shadow_key, lambda: self.shadow
 
     @cached_property
     def random_model(self) -> nn.Module:
