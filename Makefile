@@ -9,6 +9,7 @@ ENGINE ?=
 ADDRESS ?=
 ROWS ?=
 ARGS ?=
+SLUG ?=
 
 PY := .venv/bin/python
 RUN := $(PY) -m unlearn_core.replication
@@ -23,12 +24,12 @@ NEW_ENOUGH = -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup reproduce test bench lint format lab models list size rehearse book publish clean
+.PHONY: help setup reproduce test bench lint format lab models list size rehearse book publish new-paper wheel clean
 
 help: ## this list
 	@echo 'make reproduce runs the notebooks and renders the book; make test runs the tests.'
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  PROFILE=ci|laptop|workstation|paper  PAPERS="ssd flat" (default: all)  JOBS=2 (notebooks at a time; default: cores)'
 	@echo '  ROWS=published (publish again, for text or rules alone: no new row)'
@@ -103,6 +104,12 @@ publish: $(STAMP) ## run on a clean checkout of HEAD and copy the results into b
 	@case $(call quote,$(ROWS)) in ''|published|made) ;; *) \
 	  echo 'error: ROWS is nothing, published or made' >&2; exit 1 ;; esac
 	$(RUN) publish $(PROFILE_OF) $(CHOICE) --rows=$(call quote,$(ROWS))
+
+new-paper: $(STAMP) ## write the files of a paper that is to be replicated [SLUG=my_paper]
+	$(RUN) new-paper $(call quote,$(SLUG))
+
+wheel: $(STAMP) ## build the wheel, and run the README's example with it in an environment of its own
+	.ci/wheel
 
 clean: ## delete what runs made, but neither .venv nor build/cache (hours of results)
 	@if test -d build; then find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +; fi

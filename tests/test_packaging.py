@@ -47,6 +47,8 @@ TARGETS = {
     "rehearse": "unlearn_core.replication rehearse",
     "book": "unlearn_core.replication book",
     "publish": "unlearn_core.replication publish",
+    "new-paper": "unlearn_core.replication new-paper",
+    "wheel": ".ci/wheel",
     "clean": "rm -rf",
 }
 
@@ -188,6 +190,14 @@ def test_what_is_imported_is_declared(
             assert distribution in requirements(*extras), f"{file.name} imports {distribution}"
 
 
+def test_so_is_what_belongs_to_no_folder() -> None:
+    """...of which what reads YAMLs is for notebooks."""
+    for file in (ROOT / "unlearn_core").glob("*.py"):
+        for distribution, at_once in imports(file):
+            allowed = requirements() if at_once else requirements("book")
+            assert distribution in allowed, f"{file.name} imports {distribution}"
+
+
 def test_what_the_tests_import_is_declared() -> None:
     ours = {canonicalize_name(file.stem) for file in (ROOT / "tests").glob("*.py")}
     for file in (ROOT / "tests").rglob("*.py"):
@@ -231,7 +241,7 @@ def test_help_is_the_default_and_names_every_target() -> None:
     shown = make()
     assert shown.returncode == 0
     assert shown.stdout == make("help").stdout
-    listed = re.findall(r"^  ([a-z]+)  +\S", shown.stdout, flags=re.M)
+    listed = re.findall(r"^  ([a-z-]+)  +\S", shown.stdout, flags=re.M)
     assert sorted(listed) == sorted(TARGETS)
 
 
@@ -389,7 +399,7 @@ def test_readme_opens_with_the_two_commands() -> None:
 
 
 def test_readme_names_only_what_is_there() -> None:
-    assert {t for t in re.findall(r"`make (\w+)", README)} <= set(TARGETS)
+    assert {t for t in re.findall(r"`make ([\w-]+)", README)} <= set(TARGETS)
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
     extras = README[README.index("Extras:") :].split("\n\n")[0]
@@ -398,7 +408,7 @@ def test_readme_names_only_what_is_there() -> None:
 
 def test_readme_tells_chapters_that_are_here_from_planned_ones() -> None:
     rows = re.findall(r"^\|[^|]+\| `(\w+)` \|[^|]+\| (\w+) \|$", README, flags=re.M)
-    assert len(rows) == 9
+    assert rows
     here = {slug for slug, state in rows if state == "here"}
     assert here == {f.stem for f in (ROOT / "notebooks").glob("*.yaml")}
     assert {state for _, state in rows} <= {"here", "planned"}
@@ -479,8 +489,8 @@ def test_ci_sets_up_lints_and_runs_the_two_commands_twice(ci: Callable[..., Any]
     status, called = ci()
     assert status == 0
     made = [line.split()[1] for line in called]
-    assert made == ["setup", "lint", "reproduce", "test", "reproduce", "test"]
-    assert called[3] == "make test 1", "all tests, with a browser"
+    assert made == ["setup", "lint", "wheel", "reproduce", "test", "reproduce", "test"]
+    assert called[4] == "make test 1", "all tests, with a browser"
 
 
 @pytest.mark.parametrize(
@@ -504,7 +514,7 @@ def test_ci_installs_what_is_missing(ci: Callable[..., Any]) -> None:
     assert {"chromium", "dataset-fashion-mnist", "--yes"} <= set(called[1].split())
 
 
-@pytest.mark.parametrize("target", ["setup", "lint", "reproduce", "test"])
+@pytest.mark.parametrize("target", ["setup", "lint", "wheel", "reproduce", "test"])
 def test_ci_fails_when_a_step_fails(ci: Callable[..., Any], target: str) -> None:
     status, called = ci(make=f'{UP_TO_DATE} test "$1" != {target}')
     assert status != 0

@@ -34,6 +34,7 @@ recipe = Recipe(SmallCNN(classes=10), Classification(classes=10), TrainConfig(ep
 unlearned = SSD(alpha=5)(recipe.fit(data.train, seed=0), split, seed=0)
 save_pretrained(unlearned, folder / "digits")
 loaded = load_pretrained(folder / "digits")
+assert data.test is not None
 image = data.test[0][0][None]
 print("digits:", sorted(file.name for file in (folder / "digits").iterdir()))
 print("  the same outputs:", torch.equal(loaded(image), unlearned(image)))

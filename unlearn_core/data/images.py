@@ -357,6 +357,8 @@ class ImageData:
         ------
         ValueError
             There are sub-classes already.
+        TypeError
+            The images are not held as pixels.
         """
         if self.subclasses != self.classes:
             raise ValueError("these classes have sub-classes already")

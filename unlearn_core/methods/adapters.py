@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from ..extras import needing
 from ..models import Chat
 from ..seeding import seeded
 
@@ -73,6 +74,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+@needing("llm")
 def adapters(
     model: Chat,
     seed: int,

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 from torch import nn
 
 from ..data import ForgetSplit, QuestionSet, VisualSet
+from ..extras import needing
 from ..fields import check_fields
 from ..models import Chat, Diffusion, TrainConfig, VisionChat, require_finite
 from ..registry import describe, did_you_mean
@@ -70,6 +71,9 @@ MODELS: dict[str, tuple[type[nn.Module], str]] = {
     "multimodal": (VisionChat, "a VisionChat: wrap it in VisionChat(model, tokenizer, ...)"),
     "diffusion": (Diffusion, "a Diffusion: make one by TextConditional.from_pipeline(pipeline)"),
 }
+
+#: The extra of the installation that a modality needs.
+EXTRA = {"images": "vit", "text": "llm", "multimodal": "llm", "diffusion": "diffusion"}
 
 
 def told(method: Any, seed: int, **more: Any) -> dict[str, Any]:
@@ -184,7 +188,8 @@ class Method:
         self.check(model, split, seed)
         former = getattr(model, "made_by", ())
         work = model if inplace else copy.deepcopy(model)
-        unlearned = self.unlearn(work, split.only(self.needs, type(self).__name__), seed)
+        with needing(EXTRA.get(split.task.modality, "llm")):
+            unlearned = self.unlearn(work, split.only(self.needs, type(self).__name__), seed)
         if not isinstance(unlearned, nn.Module):
             raise TypeError(f"{self.name}: unlearn returns a model, not {unlearned!r}")
         require_finite(unlearned, f"{self.name}: the unlearned model")

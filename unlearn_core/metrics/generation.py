@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from ..data import MissingSourceError, resolve
+from ..extras import needing
 from ..models import default_device, device_of, predict
 from .catalogue import Estimate, mean, share
 from .checks import finite, predictions
@@ -246,6 +247,7 @@ def classifier_fid(classifier: nn.Module, drawn: Tensor, real: Tensor) -> Estima
 
 
 @functools.cache
+@needing("diffusion")
 def _inception(weights: Path) -> nn.Module:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -274,6 +276,7 @@ def inception_features(images: Sequence[Tensor], weights: Path) -> Tensor:
 
 
 @functools.cache
+@needing("diffusion")
 def _clip(id: str) -> tuple[nn.Module, Any, Any]:
     """Model, tokenizer and image processor."""
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer

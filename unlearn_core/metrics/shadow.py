@@ -107,6 +107,8 @@ class ShadowAttack:
         ------
         ValueError
             No shadow model is asked for, or there are less than two images.
+        TypeError
+            ``training`` names no field of `TrainConfig`.
         """
         if unknown := sorted(training.keys() - {f.name for f in fields(TrainConfig)}):
             cure = did_you_mean(unknown[0], ["shadows", *(f.name for f in fields(TrainConfig))])

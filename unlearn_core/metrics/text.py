@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data import function_words, words_of
+from ..extras import needing
 from .checks import alike, finite
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
 
 
 @functools.cache
+@needing("llm")
 def _scorer(stem: bool) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
@@ -58,6 +60,7 @@ def rouge_l(
     return torch.tensor(scores, dtype=torch.float64)
 
 
+@needing("llm")
 def bleu(generated: Sequence[str], references: Sequence[str]) -> Tensor:
     """BLEU of each text by itself, (n,) float64 in [0, 100]; the mean is what SOUL and FLAT report.
 

@@ -14,6 +14,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from ..data import Source, resolve
+from ..extras import needing
 from ..fields import Count, check_fields
 from ..seeding import seeded
 
@@ -238,6 +239,7 @@ class ViT(ClassifierSpec):
         patterns = ("config.json", "*.safetensors")
         return (resolve(self.id, repo_type="model", patterns=patterns),)
 
+    @needing("vit")
     def make(self) -> nn.Module:
         from transformers import ViTModel
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Source, resolve
+from ..extras import needing
 from ..fields import Count, Fraction
 from ..seeding import derive_seed
 from .classifiers import ModelSpec
@@ -530,6 +531,7 @@ class TextToImage(ModelSpec):
     def sources(self) -> tuple[Source, ...]:
         return (resolve(MINILM, repo_type="model", patterns=("**/*",)),)
 
+    @needing("diffusion")
     def make(self) -> TextConditional:
         from diffusers import UNet2DConditionModel
 
@@ -598,6 +600,7 @@ class ClassToImage(ModelSpec):
         if self.size % (self.fold * 2 ** (len(self.widths) - 1)):
             raise ValueError(f"{self.size} pixels can't be folded and halved that often")
 
+    @needing("diffusion")
     def make(self) -> ClassConditional:
         from diffusers import UNet2DModel
 
@@ -639,6 +642,7 @@ class StableDiffusion(ModelSpec):
         )
         return (resolve(self.id, repo_type="model", patterns=patterns),)
 
+    @needing("diffusion")
     def make(self) -> TextConditional:
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer

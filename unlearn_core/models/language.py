@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from ..data import COPYRIGHT_REFUSALS, IDK, Source, fictional_authors, resolve
+from ..extras import needing
 from ..fields import Count
 from ..registry import ADDED
 from .chat import Chat
@@ -61,6 +62,7 @@ class TinyLlama(ModelSpec):
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is not a multiple of {self.heads} heads")
 
+    @needing("llm")
     def make(self) -> Chat:
         from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -93,6 +95,7 @@ class SmolLM2(ModelSpec):
         id = "HuggingFaceTB/SmolLM2-135M-Instruct"
         return (resolve(id, repo_type="model", patterns=("*.gguf",)),)
 
+    @needing("llm")
     def make(self) -> Chat:
         from transformers import LlamaForCausalLM
 
@@ -139,6 +142,7 @@ class CausalLM(ModelSpec):
         """The files of a chat template, where it is asked for."""
         return ("*.jinja",) if self.template is None else ()
 
+    @needing("llm")
     def make(self) -> Chat:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

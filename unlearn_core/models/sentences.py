@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data import Source, resolve
+from ..extras import needing
 from ..seeding import importing
 from .saving import Saved
 
@@ -20,6 +21,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 @functools.cache
+@needing("llm")
 def _load(folder: str) -> Any:
     with importing():
         from sentence_transformers import SentenceTransformer

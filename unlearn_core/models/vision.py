@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from ..data import Source, VisualAnswering, VisualSet, resolve
 from ..data.image_questions import Triple, as_pixels
+from ..extras import needing
 from ..fields import Count
 from ..registry import ADDED
 from ..seeding import derive_seed, seeded
@@ -460,6 +461,7 @@ class TinyLlava(ModelSpec):
             if getattr(self, name) % heads:
                 raise ValueError(f"{name} {getattr(self, name)} is not a multiple of {heads} heads")
 
+    @needing("llm")
     def make(self) -> VisionChat:
         from transformers import (
             CLIPVisionConfig,
@@ -572,6 +574,7 @@ class Llava(ModelSpec):
         others = ((VICUNA, ("*.json", "*.bin")), (PROJECTOR, ("mm_projector.bin",)))
         return (own, *(resolve(id, repo_type="model", patterns=p) for id, p in others))
 
+    @needing("llm")
     def make(self) -> VisionChat:
         from transformers import AutoImageProcessor, AutoTokenizer, LlavaForConditionalGeneration
 

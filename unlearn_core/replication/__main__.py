@@ -20,10 +20,10 @@ def main(argv: list[str] | None = None) -> int:
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
-        if name != "book":
+        if name not in ("book", "new-paper"):
             default = "paper" if name in ("rehearse", "size") else "ci"
             sub.add_argument("--profile", default=default, help="ci, laptop, workstation or paper")
-        if name not in ("book", "execute"):
+        if name not in ("book", "execute", "new-paper"):
             sub.add_argument("--papers", default="", help="slugs, separated by spaces; default all")
         if name in ("reproduce", "rehearse"):
             sub.add_argument(
@@ -55,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         help="published: fail where a row would be made; made: leave out what is not made yet",
     )
     command("book", "render the book from what was published and what was run here")
+    sub = command("new-paper", "write the files of a paper that is to be replicated")
+    sub.add_argument("slug", help="its short name, like my_paper")
     options = parser.parse_args(argv)
     try:
         return run(options)
@@ -67,6 +69,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.command == "new-paper":
+        from .new_paper import new_paper
+
+        for file in new_paper(options.slug):
+            print(os.path.relpath(file))
+        return 0
     # Imported here: a notebook's process needs neither the book nor the rehearsal.
     from . import runner
 

@@ -114,6 +114,7 @@ class Cost:
 
     @property
     def total(self) -> float:
+        """Operations of all kinds, launches not counted."""
         return sum(v for k, v in self.flops.items() if k != "launches")
 
 

@@ -150,6 +150,7 @@ def _paired(sizes: tuple[int, int, int, int, int], names: tuple[str, ...]) -> Im
 
 
 def questions(spec: Mapping[str, Any]) -> QuestionData:
+    """Questions as many as a YAML's ``data`` asks for; TOFU's without its text."""
     if spec["use"] != "tofu":
         return build(QUESTIONS, spec, "data set")
     gone = TOFU_FORGET[spec.get("forget", "forget10")]
@@ -217,6 +218,7 @@ def visual(n: int, side: int, asked: int, said: int, first: int = 0) -> VisualSe
 
 
 def encoded_visual(chat: VisionChat, data: VisualSet) -> EncodedVisualSet:
+    """The examples as tokens of which the number alone is right."""
     extra = prompt_tokens(chat.template)
     image = torch.full((chat.image_tokens,), chat.model.config.image_token_index)
 

@@ -70,6 +70,7 @@ def pflops(size: Mapping[str, Any]) -> float:
 
 
 def file_of(profile: str) -> Path:
+    """Where the sizes of a profile are kept."""
     return project_root() / "book" / "sizes" / f"{profile}.json"
 
 

@@ -548,6 +548,7 @@ class ClassificationTrial(Trial):
 
     @property
     def shadow_key(self) -> str:
+        """What determines the fitted attack: its key in the cache."""
         train, _, validation = self.fingerprints
         own = [self.identity, train, validation, self.experiment.shadow, VERSION]
         return digest(["shadow attack", *own])
