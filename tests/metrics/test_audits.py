@@ -57,7 +57,7 @@ def test_u_lira_fits_a_normal_distribution_to_all_other_models():
         right = [[], []]
         for kind in range(2):
             for k, x in enumerate(sides[kind]):
-                known = [np.delete(s, k) if j == kind else s for j, s in enumerate(sides)]
+                known = [np.delete(s, k % len(s)) for s in sides]
                 likely = [norm.pdf(x, s.mean(), s.std(ddof=1)) for s in known]
                 right[kind].append(np.argmax(likely) == kind)
         assert found[i].item() == pytest.approx(50 * (np.mean(right[0]) + np.mean(right[1])))
@@ -65,6 +65,8 @@ def test_u_lira_fits_a_normal_distribution_to_all_other_models():
 
 def test_u_lira_of_one_distribution_is_chance_and_of_two_is_bayes():
     same = u_lira(drawn(200, 50), drawn(200, 50, seed=1)).mean().item()
+    few = u_lira(drawn(3, 20_000), drawn(3, 20_000, seed=1)).mean().item()
+    assert few == pytest.approx(50, abs=1)
     apart = u_lira(drawn(200, 50, mean=2.0), drawn(200, 50, seed=1)).mean().item()
     assert same == pytest.approx(50, abs=1.5)
     assert apart == pytest.approx(100 * norm.cdf(1.0), abs=1.5)

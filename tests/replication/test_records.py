@@ -265,6 +265,8 @@ class TestRows:
             ("retain_accuracy", 50.0, 5.1, 5.1),
             # These are no shares of cases: of scores, and what was not measured on cases.
             ("forget_rouge", 0.0, 0.0, 0.0),
+            ("changed_pixels", 0.0, 0.0, 0.0),
+            ("knowmem", 100.0, 0.0, 0.0),
             ("changed_weights", 100.0, None, None),
         ],
     )

@@ -2,7 +2,7 @@
 
 from .attacks import relearned_drawing, search_embedding
 from .audits import klom, margins, u_lira
-from .catalogue import METRICS, VERSION, Estimate, Metric, mean, register, share
+from .catalogue import MEANS, METRICS, VERSION, Estimate, Metric, mean, register, share
 from .classification import (
     SideOutputs,
     accuracies_on_test,
@@ -121,6 +121,7 @@ __all__ = [
     "CLIP",
     "EXPOSED",
     "INCEPTION",
+    "MEANS",
     "METRICS",
     "VERSION",
     "AnswerLosses",

@@ -83,27 +83,33 @@ def u_lira(unlearned: Tensor, retrained: Tensor) -> Tensor:
 
     Both are `margins` (models, n), three models at least; the result (n,) is one accuracy an example,
     50 where nothing can be told. Each model in turn is the one in question: a normal
-    distribution is fitted to the margins of the other models of either kind, and the kind under which
-    its own margin is likelier is the call. Source: the per-example attack of Hayes et al., "Inexact
-    Unlearning Needs More Careful Evaluations" (2024), for one forget set that the attacker
+    distribution is fitted to the margins of the other models of its kind, and one to as many of the
+    other kind (one is left out there, too, or that fit would be the better one); the kind under
+    which its own margin is likelier is the call. Source: the per-example attack of Hayes et al.,
+    "Inexact Unlearning Needs More Careful Evaluations" (2024), for one forget set that the attacker
     knows; theirs draws forget sets.
     """
     pools = _pools(unlearned, retrained, 3)
-
-    def log_likelihood(x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-        deviation = deviation.clamp(min=LEAST_DEVIATION)
-        return -deviation.log() - ((x - mean) / deviation).square() / 2
-
     right = []
     for own, other in (pools, pools[::-1]):
-        n = len(own)
-        total, squares = own.sum(dim=0), (own - own.mean(dim=0)).square().sum(dim=0)
-        mean = (total - own) / (n - 1)  # of the others of its kind
-        # What a model adds to the sum of squares about the mean (Welford).
-        left = (squares - (own - own.mean(dim=0)).square() * n / (n - 1)).clamp(min=0)
-        mine = log_likelihood(own, mean, (left / (n - 2)).sqrt())
-        theirs = log_likelihood(own, other.mean(dim=0), other.std(dim=0))
+        mine = _log_likelihood(own, *_without_each(own))
+        left_out = torch.arange(len(own)) % len(other)
+        theirs = _log_likelihood(own, *(at[left_out] for at in _without_each(other)))
         # Equal likelihoods tell nothing: half of a call.
         calls = (mine > theirs).double() + (mine == theirs).double() / 2
         right.append(calls.mean(dim=0))
     return 100 * (right[0] + right[1]) / 2
+
+
+def _without_each(pool: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of all other models: row k without model k, (models, n) each."""
+    n = len(pool)
+    apart = pool - pool.mean(dim=0)
+    # What a model adds to the sum of squares about the mean (Welford).
+    squares = (apart.square().sum(dim=0) - apart.square() * n / (n - 1)).clamp(min=0)
+    return (pool.sum(dim=0) - pool) / (n - 1), (squares / (n - 2)).sqrt()
+
+
+def _log_likelihood(x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    deviation = deviation.clamp(min=LEAST_DEVIATION)
+    return -deviation.log() - ((x - mean) / deviation).square() / 2

@@ -160,8 +160,9 @@ OWN: dict[str, Metric] = {
         "Relearned accuracy",
         "%",
         "retrained",
-        "Accuracy on the rest of the forget set after ten steps of training on a few of its "
-        "images: what was only hidden comes back faster than what was never learned.",
+        "Accuracy on forget images that are not shown after ten steps of training on a few of the forget set "
+        "or, where the table says so, of the retain set: what was only hidden comes back faster than what was "
+        "never learned.",
     ),
     "gradient_norm": Metric(
         "Gradient norm", "", "lower", "Mean 2-norm of the loss gradient of a single training image."
@@ -850,3 +851,11 @@ def register(name: str, metric: Metric) -> None:
 METRICS: Table[Metric] = Table("metric", Plugins("unlearn_core.metrics", register))
 for _name, _metric in OWN.items():
     register(_name, _metric)
+
+#: Metrics in per cent that are means over cases, or a number of their distribution: no shares of them.
+MEANS = frozenset(
+    {
+        *("changed_pixels", "erased_probability", "shift_error", "u_lira", "u_lira_95"),
+        *("verbmem", "retain_verbmem", "knowmem", "retain_knowmem", "vanilla_rouge"),
+    }
+)

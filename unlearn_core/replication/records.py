@@ -473,9 +473,9 @@ def error_to_judge_by(metric: str, found: Value) -> float | None:
     errors reach the far end of the Wilson interval of two: of n cases an error is 200 / (n + 4) points.
     """
     # Imported here: whoever only lists papers needs no PyTorch.
-    from ..metrics import METRICS
+    from ..metrics import MEANS, METRICS
 
-    a_share = metric in METRICS and METRICS[metric].unit == "%" and found.n
+    a_share = metric in METRICS and METRICS[metric].unit == "%" and metric not in MEANS and found.n
     if found.stderr != 0 or found.value not in (0, 100) or not a_share:
         return found.stderr
     return 100 * error_of_none(found.n)

@@ -692,6 +692,27 @@ class TestAudits:
         known = found[ORIGINAL].metrics["forget_accuracy"]
         assert (known.n, known.value) == (6, pytest.approx(sum(right[1]) / 6))
 
+    @pytest.mark.parametrize(
+        ("entry", "message"),
+        [
+            ({"audit": "SSD", "models": 5}, "models: 6 at least, three to a half, not 5"),
+            ({"quantised": "SSD", "bits": 16}, "bits: 2 to 8, not 16"),
+        ],
+    )
+    def test_what_could_not_be_audited_is_refused_before_anything_is_trained(
+        self, project: Any, tiny: dict[str, Any], entry: dict[str, Any], message: str
+    ) -> None:
+        experiment(tiny)["measure"] = [entry]
+        project.paper("tiny", tiny)
+        with pytest.raises(ConfigError, match=message):
+            check("tiny", "ci")
+
+    def test_an_audit_needs_an_oracle(self, project: Any, tiny: dict[str, Any]) -> None:
+        experiment(tiny).update(measure=[{"audit": "SSD", "models": 6}], oracle=None)
+        project.paper("tiny", tiny)
+        with pytest.raises(ConfigError, match="audit: without an oracle"):
+            check("tiny", "ci")
+
     def test_weights_are_rounded_by_output_channel(self) -> None:
         model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3))
         before = copy.deepcopy(model)

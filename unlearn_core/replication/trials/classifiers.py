@@ -124,6 +124,26 @@ class ClassificationTrial(Trial):
             )
 
     @classmethod
+    def check_measure(
+        cls,
+        entry: str | Mapping[str, Any],
+        e: Experiment,
+        methods: Mapping[str, Any],
+        seeds: Sequence[int],
+    ) -> None:
+        super().check_measure(entry, e, methods, seeds)
+        if not isinstance(entry, Mapping):
+            return
+        if "audit" in entry:
+            models = entry["models"]
+            if not isinstance(models, int) or models < 6:
+                raise ConfigError(f"models: 6 at least, three to a half, not {brief(models)}")
+            if e.oracle is None:
+                raise ConfigError("audit: without an oracle there is nothing to compare with")
+        if "quantised" in entry:
+            check_bits(entry["bits"])
+
+    @classmethod
     def check_problem(cls, e: Experiment) -> None:
         super().check_problem(e)
         rules = {name: selection_rule(name, rule) for name, rule in e.select.items()}
@@ -397,7 +417,7 @@ class ClassificationTrial(Trial):
         """A model whose weights were rounded to so many bits, beside the retrained one's: what a
         method has moved by less than a rounding step comes back.
 
-        Matrices and kernels are rounded to the nearest of 2^bits values about 0, a scale for each
+        Matrices and kernels are rounded to the nearest of 2^bits - 1 values about 0, a scale for each
         output channel; biases and normalisation stay as they are.
         """
         method = None if label == ORIGINAL else self.methods[label]
@@ -627,10 +647,14 @@ def halves(models: int) -> tuple[slice, slice]:
     return slice(models // 2), slice(models // 2, models)
 
 
+def check_bits(bits: Any) -> None:
+    if not isinstance(bits, int) or not 2 <= bits <= 8:
+        raise ConfigError(f"bits: 2 to 8, not {brief(bits)}")
+
+
 def rounded(model: nn.Module, bits: int) -> nn.Module:
     """A copy with matrices and kernels rounded to ``bits``, symmetric about 0, by output channel."""
-    if not 2 <= bits <= 8:
-        raise ConfigError(f"bits: 2 to 8, not {brief(bits)}")
+    check_bits(bits)
     out, most = copy.deepcopy(model), 2 ** (bits - 1) - 1
     with torch.no_grad():
         for p in out.parameters():
