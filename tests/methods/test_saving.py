@@ -167,6 +167,48 @@ class TestAdapters:
         with loaded.model.disable_adapter():
             assert_same(outputs(loaded, learned[1]), outputs(learned[0], learned[1]))
 
+    def test_a_plain_model_saved_after_them(
+        self, chat: Chat, learned: Learned, tmp_path: Path
+    ) -> None:
+        """Fails where the adapter stays, and is read with the plain model."""
+        (tmp_path / "notes.txt").write_text("mine")
+        chat.save_pretrained(tmp_path)
+        learned[0].save_pretrained(tmp_path)
+        assert_same(outputs(load_pretrained(tmp_path), learned[1]), outputs(*learned))
+        assert not list(tmp_path.rglob("adapter*"))
+        assert (tmp_path / "notes.txt").read_text() == "mine"
+
+    def test_files_of_others(self, chat: Chat, learned: Learned, tmp_path: Path) -> None:
+        """Fails where they are read with the model, or deleted."""
+        chat.model.save_pretrained(tmp_path / "model")
+        with pytest.raises(ValueError, match=r"model holds files that are not .* empty it, or"):
+            learned[0].save_pretrained(tmp_path)
+        assert (tmp_path / "model" / "adapter_config.json").is_file()
+        assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+    def test_merged_ones_are_refused(self, chat: Chat, tmp_path: Path) -> None:
+        """Fails where they count twice in what is loaded."""
+        chat.model.merge_adapter()
+        with pytest.raises(ValueError, match="would count twice: take them out by unmerge_adapter"):
+            chat.save_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("everything", [True, False])
+    def test_their_precision(
+        self, everything: bool, chat: Chat, learned: Learned, tmp_path: Path
+    ) -> None:
+        """Fails where peft chooses another: bfloat16 all over, or float32 adapters on bfloat16."""
+        chat.model.to(torch.bfloat16)
+        if not everything:
+            for name, p in chat.named_parameters():
+                if "lora_" in name:
+                    p.data = p.data.float()
+        chat.save_pretrained(tmp_path)
+        loaded = Chat.from_pretrained(tmp_path)
+        assert {n: p.dtype for n, p in loaded.named_parameters()} == {
+            n: p.dtype for n, p in chat.named_parameters()
+        }
+        assert_same(outputs(loaded, learned[1]), outputs(chat, learned[1]))
+
     def test_elsewhere_they_are_refused(self, chat: Chat, tmp_path: Path) -> None:
         chat.model = chat.model.get_base_model()
         with pytest.raises(ValueError, match="has adapters inside: merge them, or put the whole"):
@@ -270,8 +312,10 @@ class TestRefused:
             pass
 
         own = Own(learned[0], "Well: ", flag=lambda chat, asked: torch.ones(len(asked)).bool())
+        learned[0].save_pretrained(tmp_path)
         with pytest.raises(TypeError, match="flag is a function and can't be saved: make it a"):
             own.save_pretrained(tmp_path)
+        assert type(load_pretrained(tmp_path)) is Chat  # the former model is still there
 
 
 class TestGenerate:

@@ -13,6 +13,7 @@ import importlib
 import inspect
 import json
 import sys
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
@@ -70,19 +71,25 @@ def save_pretrained(model: nn.Module | Saved, folder: str | Path) -> None:
 
     A `Chat`, a `VisionChat` and a `Diffusion`, whatever a method put around them, and models of
     transformers, diffusers, peft and `huggingface_hub` are written whole; of any other network, the
-    weights alone. An earlier model there is replaced.
+    weights alone. An earlier model there is replaced, all its files with it, once the new one is written.
 
     Raises
     ------
     TypeError
         A part of the model can't be written.
     ValueError
-        Adapters that are no ``PeftModel``, or several in one.
+        Adapters that are no ``PeftModel``, several in one, or merged ones; a part's folder holds files of
+        others.
     """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    for former in (root / FILE, root / TENSORS):
-        former.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".saving-") as new:
+        _write(model, Path(new))
+        _replace(root, Path(new))
+
+
+def _write(model: nn.Module | Saved, root: Path) -> None:
+    """Write all into an empty folder."""
     writer = _Writer(root)
     whole = isinstance(model, Saved) or _loads_itself(model)
     tree = writer.write(model, "") if whole else writer.weights(model)
@@ -97,8 +104,34 @@ def save_pretrained(model: nn.Module | Saved, folder: str | Path) -> None:
         "made_by": list(getattr(model, "made_by", ())),
         "model": tree,
         "frozen": [name for name, p in named if not p.requires_grad],
+        "files": _files(root),
     }
     (root / FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _files(root: Path) -> list[str]:
+    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+
+
+def _replace(root: Path, new: Path) -> None:
+    """Put what is in ``new`` in the place of what was saved in ``root``."""
+    former, files = root / FILE, _files(new)
+    told = json.loads(former.read_text(encoding="utf-8")) if former.is_file() else {}
+    ours = set(told.get("files", ()))
+    for folder in sorted({Path(f).parts[0] for f in files if "/" in f}):
+        # A library reads whatever lies in the folder of its part: an adapter, say.
+        if others := [f for f in _files(root / folder) if f"{folder}/{f}" not in ours]:
+            raise ValueError(
+                f"{root / folder} holds files that are not of a model saved there, such as "
+                f"{others[0]}: empty it, or save into another folder"
+            )
+    former.unlink(missing_ok=True)
+    for name in ours:
+        if (root / name).resolve().is_relative_to(root.resolve()):
+            (root / name).unlink(missing_ok=True)
+    for name in (*(f for f in files if f != FILE), FILE):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (new / name).replace(root / name)
 
 
 def load_pretrained(folder: str | Path, model: nn.Module | None = None) -> Any:
@@ -242,6 +275,11 @@ class _Writer:
         if isinstance(value, PeftModel):
             if list(value.peft_config) != ["default"]:
                 raise ValueError(f"of the adapters {list(value.peft_config)} one can be saved")
+            if any(isinstance(m, BaseTunerLayer) and m.merged for m in value.modules()):
+                raise ValueError(
+                    "the adapters are merged into the weights, and would count twice: take them out by "
+                    "unmerge_adapter(), or keep the sum alone, by merge_and_unload()"
+                )
             # A copy: what is taken off would be gone.
             inside = copy.deepcopy(value).unload()
         if any(isinstance(m, BaseTunerLayer) for m in inside.modules()):
@@ -290,7 +328,13 @@ class _Reader:
         package, folder = cls.__module__.partition(".")[0], self.root / tree["folder"]
         dtype = getattr(torch, tree["dtype"]) if tree.get("dtype") else None
         if "base" in tree:
-            found = cls.from_pretrained(self.read(tree["base"]), folder, is_trainable=True)
+            # peft makes adapters of half precision float32, unless told otherwise.
+            found = cls.from_pretrained(
+                self.read(tree["base"]),
+                folder,
+                is_trainable=True,
+                autocast_adapter_dtype=dtype is None,
+            )
         elif dtype is None and "dtype" not in tree:  # a tokenizer, a schedule
             return cls.from_pretrained(folder)
         elif package == "transformers":
