@@ -119,12 +119,25 @@ def test_a_slug_is_a_module_s_name(slug: str) -> None:
         new_paper(slug)
 
 
-def test_nothing_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("slug", "message"),
+    [
+        ("ssd", r"there is a unlearn_core/methods/ssd\.py already"),
+        ("baselines", "there is a unlearn_core/methods/baselines already"),
+        ("random_label", "there is a method 'random_label' already"),
+        ("lota", "there is a method 'lota' already"),
+        ("stage", "unlearn_core.methods has a Stage already"),
+        ("register", "unlearn_core.methods has a register already"),
+        ("class", "class is a word of Python's"),
+    ],
+)
+def test_nothing_is_written_over(slug: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where a module could not be imported, or would hide or double what has the name."""
     monkeypatch.setattr(scaffold, "project_root", lambda: ROOT)
     written: list[Any] = []
     monkeypatch.setattr(Path, "write_text", lambda *given, **_: written.append(given))
-    with pytest.raises(ConfigError, match=r"there is a unlearn_core/methods/ssd\.py already"):
-        new_paper("ssd")
+    with pytest.raises(ConfigError, match=message):
+        new_paper(slug)
     assert written == []
 
 

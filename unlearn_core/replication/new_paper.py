@@ -6,10 +6,12 @@ What is written runs and passes all tests; every sentence that begins with "TODO
 from __future__ import annotations
 
 import json
+import keyword
 import re
 from pathlib import Path
 from string import Template
 
+from .. import methods
 from ..registry import ConfigError
 from .papers import project_root
 
@@ -341,12 +343,15 @@ def new_paper(slug: str) -> list[Path]:
     Raises
     ------
     ConfigError
-        ``slug`` is no name for a Python module, or one of the files is there already.
+        ``slug`` is no name for a Python module, or a method, a class, a module or one of the files has
+        it already.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", slug):
         raise ConfigError(
             f"a slug is of small letters and digits with single underscores, like my_paper, not {slug!r}"
         )
+    if keyword.iskeyword(slug):
+        raise ConfigError(f"{slug} is a word of Python's: take another slug")
     root = project_root()
     words = {"slug": slug, "NAME": "".join(part.capitalize() for part in slug.split("_"))}
     new = {
@@ -355,8 +360,13 @@ def new_paper(slug: str) -> list[Path]:
         root / "notebooks" / f"{slug}.ipynb": notebook_of(words),
         root / "tests" / "methods" / f"test_{slug}.py": Template(TEST).substitute(words),
     }
-    if there := [file for file in new if file.exists()]:
+    folder = root / "unlearn_core" / "methods" / slug
+    if there := [file for file in (folder, *new) if file.exists()]:
         raise ConfigError(f"there is a {there[0].relative_to(root)} already")
+    if slug in {**methods.METHODS, **methods.CONTINUAL}:
+        raise ConfigError(f"there is a method {slug!r} already: take another slug")
+    if taken := [name for name in (words["NAME"], slug) if hasattr(methods, name)]:
+        raise ConfigError(f"unlearn_core.methods has a {taken[0]} already: take another slug")
     package = root / "unlearn_core" / "methods" / "__init__.py"
     citations, readme = root / "book" / "references.bib", root / "README.md"
     new[package] = exported(package.read_text(encoding="utf-8"), slug, words["NAME"])
