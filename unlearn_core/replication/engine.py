@@ -15,9 +15,9 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
@@ -160,7 +160,7 @@ class Slot:
             spawn = multiprocessing.get_context("spawn")
             self.pipe, theirs = spawn.Pipe()
             self.process = spawn.Process(target=serve, args=(theirs, self.log))
-            with _environment(self.environment):  # it is read when a process begins
+            with runner.with_variables(self.environment):  # it is read when a process begins
                 self.process.start()
             theirs.close()
         self.task, self.last = task, (task.paper, task.at)
@@ -333,20 +333,6 @@ def environment(threads: int) -> dict[str, str]:
     own |= {"OMP_WAIT_POLICY": "PASSIVE", **runner.KEEP_MEMORY, **runner.QUIET}
     own = {name: os.environ.get(name, value) for name, value in own.items()}
     return own | {"UNLEARN_ROOT": str(project_root())}
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def serve(pipe: connection.Connection, log: Path) -> None:

@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,23 @@ class Outcome:
     """How one notebook's run ended."""
 
     paper: str
-    state: str  # "ran", "up to date" or "failed"
+    state: str  # "ran", "up to date", "failed" or "rows missing"
     seconds: float
     log: Path
+
+
+@contextmanager
+def with_variables(given: Mapping[str, str]) -> Iterator[None]:
+    """In the block the environment has these, whatever else changes in it."""
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def build_folder() -> Path:

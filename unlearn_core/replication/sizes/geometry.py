@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from ..runner import with_variables
 
 __all__ = ["MODELS", "built_from_geometry", "depth", "layers_of"]
 
@@ -273,20 +274,6 @@ def _cut(config: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _variables(**given: str) -> Iterator[None]:
-    """In the block the environment has these, whatever else changes in it."""
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-
-
-@contextlib.contextmanager
 def built_from_geometry() -> Iterator[None]:
     """In the block a spec's ``build`` makes its hub's architecture from this table, weights left as they are.
 
@@ -343,7 +330,7 @@ def built_from_geometry() -> Iterator[None]:
             (hub / id / "mm_projector.bin").touch()
         transformers.CLIPImageProcessor().save_pretrained(hub / "llava-hf/llava-1.5-7b-hf")
         for patch in (
-            _variables(UNLEARN_HUB=str(hub), HF_HUB_OFFLINE="1"),
+            with_variables({"UNLEARN_HUB": str(hub), "HF_HUB_OFFLINE": "1"}),
             mock.patch.object(transformers.PreTrainedModel, "from_pretrained", classmethod(model)),
             mock.patch.object(_BaseAutoModelClass, "from_pretrained", classmethod(auto)),
             mock.patch.object(diffusers.ModelMixin, "from_pretrained", classmethod(part)),

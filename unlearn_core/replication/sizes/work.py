@@ -56,8 +56,7 @@ from ..trials.classifiers import ClassificationTrial, selection_rule
 from ..trials.continual import ContinualTrial
 from ..trials.diffusion import ErasingTrial, erasing_kind
 from ..trials.language import AnsweringTrial
-from ..trials.plan import _of as rows_of
-from ..trials.plan import kind_of
+from ..trials.plan import kind_of, rows_of
 from . import stand_ins
 from .geometry import MODELS as GEOMETRIES
 from .geometry import depth, layers_of

@@ -38,7 +38,7 @@ from .language import AnsweringTrial
 from .safety import safety_kind
 from .search import choose
 
-__all__ = ["Planned", "kind_of", "make", "plan", "searches", "trials"]
+__all__ = ["Planned", "kind_of", "make", "plan", "rows_of", "searches", "trials"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def plan(run: Replication, prefix: str = "") -> list[Planned]:
         row
         for name in run.experiments(prefix)
         for seed, target in kind_of(run.experiment(name)).sites(run, name)
-        for row in _of(run.experiment(name), name, seed, target)
+        for row in rows_of(run.experiment(name), name, seed, target)
     ]
 
 
@@ -107,7 +107,7 @@ def make(run: Replication, *prefixes: str) -> None:
         unmade: dict[str, set[int]] = {}
         for trial in trials(run, prefix):
             left_out = unmade.setdefault(trial.name, set())
-            rows = _of(trial.experiment, trial.name, trial.seed, trial.target)
+            rows = rows_of(trial.experiment, trial.name, trial.seed, trial.target)
             steps = [partial(row.make, trial) for row in rows]
             if searches(trial.experiment):  # it may go on beyond its grid
                 steps.append(partial(choose, type(trial), run, trial.name))
@@ -133,7 +133,7 @@ def _entries(e: Experiment) -> tuple[str | dict[str, Any], ...]:
     return e.measure or (("search",) if e.search else ("original", "methods"))
 
 
-def _of(e: Experiment, name: str, seed: int, target: Any) -> Iterator[Planned]:
+def rows_of(e: Experiment, name: str, seed: int, target: Any) -> Iterator[Planned]:
     """The rows of one trial."""
     row = partial(Planned, name, seed, target)
     for entry in _entries(e):
