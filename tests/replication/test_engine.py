@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
+from unlearn_core.registry import ConfigError
 from unlearn_core.replication import engine
 from unlearn_core.replication.__main__ import main
 from unlearn_core.replication.cache import Cache
@@ -467,6 +469,85 @@ class TestRay:
         address = f"127.0.0.1:{free_port()}"
         assert main(["reproduce", "--engine", "ray", "--address", address]) == 2
         assert f"error: no Ray cluster at {address}: " in capsys.readouterr().err
+
+
+class NoCluster:
+    """What `OnRay` asks of Ray, with nodes of these resources."""
+
+    def __init__(self, *nodes: dict[str, float]) -> None:
+        self.machines, self.asked = nodes, []
+        self.address: str | None = "not asked"
+        self.is_up = False
+
+    def init(self, address: str | None, **_: Any) -> None:
+        self.address, self.is_up = address, True
+
+    def shutdown(self) -> None:
+        self.is_up = False
+
+    def nodes(self) -> list[dict[str, Any]]:
+        lost = {"Alive": False, "Resources": {"CPU": 9.0, "memory": 1e15}}
+        return [lost, *({"Alive": True, "Resources": n} for n in self.machines)]
+
+    def cluster_resources(self) -> dict[str, float]:
+        names = {k for n in self.machines for k in n}
+        return {k: sum(n.get(k, 0.0) for n in self.machines) for k in names}
+
+    def remote(self, **_: Any) -> Any:
+        return lambda _: self
+
+    def options(self, **needs: Any) -> Any:
+        self.asked.append({k: v for k, v in needs.items() if k != "name"})
+        return SimpleNamespace(remote=lambda _: object())
+
+
+class TestAskedOfRay:
+    KINDS = ("plan", "look", "search", "model", "row")
+
+    def asked(self, monkeypatch: pytest.MonkeyPatch, ray: NoCluster, gb: float) -> list[Any]:
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        OnRay(None, {"tiny": gb}, "").begin([Task(k, k, k, "tiny", "ci") for k in self.KINDS])
+        return ray.asked
+
+    def test_a_gpu_a_row_and_no_memory_of_the_host(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fails where 80 GB of a GPU are asked of a machine of 64 GB, for which Ray waits for ever."""
+        ray = NoCluster({"CPU": 8.0, "GPU": 1.0, "memory": 64e9})
+        core, gpu = {"num_cpus": 1}, {"num_cpus": 0, "num_gpus": 1}
+        assert self.asked(monkeypatch, ray, 80.0) == [core, core, core, gpu, gpu]
+
+    def test_a_core_and_its_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ray = NoCluster({"CPU": 8.0, "memory": 64e9})
+        one = {"num_cpus": 1, "memory": 64_000_000_000}
+        assert self.asked(monkeypatch, ray, 64.0) == [one] * 5
+
+    def test_what_no_node_can_hold_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A node that is gone, or without a core, holds nothing."""
+        ray = NoCluster({"CPU": 8.0, "memory": 64e9}, {"CPU": 0.0, "memory": 512e9})
+        said = (
+            "a row of tiny needs 80 GB of memory, and the largest node of the Ray cluster has 64 GB"
+        )
+        with pytest.raises(ConfigError, match=said):
+            self.asked(monkeypatch, ray, 80.0)
+        assert ray.asked == []
+        assert not ray.is_up
+
+    @pytest.mark.parametrize(
+        ("given", "variable", "expected"),
+        [
+            ("", "", "local"),
+            ("", "10.0.0.1:6379", None),  # Ray reads the variable itself
+            ("auto", "", "auto"),
+        ],
+    )
+    def test_which_cluster(
+        self, monkeypatch: pytest.MonkeyPatch, given: str, variable: str, expected: str | None
+    ) -> None:
+        """Fails where a run joins somebody's cluster that it was not told of."""
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+        ray = NoCluster({"CPU": 8.0, "memory": 64e9})
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        OnRay(None, {"tiny": 1.0}, given)
+        assert ray.address == expected
 
 
 def test_without_ray_it_is_named(

@@ -40,7 +40,12 @@ def main(argv: list[str] | None = None) -> int:
         help="make all papers' rows as one plan, and then run the notebooks: local, by processes "
         "of this machine, --jobs at a time; ray, by those of a Ray cluster",
     )
-    sub.add_argument("--address", default="", help="of a Ray cluster; default $RAY_ADDRESS")
+    sub.add_argument(
+        "--address",
+        default="",
+        help="of a Ray cluster, or auto for the one on this machine; default $RAY_ADDRESS, "
+        "or one that is started for this run",
+    )
     sub.add_argument("--no-book", action="store_true", help="don't render the book")
     command("list", "say what would run, and for how long")
     command("size", "compute what a profile takes: memory, operations, hours on a card")

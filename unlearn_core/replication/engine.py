@@ -265,17 +265,41 @@ class OnRay:
         self._ray, self._jobs, self._memory = ray, jobs, memory
         own = {k: v for k, v in os.environ.items() if k.startswith("UNLEARN_")}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if address:
+        if address not in ("", "auto", "local"):
             host, _, port = address.removeprefix("ray://").rpartition(":")
             try:  # Ray itself would try for a minute
                 socket.create_connection((host, int(port)), timeout=10).close()
             except (OSError, ValueError) as error:
                 raise ConfigError(f"no Ray cluster at {address}: {error}") from error
+        if not address and not os.environ.get("RAY_ADDRESS"):
+            address = "local"  # without it Ray joins what was last started on this machine
         ray.init(
             address or None, runtime_env={"env_vars": own | environment(1)}, log_to_driver=False
         )
+        try:
+            self._check_memory()
+        except ConfigError:
+            ray.shutdown()
+            raise
         self._work = ray.remote(max_retries=0)(on_ray)  # a Graph begins anew what was killed
         self._running: dict[Any, Task] = {}
+
+    @property
+    def _has_gpus(self) -> bool:
+        return self._ray.cluster_resources().get("GPU", 0) > 0
+
+    def _check_memory(self) -> None:
+        """Ray waits without a word for a node that could hold a task."""
+        if self._has_gpus:  # what a profile needs is memory of theirs, then
+            return
+        nodes = [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
+        largest = max((n.get("memory", 0.0) for n in nodes if n.get("CPU", 0) >= 1), default=0.0)
+        for slug, needed in self._memory.items():
+            if 1e9 * needed > largest:
+                raise ConfigError(
+                    f"a row of {slug} needs {needed:g} GB of memory, and the largest node of the "
+                    f"Ray cluster has {largest / 1e9:.3g} GB: add a larger one, or one with a GPU"
+                )
 
     @property
     def at_once(self) -> int:
@@ -286,15 +310,14 @@ class OnRay:
 
     def begin(self, ready: Sequence[Task]) -> list[Task]:
         """Begin as many of these as the cluster has room for; returns those begun."""
-        gpus = self._ray.cluster_resources().get("GPU", 0) > 0
+        gpus = self._has_gpus
         room = len(ready) if self._jobs is None else self._jobs - len(self._running)
         begun = list(ready[: max(0, room)])
         for task in begun:
-            needs: dict[str, Any] = {
-                "num_cpus": 1,
-                "memory": int(1e9 * self._memory[task.paper]),
-            }
-            if gpus and task.kind in ("model", "row"):  # the memory is the GPU's, then
+            needs: dict[str, Any] = {"num_cpus": 1}
+            if not gpus:
+                needs["memory"] = int(1e9 * self._memory[task.paper])
+            elif task.kind in ("model", "row"):
                 needs = {"num_cpus": 0, "num_gpus": 1}
             self._running[self._work.options(name=task.name, **needs).remote(task)] = task
         return begun
@@ -368,12 +391,14 @@ def reproduce(
     engine : "local", processes of this machine, or "ray"
     jobs : tasks at a time; as many as there are GPUs, or else cores and memory for, where nothing
         is said; with Ray as many as it finds room for
-    address : of a Ray cluster; without it $RAY_ADDRESS counts, or Ray is started here
+    address : of a Ray cluster, or "auto" for the one that was last started on this machine; without
+        it $RAY_ADDRESS counts, or Ray is started here
 
     Raises
     ------
     ConfigError
-        A mistake in what was asked for; Ray is not installed, or not there.
+        A mistake in what was asked for; Ray is not installed, or not there, or no node of its cluster
+        has the memory.
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs must be at least 1, not {jobs}")
