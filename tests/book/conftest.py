@@ -55,16 +55,36 @@ class Edition:
 def editions_of(slug: str) -> list[Edition]:
     """What was run of a paper; the first is the one that its chapter must show.
 
-    The largest published profile comes first, and what was run here comes after what was published.
+    That is the published one that judges most claims, the larger profile of two that judge as many; what
+    was run here comes after what was published.
     """
-    found: list[Edition] = []
+    found: list[tuple[str, Path]] = []
     for whose, folder in (("published", ROOT / "book" / "published"), ("own", ROOT / BUILD)):
         for profile in PROFILES[::-1]:
             notebook = folder / profile / f"{slug}.ipynb"
             if (whose == "published" and notebook.exists()) or stamped(folder / profile, slug):
-                page = f"runs/{slug}_{profile}_{whose}.html" if found else f"papers/{slug}.html"
-                found.append(Edition(slug, page, notebook, whose == "published"))
-    return found
+                found.append((whose, notebook))
+
+    if not found:
+        return []
+
+    def judged(notebook: Path) -> int:
+        verdicts = Record.read(notebook.with_suffix(".json")).verdicts
+        return len([v for v in verdicts if v.verdict != "not tested"])
+
+    shown = max(
+        (e for e in found if e[0] == "published"), key=lambda e: judged(e[1]), default=found[0]
+    )
+    found = [shown, *(e for e in found if e != shown)]
+    return [
+        Edition(
+            slug,
+            f"runs/{slug}_{notebook.parent.name}_{whose}.html" if i else f"papers/{slug}.html",
+            notebook,
+            whose == "published",
+        )
+        for i, (whose, notebook) in enumerate(found)
+    ]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The book: its own pages, pages made from records, and the executed notebooks, rendered.
 
 `build_book` assembles ``build/book`` (plain MyST sources) and renders it to ``build/site``. A
-chapter is the notebook of the largest profile that was published; what the reader ran stands
-beside it, on a page of its own.
+chapter is the notebook of the largest profile that was published, as long as a smaller one does not
+judge more; that one and what the reader ran stand beside it, on pages of their own.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Edition:
 
 @dataclass(frozen=True)
 class Chapter:
-    """A paper, the edition that its chapter shows (of the largest published profile), and the others."""
+    """A paper, the edition that its chapter shows (`shown_first`), and the others."""
 
     slug: str
     file: PaperFile
@@ -133,10 +133,26 @@ def find_chapters(root: Path) -> list[Chapter]:
         file = load_paper(slug)
         published = [_edition(root / "book" / "published" / p, slug, file, True) for p in PROFILES]
         own = [_edition(root / build_folder() / p, slug, file, False) for p in PROFILES]
-        found = [e for e in published[::-1] if e] + [e for e in own[::-1] if e]
+        found = shown_first([e for e in published[::-1] if e]) + [e for e in own[::-1] if e]
         if found:
             chapters.append(Chapter(slug, file, found[0], tuple(found[1:])))
     return chapters
+
+
+def shown_first(published: list[Edition]) -> list[Edition]:
+    """Published editions, from the largest profile down, with the one that a chapter shows in front:
+    the largest at which as many claims are judged as at any smaller one.
+
+    A long measurement is published as it grows, and until it says as much it stands beside what is there.
+    """
+
+    def judged(edition: Edition) -> int:
+        return sum(v.verdict != "not tested" for v in edition.record.verdicts)
+
+    for i, edition in enumerate(published):
+        if judged(edition) == max(map(judged, published[i:])):
+            return [edition, *published[:i], *published[i + 1 :]]
+    return published
 
 
 def linked(text: str, chapters: Iterable[Chapter], folder: str) -> str:
