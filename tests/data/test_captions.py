@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,13 @@ class TestCaptions:
         assert whole.with_captions(["x"] * 5).fingerprint() != whole.fingerprint()
         with pytest.raises(ValueError, match="5 images have 2 captions"):
             CaptionedSet(whole.images, ("a", "b"))
+
+    def test_pixels_from_minus_one_to_one(self, data: CaptionData) -> None:
+        """Fails where images of another range are learned as they are."""
+        for other in ({"mean": (0.0,)}, {"std": (1.0,)}):
+            images = replace(data.train.images, **{"mean": (0.5,), "std": (0.5,), **other})
+            with pytest.raises(ValueError, match=r"pixels in \[-1, 1\], and these have the mean"):
+                CaptionedSet(images, data.train.captions)
 
     def test_real_data_are_listed(self) -> None:
         captioned = {"captioned_shapes", "captioned_fashion", "captioned_cifar10"}

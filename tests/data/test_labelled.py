@@ -217,7 +217,19 @@ class TestLabels:
     def test_a_list_saves_the_reading(self, name: str) -> None:
         data = Listed(lambda i: (images()[i], i % 3), name, labels().tolist())
         assert torch.equal(LabelledSet(data).labels, labels())
-        assert data.read == 3  # the first for its shape, and both ends for their labels
+        assert data.read == 13  # the first for its shape, and all of a few for their labels
+        data = Listed(lambda i: (images()[i % 12], i % 3), name, [i % 3 for i in range(1000)])
+        data.n = 1000
+        assert torch.equal(LabelledSet(data).labels, labels(1000))
+        assert data.read == 1 + 32
+
+    def test_a_list_that_is_right_at_both_ends_alone_is_not_believed(self) -> None:
+        """Fails where the list is taken, whose order is another one between the ends."""
+        listed = [0, *labels(999).tolist()]
+        data = Listed(lambda i: (images()[i % 12], i % 3), "targets", listed)
+        data.n = 1000
+        assert listed[-1] == 2
+        assert torch.equal(LabelledSet(data).labels, labels(1000))
 
     def test_a_list_that_the_samples_contradict_is_not_believed(self) -> None:
         data = Listed(lambda i: (images()[i], i % 3), "targets", [7] * 12)
@@ -238,6 +250,11 @@ class TestLabels:
         ("given", "error", "says"),
         [
             (torch.nn.functional.one_hot(labels()), ValueError, r"\(12, 3\).*labels.argmax\(1\)"),
+            (
+                labels()[:, None],
+                ValueError,
+                r"\(12, 1\), and must have \(N,\): labels\[:, 0\] gives",
+            ),
             (
                 labels().float(),
                 TypeError,
@@ -267,6 +284,23 @@ class TestLabels:
         ):
             with pytest.raises(error, match=says):
                 LabelledSet(images(), labels(), classes)
+
+    def test_other_names_for_the_data_sets_own_numbers(self, folder: Path) -> None:
+        """Fails where the names are taken, and another class than the one that is named is forgotten."""
+        own = torchvision.datasets.ImageFolder(str(folder), TO_TENSOR)
+        others = ["heron", "dog", "cat"]
+        says = (
+            r"stand for \['cat', 'dog', 'heron'\], and classes= .*\['heron', 'dog', 'cat'\]: leave"
+        )
+        with pytest.raises(ValueError, match=says):
+            LabelledSet(own, classes=others)
+        with pytest.raises(ValueError, match=says):
+            forget_class(own, "heron", classes=others)
+        with pytest.raises(ValueError, match=says):
+            LabelledSet(hub(), classes=others, transform=TO_TENSOR)
+        assert LabelledSet(own, classes=NAMES).classes == NAMES
+        assert forget_class(own, 2, classes=3).name == "class 2"
+        assert LabelledSet(own, own.targets, ["a", "b", "c"]).classes == ("a", "b", "c")
 
 
 class Endless(IterableDataset):

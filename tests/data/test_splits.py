@@ -16,6 +16,7 @@ from unlearn_core.data import (
     ForgetSplit,
     ImageData,
     ImageSet,
+    LabelledSet,
     SplitError,
     Task,
     WithheldDataError,
@@ -92,6 +93,11 @@ class TestForgetSubclass:
     def test_a_set_without_subclasses_is_refused(self, fine: ImageData) -> None:
         with pytest.raises(SplitError, match="no sub-classes"):
             forget_subclass(fine, 0)
+
+    def test_any_data_set_has_no_sub_classes(self, fine: ImageData) -> None:
+        says = r"a LabelledSet doesn't say .* ImageData\(train, test, classes, subclasses\)"
+        with pytest.raises(SplitError, match=says):
+            forget_subclass(LabelledSet(fine.train), "ring")
 
 
 class TestForgetRandom:

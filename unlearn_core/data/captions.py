@@ -47,9 +47,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class CaptionedSet(Dataset):
-    """Images, normalised, and one caption for each.
+    """Images with pixels in [-1, 1], as diffusion models have them, and one caption for each.
 
     A batch is ``x`` (B, C, H, W) float32 and its captions: B texts.
+
+    Raises
+    ------
+    ValueError
+        Another number of captions; images that are normalised otherwise.
     """
 
     images: ImageSet
@@ -58,6 +63,11 @@ class CaptionedSet(Dataset):
     def __post_init__(self) -> None:
         if len(self.images) != len(self.captions):
             raise ValueError(f"{len(self.images)} images have {len(self.captions)} captions")
+        if {*self.images.mean, *self.images.std} != {0.5}:
+            raise ValueError(
+                f"images are drawn with pixels in [-1, 1], and these have the mean {self.images.mean} and "
+                f"the deviation {self.images.std}: dataclasses.replace(images, mean=(0.5,), std=(0.5,))"
+            )
 
     def __len__(self) -> int:
         return len(self.captions)

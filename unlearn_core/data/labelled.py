@@ -22,7 +22,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from ..registry import did_you_mean
+from ..registry import brief, did_you_mean
 from ..seeding import derive_seed, generator
 from .checks import check_numbers, check_texts
 from .images import AUGMENTATIONS, Batch, ImageSet
@@ -31,6 +31,9 @@ __all__ = ["Labelled", "LabelledSet", "labelled"]
 
 #: What a label is called in a sample that is a mapping.
 LABELS = ("label", "labels", "target")
+
+#: How many samples, at equal distances, must say what a list of labels says of them.
+COMPARED = 32
 
 
 class LabelledSet(Dataset):
@@ -54,7 +57,8 @@ class LabelledSet(Dataset):
         set's ``targets`` or ``labels``, if its samples have the same, its column of class labels, or
         what its samples say, each of which is read once for that
     classes : the names of the classes in the order of their numbers, or how many classes there are.
-        Where None the names that the data set has for the labels that it has
+        Where None the names that the data set has for the labels that it has; with labels of its own
+        no other names than these
     inputs : where in a sample the input is: a position, or a key. Where None the first one, and in a
         mapping "pixel_values" or whatever alone is neither a number nor a text
     transform : from what is there to the float tensor
@@ -73,8 +77,8 @@ class LabelledSet(Dataset):
         No data set that gives samples by number, inputs that are not float tensors, or labels that are
         not whole numbers.
     ValueError
-        No examples; labels that are not there, of another number or shape, or out of range; no such
-        entry in a sample.
+        No examples; labels that are not there, of another number or shape, or out of range; other
+        names than the data set's own for its own labels; no such entry in a sample.
     """
 
     def __init__(
@@ -88,8 +92,14 @@ class LabelledSet(Dataset):
     ) -> None:
         _check_samples(dataset)
         names = class_names(classes)
-        if names is None and labels is None:
-            names = names_of(dataset)
+        own = names_of(dataset) if labels is None else None
+        if own is not None and names != own and not isinstance(classes, int | None):
+            raise ValueError(
+                f"the data set's own numbers stand for {brief(list(own))}, and classes= names them "
+                f"{brief(list(names))}: leave it out, or give your labels with your names, "
+                "LabelledSet(dataset, labels, classes)"
+            )
+        names = own if names is None else names
         dataset, index = _cut_from(dataset)
         self.dataset, self.index = dataset, index
         self.inputs, self.transform = inputs, transform
@@ -176,7 +186,10 @@ class LabelledSet(Dataset):
         )
 
     def shared_with(self, other: LabelledSet) -> int:
-        """How many of these examples are in ``other`` too, cut from the same data set."""
+        """How many of these examples are in ``other`` too, cut from the same data set.
+
+        Of two data sets, equal inputs count as two examples: tables have equal rows.
+        """
         same = self.dataset is other.dataset
         return int(torch.isin(self.index, other.index).sum()) if same else 0
 
@@ -246,7 +259,7 @@ class LabelledSet(Dataset):
 Labelled = ImageSet | LabelledSet
 
 
-def labelled(data: Any, classes: Sequence[str] | None = None) -> Labelled:
+def labelled(data: Any, classes: Sequence[str] | int | None = None) -> Labelled:
     """A data set as the methods read it: itself, if it is so already.
 
     Raises
@@ -329,14 +342,14 @@ def _labels(data: Any, rows: Tensor) -> Tensor | list[Any]:
             )
         listed = list(data.with_format(None)[columns[0]])
         return [listed[row] for row in rows.tolist()]
-    ends = [rows[0].item(), rows[-1].item()]
+    some = rows[torch.linspace(0, len(rows) - 1, COMPARED).round().long().unique()].tolist()
     for name in ("targets", "labels"):
         found = getattr(data, name, None)
         if not isinstance(found, Tensor | np.ndarray | list | tuple) or len(found) != len(data):
             continue
         listed = _listed(found)
         if getattr(data, "target_transform", None) is None and all(
-            _alike(listed[row], _label_of(data[row])) for row in ends
+            _alike(listed[row], _label_of(data[row])) for row in some
         ):
             return [listed[row] for row in rows.tolist()]
     said = [_label_of(data[row]) for row in rows.tolist()]
@@ -458,9 +471,10 @@ def _numbered(
     if labels.is_floating_point():
         raise TypeError(f"the labels must be whole numbers, not {labels.dtype}: give labels.long()")
     if labels.ndim == 2:
+        one = labels.shape[1] == 1
+        cure = "labels[:, 0]" if one else "of one-hot rows labels.argmax(1)"
         raise ValueError(
-            f"the labels have the shape {tuple(labels.shape)}, and must have (N,): of one-hot rows "
-            "labels.argmax(1) gives them"
+            f"the labels have the shape {tuple(labels.shape)}, and must have (N,): {cure} gives them"
         )
     labels = labels.long().cpu()
     check_numbers(labels, "the labels", None if classes is None else len(classes))

@@ -81,8 +81,9 @@ class ForgetSplit:
     Raises
     ------
     SplitError
-        Nothing to forget, neither examples nor a concept; an example in both parts; a label that the
-        task doesn't have.
+        Nothing to forget, neither examples nor a concept; an example in both parts, where both were cut
+        from one data set (`LabelledSet`s from one object), or a question with its answer; a label that
+        the task doesn't have.
     """
 
     name: str
@@ -204,7 +205,7 @@ def _problem(
             )
         return data
     names = class_names(classes)
-    train = labelled(data, names)
+    train = labelled(data, classes)
     if isinstance(train, LabelledSet):
         if classes is not None and train.classes != names:
             raise SplitError("give the classes to LabelledSet, when it is made")
@@ -303,8 +304,13 @@ def forget_subclass(data: ImageData, target: int | str) -> ForgetSplit:
     Raises
     ------
     SplitError
-        The data set has no sub-classes, or none of that name.
+        The data are no `ImageData`, or have no sub-classes, or none of that name.
     """
+    if not isinstance(data, ImageData):
+        raise SplitError(
+            f"a {type(data).__name__} doesn't say what sub-classes it has: make it "
+            "ImageData(train, test, classes, subclasses), with the numbers of the sub-classes in the sets"
+        )
     if data.subclasses == data.classes:
         raise SplitError("this data set has no sub-classes; use its coarse form")
     label = _number(target, data.subclasses, "sub-class")
