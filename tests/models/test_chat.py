@@ -89,6 +89,20 @@ class TestEncode:
         ids, _ = chat.encode("Who?", "Ada.")
         assert own.decode(ids[:-1]) == "<user>Who?<assistant>Ada."
 
+    def test_a_chat_template_that_writes_before_the_answer(self, tokenizer: Any) -> None:
+        """Fails where the block is learned as part of every answer."""
+        own = copy.deepcopy(tokenizer)
+        own.chat_template = (
+            "{% for m in messages %}<{{ m.role }}>"
+            "{% if m.role == 'assistant' %}<think></think> {% endif %}{{ m.content }}{% endfor %}"
+            "{% if add_generation_prompt %}<assistant>{% endif %}"
+        )
+        chat = Chat(llama(len(own)), own, template=None)
+        with pytest.raises(
+            ValueError, match=r"writes '<think></think> ' before an answer.*set token"
+        ):
+            chat.encode("Who?", "Ada.")
+
     def test_bad_input(self, chat: Chat, tokenizer: Any) -> None:
         with pytest.raises(ValueError, match=r"the answer to 'Who\?' is empty"):
             chat.encode("Who?", " \n")

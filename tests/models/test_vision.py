@@ -565,8 +565,14 @@ class TestProcessor:
             VisionChat(chat.model, processor, chat.transform, chat.template)
         with pytest.raises(TypeError, match="a processor has a tokenizer and an image_processor"):
             VisionChat.from_processor(chat.model, chat.tokenizer)
-        with pytest.raises(TypeError, match="must be a LLaVA, not of type Linear"):
+        with pytest.raises(TypeError, match=r"must be a LLaVA, .*, not a Linear"):
             VisionChat.from_processor(torch.nn.Linear(2, 2), processor)
+        with pytest.MonkeyPatch.context() as patch:  # it has an image_token_index, too
+            patch.setattr(type(chat.model.config), "model_type", "llava_next")
+            with pytest.raises(
+                TypeError, match="a LLaVA, whose model_type is 'llava', not a llava_n"
+            ):
+                VisionChat.from_processor(chat.model, processor)
         with pytest.raises(ValueError, match="with do_center_crop=False is out of scope"):
             VisionChat.from_processor(chat.model, processor_of(chat, do_center_crop=False))
         with pytest.raises(TypeError, match=r"image 1 must be an image of PIL.*not of type object"):

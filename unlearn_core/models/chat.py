@@ -239,11 +239,17 @@ class Chat(Saved, nn.Module):
         if template is not None and "{question}" not in template:
             raise ValueError(f"the template {template!r} has no {{question}}")
         if template is None and not tokenizer.chat_template:
-            raise ValueError("the tokenizer has no chat template")
+            raise ValueError(
+                "the tokenizer has no chat template: set tokenizer.chat_template, or give a template "
+                "with {question} in it"
+            )
         if template is not None and system is not None:
             raise ValueError("a template of text says the system prompt itself: write it there")
         if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no end-of-sequence token")
+            raise ValueError(
+                "the tokenizer has no end-of-sequence token: set tokenizer.eos_token to one that the "
+                "model knows"
+            )
         first = tokenizer.bos_token
         spelled = template is not None and first and template.startswith(first)
         if spelled and tokenizer(template)["input_ids"][:2] == [tokenizer.bos_token_id] * 2:
@@ -395,7 +401,8 @@ class Chat(Saved, nn.Module):
         ------
         ValueError
             An empty answer, a text that is longer than the model's context, or a chat template
-            whose conversation doesn't begin with its own prompt.
+            whose conversation doesn't begin with its own prompt, or goes on with another text than the
+            answer.
         """
         if not answer.strip():
             raise ValueError(f"the answer to {question!r} is empty")
@@ -406,6 +413,13 @@ class Chat(Saved, nn.Module):
             raise ValueError(
                 f"the chat template writes {prompt[-40:]!r} and {answer[:40]!r} otherwise where they "
                 "follow each other; give a template"
+            )
+        said = text[len(prompt) :].lstrip()
+        if not said.startswith(answer.strip()):
+            between = said[: said.rfind(answer.strip())]
+            raise ValueError(
+                f"the chat template writes {between[:60]!r} before an answer, which would be learned as "
+                "part of it: set tokenizer.chat_template to one that doesn't"
             )
         found = self.tokenizer(
             text, add_special_tokens=self._adds(text), return_offsets_mapping=True
