@@ -248,6 +248,18 @@ class TestDeclarations:
             class Bare(Method):
                 name: ClassVar[str] = "bare"
 
+    def test_hyper_parameters_of_no_dataclass(self) -> None:
+        """Fails where they look like some, and neither the call nor a search can give them."""
+
+        class Bare(Untouched):
+            alpha: float = 1.0
+            name = "bare"
+            seen: ClassVar[list[Any]] = []
+
+        with pytest.raises(TypeError, match=r"Bare: alpha can't .* with @dataclass\(frozen=True\)"):
+            Bare()
+        assert dataclass(frozen=True)(Bare)(alpha=2.0).alpha == 2.0
+
     def test_needs_are_several(self) -> None:
         with pytest.raises(TypeError, match=r"Text\.needs is a set of names, not 'forget'"):
 

@@ -144,6 +144,11 @@ class Method:
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Say what is meant instead, where a method is made as it can't be."""
         name, known = cls.__name__, {f.name for f in fields(cls)}
+        if bare := cls._annotated_in_vain():
+            raise TypeError(
+                f"{name}: {' and '.join(bare)} can't be given or searched, as the class is no dataclass "
+                "of its own: decorate it with @dataclass(frozen=True)"
+            )
         if any(isinstance(a, nn.Module | ForgetSplit) for a in (*args, *kwargs.values())):
             raise TypeError(
                 f"{name} is made of hyper-parameters alone, and what is made is called with the "
@@ -156,6 +161,18 @@ class Method:
                 cure = f"it is part of {configs[0]}=TrainConfig(...)"
             raise TypeError(f"{name} has no hyper-parameter {wrong[0]!r}; {cure}")
         return super().__new__(cls)
+
+    @classmethod
+    def _annotated_in_vain(cls) -> list[str]:
+        """What reads as a hyper-parameter in a class that nobody made a dataclass."""
+        own = [
+            c
+            for c in cls.__mro__
+            if issubclass(c, Method) and "__dataclass_fields__" not in vars(c)
+        ]
+        found = {n: str(a) for c in own for n, a in inspect.get_annotations(c).items()}
+        known = {f.name for f in fields(cls)} | set(inspect.get_annotations(Method))
+        return sorted(n for n, a in found.items() if n not in known and "ClassVar" not in a)
 
     def __post_init__(self) -> None:
         check_fields(self)
