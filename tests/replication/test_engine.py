@@ -27,7 +27,7 @@ from unlearn_core.replication.engine import Graph, Local, OnRay, Report, carry_o
 from unlearn_core.replication.records import Record, Row
 from unlearn_core.replication.run import Replication
 from unlearn_core.replication.trials.classifiers import ClassificationTrial
-from unlearn_core.replication.trials.plan import make
+from unlearn_core.replication.trials.plan import Planned, make
 from unlearn_core.replication.trials.tasks import Done, Task, Worker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -300,6 +300,31 @@ class TestFaults:
             graph.end(row, Done(killed="its process was ended by SIGKILL"))
             assert graph.state["row"] == state
         assert graph.why["row"][0] == "killed 3 times: its process was ended by SIGKILL"
+
+
+class TestReport:
+    def test_what_a_paper_without_a_record_adds(self, tmp_path: Path) -> None:
+        """Fails where its rows are not counted, or a time is told as if it took none."""
+        papers = ("old", "new")
+        plans = [Task(f"{p} / plan", "plan", p, p, "ci") for p in papers]
+        graph, report = Graph(plans), Report(Here(), tmp_path)
+
+        def told(task: Task, done: Done) -> str:
+            report.note(task, graph.end(task, done))
+            return report.line(graph)
+
+        looks = [
+            Task(f"{p} / look", "look", p, p, "ci", rows=(Planned("e", 0, "t", "original"),) * n)
+            for p, n in (("old", 2), ("new", 3))
+        ]
+        known = {"old: a": 30.0, "old: b": 30.0}
+        assert told(plans[0], Done((looks[0],), planned=known)) == "0 of 2 rows"
+        assert told(plans[1], Done((looks[1],))) == "0 of 5 rows"
+        found = frozenset(["old: a"])
+        assert told(looks[0], Done(found=found)) == "1 of 5 rows (1 from the cache)"
+        # Two of the three that were asked for are one and the same.
+        last = told(looks[1], Done(made={"new: a": 1.0, "new: b": 1.0}))
+        assert last == "3 of 4 rows (1 from the cache); about 30 s left"
 
 
 class Deadly(Local):

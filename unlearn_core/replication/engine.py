@@ -478,13 +478,25 @@ class Report:
 
     def line(self, graph: Graph) -> str:
         """How far the plan is, in a line."""
-        self.progress.expect(sum(len(t.rows) for t in graph.tasks.values() if t.kind == "look"))
-        state = self.progress.state
-        left = None if state.left is None else state.left / max(1, self._engine.at_once)
+        state, planned, timed = self.progress.state, 0, True
+        for slug in dict.fromkeys(t.paper for t in graph.tasks.values()):
+            looks = [t for t in graph.tasks.values() if t.paper == slug and t.kind == "look"]
+            known = {k for k in self.progress.planned if k.startswith(f"{slug}: ")}
+            done = self.progress.made.keys() | self.progress.cached
+            rows = len(known | {k for k in done if k.startswith(f"{slug}: ")})
+            if graph.paper(slug) == "waiting":  # some of those that are asked for may be the same
+                rows = max(rows, sum(len(t.rows) for t in looks))
+                timed &= any(self.progress.planned[k] is not None for k in known)
+            planned += rows
+        # A time without the rows of a paper that has never been run would be too short.
+        timed &= state.left is not None
+        left = state.left / max(1, self._engine.at_once) if timed else None
         at = [task.name for task in graph["running"]]
         more = [f"and {len(at) - 3} more"] if len(at) > 3 else []
         doing = ["given out: " + ", ".join(at[:3] + more)] if at else []
-        return "; ".join([replace(state, left=left).line(time.time()), *doing])
+        return "; ".join(
+            [replace(state, planned=planned or None, left=left).line(time.time()), *doing]
+        )
 
     def tell(self, graph: Graph) -> None:
         """Keep that line up to date where progress is shown."""
