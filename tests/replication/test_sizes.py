@@ -27,6 +27,7 @@ from unlearn_core.models import (
     shuffled_epochs,
     training,
 )
+from unlearn_core.replication.pages import takes
 from unlearn_core.replication.pages.takes import sizes_table
 from unlearn_core.replication.papers import load_paper
 from unlearn_core.replication.sizes.geometry import built_from_geometry, depth, layers_of
@@ -249,5 +250,20 @@ def test_hours_are_those_of_what_takes_longest() -> None:
 def test_the_page_has_every_experiment_and_their_sum() -> None:
     sizes = read("paper")["iau"]["experiments"]
     shown = sizes_table({"iau": load_paper("iau")})
+    assert "Not computed" not in shown
     assert all(f">{name}</" in shown for name in sizes)
     assert f"<b>{sum(s['rows'] for s in sizes.values())}</b>" in shown
+
+
+def test_the_page_sums_hours_and_names_papers_that_are_not_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One experiment computes for three hours, the other starts kernels for two."""
+    size = {"rows": 1, "read": 0.0, "peak_gb": 1.0, "parts_gb": {}}
+    computes = size | {"flops": {"matmul, half": 0.4 * 312e12 * 3 * 3600, "launches": 0.0}}
+    starts = size | {"flops": {"matmul, half": 0.0, "launches": 2 * 3600 / 8e-6}}
+    kept = {"iau": {"experiments": {"a": computes, "b": starts}}}
+    monkeypatch.setattr(takes, "read", lambda _: kept)
+    shown = sizes_table({slug: load_paper(slug) for slug in ("iau", "flat")})
+    assert "<b>5</b>" in shown
+    assert "<p>Not computed yet: FLAT. " in shown

@@ -14,7 +14,9 @@ __all__ = ["sizes_table"]
 
 
 def sizes_table(papers: Mapping[str, PaperFile], profile: str = "paper") -> str:
-    """HTML: what each experiment of a profile takes, a paper's sum after its experiments."""
+    """HTML: what each experiment of a profile takes, a paper's sum after its experiments; and the papers
+    that nothing is computed of.
+    """
     known, out = read(profile), []
     for slug, file in papers.items():
         if slug not in known:
@@ -23,10 +25,17 @@ def sizes_table(papers: Mapping[str, PaperFile], profile: str = "paper") -> str:
         rows = [_line(html.escape(name), size) for name, size in found.items()]
         total = _line("all", _sum(found.values()))
         total[2] = ""  # rows of a paper are too unlike for a mean
+        # Not of the sum: what takes longest, computing or starting kernels, differs between experiments.
+        total[-len(CARDS) :] = [f"{sum(hours(s, c) for s in found.values()):.3g}" for c in CARDS]
         rows.append([f"<b>{cell}</b>" for cell in total])
         head = ["Experiment", "Rows", "PFLOPs a row", "PFLOPs", "Peak, GB", "of which, GB"]
         out.append(f"<h3>{html.escape(file.paper.short)}</h3>")
         out.append(tables.table([*head, *(f"{c}, h" for c in CARDS)], rows, kind="wide").data)
+    if missing := [html.escape(f.paper.short) for slug, f in papers.items() if slug not in known]:
+        out.append(
+            f"<p>Not computed yet: {', '.join(missing)}. The minutes and gigabytes in their YAML are "
+            "estimates.</p>"
+        )
     return "\n".join(out)
 
 
