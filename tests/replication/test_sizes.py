@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -29,11 +30,12 @@ from unlearn_core.models import (
 )
 from unlearn_core.replication.pages import takes
 from unlearn_core.replication.pages.takes import sizes_table
-from unlearn_core.replication.papers import load_paper
+from unlearn_core.replication.papers import known_papers, load_paper
 from unlearn_core.replication.sizes.geometry import built_from_geometry, depth, layers_of
 from unlearn_core.replication.sizes.meter import Cost, Meter, bytes_of
 from unlearn_core.replication.sizes.table import CARDS, hours, made_of, pflops, read
-from unlearn_core.replication.sizes.work import size_of
+from unlearn_core.replication.sizes.work import size_of, work_of
+from unlearn_core.replication.trials.plan import rows_of
 
 LLAMA = "NousResearch/Llama-2-7b-chat-hf"
 
@@ -237,6 +239,72 @@ def test_what_is_kept_is_what_is_computed(meter: Meter) -> None:
     assert size.rows == kept["rows"]
     assert size.cost.total / 1e15 == pytest.approx(pflops(kept), rel=0.01)
     assert size.cost.peak / 1e9 == pytest.approx(kept["peak_gb"], rel=0.01)
+
+
+@pytest.mark.parametrize("slug", known_papers())
+def test_every_measure_is_counted(slug: str) -> None:
+    """Fails where `make size` would end at a row that it does not know."""
+    for profile in load_paper(slug).profiles.values():
+        for name, e in profile.experiments.items():
+            kind = work_of(e)
+            for seed in e.seeds or profile.seeds:
+                asked = {row.measure for row in rows_of(e, name, seed, None)} - {*kind.taken_apart}
+                assert [m for m in asked if not hasattr(kind, f"measure_{m}")] == [], name
+
+
+class TestMeasures:
+    """What a measure takes beside others, in operations."""
+
+    def taken(self, meter: Meter, slug: str, name: str, *measure: Any) -> float:
+        profile = load_paper(slug).profile("ci")
+        e = profile.experiments[name].model_copy(update={"measure": measure, "seeds": (0,)})
+        ((_, size),) = size_of(profile.model_copy(update={"experiments": {name: e}}), meter)
+        return size.cost.total
+
+    def test_an_audit(self, meter: Meter) -> None:
+        """Fails where a model is not counted, or the retrained ones are counted for each method."""
+
+        def taken(*labels: str, models: int = 2) -> float:
+            entry = {"audit": [*labels], "models": models}
+            return self.taken(meter, "salun", "audit", entry)
+
+        once = self.taken(meter, "salun", "audit", {"method": "Retrain"})  # the original, too
+        retrained, original = taken("Retrain"), taken("Original") - taken("Retrain")
+        assert retrained + original == pytest.approx(
+            2 * once, rel=0.1
+        )  # no original is asked in it
+        assert 0 < retrained < original  # on nine tenths of the images
+        method = taken("FT") - taken("Original")
+        assert method > 0
+        both = taken("Original", "FT", "Retrain")
+        assert both == pytest.approx(retrained + 2 * original + method)
+        assert taken("FT", models=6) == pytest.approx(3 * taken("FT"))
+
+    def test_quantised(self, meter: Meter) -> None:
+        """As the method and what is asked of it: rounding takes nothing."""
+
+        def taken(measure: str, label: str, **changes: int) -> float:
+            return self.taken(meter, "salun", "audit", {measure: label, **changes})
+
+        assert taken("quantised", "FT", bits=4) == pytest.approx(taken("method", "FT"))
+        less, more = (
+            self.taken(meter, "salun", "audit", {"method": "FT"}, *more)
+            for more in ([], [{"quantised": ["FT", "Retrain"], "bits": [4, 8]}])
+        )
+        method = taken("method", "FT") - taken("method", "Retrain")
+        asked = taken("quantised", "Retrain", bits=4) - taken("method", "Retrain")
+        assert asked > 0
+        assert more - less == pytest.approx(2 * method + 2 * asked)
+
+    def test_a_null_of_a_language_model(self, meter: Meter) -> None:
+        """Another fit on the retain set, and what is asked of it, each time."""
+        retrained, one, three = (
+            self.taken(meter, "flat", "trajectory", {"method": "Retrain"}, *more)
+            for more in ([], [{"null": None}], [{"null": None, "again": [1, 2, 3]}])
+        )
+        assert three - retrained == pytest.approx(3 * (one - retrained))
+        # Beside them it has the original's fit, on sixteen authors in the place of eleven.
+        assert 0.35 * retrained < one - retrained < 0.5 * retrained
 
 
 def test_hours_are_those_of_what_takes_longest() -> None:

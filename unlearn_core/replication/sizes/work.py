@@ -50,7 +50,7 @@ from ...models import (
 from ...registry import build, describe
 from ..cache import digest
 from ..papers import Experiment, Profile
-from ..trials.base import changed
+from ..trials.base import ORIGINAL, changed
 from ..trials.books import CompletionTrial
 from ..trials.classifiers import ClassificationTrial, selection_rule
 from ..trials.continual import ContinualTrial
@@ -62,7 +62,7 @@ from .geometry import MODELS as GEOMETRIES
 from .geometry import depth, layers_of
 from .meter import Cost, Meter, bytes_of
 
-__all__ = ["Size", "size_of"]
+__all__ = ["Size", "size_of", "work_of"]
 
 #: Layers of a language model with which something is run, for a line through both.
 LAYERS = (1, 2)
@@ -85,7 +85,7 @@ def size_of(profile: Profile, meter: Meter) -> Iterator[tuple[str, Size]]:
     """Each experiment's name and size; what two share is counted with the first of them."""
     made: set[str] = set()
     for name, e in profile.experiments.items():
-        work = _work(e)(meter, e)
+        work = work_of(e)(meter, e)
         total, rows, greediest = Cost(), 0, ""
         for seed in e.seeds or profile.seeds:
             own = seed if e.original_seed is None else e.original_seed
@@ -104,7 +104,8 @@ def size_of(profile: Profile, meter: Meter) -> Iterator[tuple[str, Size]]:
         yield name, Size(rows, total, greediest)
 
 
-def _work(e: Experiment) -> type[Work]:
+def work_of(e: Experiment) -> type[Work]:
+    """What counts an experiment, by the trial that it goes through."""
     kind = kind_of(e)
     kinds = {
         ClassificationTrial: Classifying,
@@ -130,10 +131,19 @@ def _shape(value: Any) -> Any:
     return None if isinstance(value, float) else value
 
 
+#: Measures of a model that a method has made, and what is asked of it.
+BY_METHOD = ("method", "at_step_of", "elsewhere", "sequence", "decoupling")
+
+
 class Work:
-    """One experiment; its parts are (key, label, function that gives the cost) each."""
+    """One experiment; its parts are (key, label, function that gives the cost) each.
+
+    A measure beside the original and `BY_METHOD` has a ``measure_...`` here as it has in its trial, or is
+    among those that ``row`` itself takes apart.
+    """
 
     trial: ClassVar[type]
+    taken_apart: ClassVar[tuple[str, ...]] = ("original", *BY_METHOD)
 
     def __init__(self, meter: Meter, e: Experiment) -> None:
         self.meter, self.e = meter, e
@@ -222,7 +232,7 @@ class Work:
         ask = [self.e.ask, target]
         if row.measure == "original":
             yield ("asked", trained, ask), "Original", self.asked(split, target)
-        elif row.measure in ("method", "at_step_of", "elsewhere", "sequence", "decoupling"):
+        elif row.measure in BY_METHOD:
             if row.label == self.e.oracle:
                 yield from self.retrained(drawn, split, target)
                 return
@@ -238,10 +248,13 @@ class Work:
             yield content, row.label, cost
             yield ("asked", content), row.label, self.asked(split, target, method)
         else:
-            content = (row.measure, row.label, row.changes, drawn, seed, ask)
+            of = getattr(self, f"measure_{row.measure}")
+            method = self.methods.get(row.label)
+            own_method = None if method is None else self.described(method)
+            content = (row.measure, row.label, own_method, row.changes, drawn, seed, ask)
             what = f"{row.measure} {row.label or ''}".strip()
-            key = ["other", row.measure, row.label, row.changes, split]
-            yield content, what, self.once(key, lambda: self.other(row, target))
+            key = ["other", row.measure, row.label, _shape(own_method), row.changes, split]
+            yield content, what, self.once(key, lambda: of(row, target))
 
     def retrained(self, drawn: Any, split: Any, target: Any) -> Iterator[Any]:
         key = ("retrained", drawn)
@@ -278,9 +291,10 @@ class Work:
     def evaluate(self, target: Any, method: Any = None) -> Cost:
         raise NotImplementedError
 
-    def other(self, row: Any, target: Any) -> Cost:
-        """A row of another measure than the original or a method."""
-        raise NotImplementedError
+    def measure_null(self, row: Any, target: Any) -> Cost:
+        split = self.size_key(target)
+        fit = self.once(["fit", split], lambda: self.fit(target))
+        return fit() + self.asked(split, target)()
 
     def trained(self, data: Any, name: str, config: TrainConfig | None = None) -> Cost:
         """`Recipe.fit` without its start."""
@@ -301,6 +315,7 @@ class Classifying(Work):
     """Image classifiers."""
 
     trial = ClassificationTrial
+    taken_apart = (*Work.taken_apart, "audit")
 
     def recipe_of(self) -> Recipe:
         return ClassificationTrial.recipe_of(self.e, len(self.data.classes))
@@ -362,38 +377,48 @@ class Classifying(Work):
             cost += self.seen(3 * steps * few + forget)
         return cost
 
-    def other(self, row: Any, target: Any) -> Cost:
-        split, test = self.split(target), len(self.data.test)
-        every = len(self.data.train)
-        if row.measure in ("original", "sides_only"):
-            return self.seen(test)
-        if row.measure == "known_importances":
-            ssd = self.methods[row.label]
-            part = self.measured("importances", lambda: self.importances(ssd, split))
-            return part + self.seen(test)
-        if row.measure == "dampening":
-            if row.changes.get("alpha") or row.changes.get("lam"):
-                return self.seen(test)  # importances are computed once for all
-            ssd = changed(self.methods[row.label], row.changes)
-            return self.unlearn(ssd, target) + self.seen(test)
-        if row.measure == "selection":
-            return self.selected()
-        if row.measure == "null":
-            return self.fit(target) + self.evaluate(target)
-        passes = {"norms": 3 * 500, "one_pass": 3 * every, "anatomy": 2 * every}
-        return self.seen(passes[row.measure])
+    def looked(self, target: Any) -> Cost:
+        """Both sides and the test set, without attack or relearning."""
+        split = self.split(target)
+        retain = min(self.e.ask.get("retain", len(split.retain)), len(split.retain))
+        return self.seen(len(split.forget) + retain + len(self.data.test))
+
+    def measure_known_importances(self, row: Any, target: Any) -> Cost:
+        ssd, split = self.methods[row.label], self.split(target)
+        part = self.measured("importances", lambda: self.importances(ssd, split))
+        return part + self.seen(len(self.data.test))
+
+    def measure_dampening(self, row: Any, target: Any) -> Cost:
+        test = self.seen(len(self.data.test))
+        if row.changes.get("alpha") or row.changes.get("lam"):
+            return test  # importances are computed once for all
+        return self.unlearn(changed(self.methods[row.label], row.changes), target) + test
+
+    def measure_selection(self, row: Any, target: Any) -> Cost:
+        (name,) = self.e.select
+        return self.search(name)
+
+    def measure_norms(self, row: Any, target: Any) -> Cost:
+        return self.seen(3 * 500)
+
+    def measure_one_pass(self, row: Any, target: Any) -> Cost:
+        return self.seen(3 * len(self.data.train))
+
+    def measure_anatomy(self, row: Any, target: Any) -> Cost:
+        return self.seen(2 * len(self.data.train))
+
+    def measure_quantised(self, row: Any, target: Any) -> Cost:
+        method = None if row.label in (ORIGINAL, self.e.oracle) else self.methods[row.label]
+        made = Cost() if method is None else self.unlearn(method, target)
+        return made + self.evaluate(target)
 
     def importances(self, ssd: SSD, split: ForgetSplit) -> None:
         from ...data import batches
 
         importances(self.original, batches(split.forget, ssd.batch_size), split.task.loss)
 
-    def selected(self) -> Cost:
-        """A search for the worst set: an inner training and all losses, as often as it iterates."""
-        (name,) = self.e.select
-        return self.search(name)
-
     def search(self, name: str) -> Cost:
+        """For the worst set: an inner training and all losses, as often as it iterates."""
         rule, _ = selection_rule(name, self.e.select[name])
         every = self.data.train
         if not hasattr(rule, "iterations"):
@@ -420,7 +445,36 @@ class Classifying(Work):
         if row.measure == "known_importances":
             once = self.once(["known", row.label], lambda: self.whole(row.label))
             yield ("known", own, row.label), "SSD", once
+        if row.measure == "audit":
+            yield from self.audited(row, target, seed, own)
+            return
+        if row.measure == "quantised" and row.label == self.e.oracle:
+            drawn = [target, seed if self.e.drawn else own]
+            yield from self.retrained(drawn, self.size_key(target), target)
         yield from super().row(row, target, seed, own)
+
+    def audited(self, row: Any, target: Any, seed: int, own: int) -> Iterator[Any]:
+        """Retrained models, which all methods are compared with, and originals with the method on each."""
+        n, split = row.changes["models"], self.size_key(target)
+        content = ("audit", n, target, seed, own, self.e.ask)
+        looked = self.once(["looked", split], lambda: self.looked(target))
+
+        def retrained() -> Cost:
+            return (self.once(["fit", split], lambda: self.fit(target))() + looked()) * n
+
+        yield (*content, "retrained"), "Retrain", retrained
+        if row.label == self.e.oracle:
+            return
+        method = None if row.label == ORIGINAL else self.methods[row.label]
+
+        def unlearned() -> Cost:
+            each = self.once(["fit", None], lambda: self.fit(None))() + looked()
+            if method is None:
+                return each * n
+            key = ["method", _shape(describe(method)), split]
+            return (each + self.once(key, lambda: self.unlearn(method, target))()) * n
+
+        yield (*content, method and describe(method)), row.label, unlearned
 
     def whole(self, label: str) -> Cost:
         """The importances of the whole training set."""
@@ -606,27 +660,32 @@ class AnsweringWork(Work):
 
         return self.measured("relearn", run)
 
-    def other(self, row: Any, target: Any) -> Cost:
+    def measure_untouched(self, row: Any, target: Any) -> Cost:
+        return self.evaluate(target)
+
+    def measure_wordings(self, row: Any, target: Any) -> Cost:
+        gone = self.asked_of(target)["forget"]
+        prompt, _ = self.tokens(gone)
+        longest = self.e.ask["max_new_tokens"]
+        return self.write(len(gone), prompt, longest, 48) * len(self.e.ask["wordings"])
+
+    def measure_decoding(self, row: Any, target: Any) -> Cost:
+        gone = self.asked_of(target)["forget"]
+        prompt, _ = self.tokens(gone)
+        beams, longest = self.methods[row.label].beams, self.e.ask["max_new_tokens"]
+        each = [self.write(len(gone), prompt, longest, 1, b) for b in (1, beams, beams)]
+        return each[0] + each[1] + each[2]
+
+    def measure_trajectory(self, row: Any, target: Any) -> Cost:
         asked = self.asked_of(target)
         gone = asked["forget"]
         prompt, said = self.tokens(gone)
-        longest = self.e.ask["max_new_tokens"]
-        if row.measure == "untouched":
-            return self.evaluate(target)
-        if row.measure == "wordings":
-            return self.write(len(gone), prompt, longest, 48) * len(self.e.ask["wordings"])
-        if row.measure == "decoding":
-            beams = self.methods[row.label].beams
-            each = [self.write(len(gone), prompt, longest, 1, b) for b in (1, beams, beams)]
-            return each[0] + each[1] + each[2]
-        if row.measure == "trajectory":
-            method = changed(self.methods[row.label], row.changes)
-            train = method.train
-            steps = train.epochs * math.ceil(len(gone) / train.batch_size) // train.accumulate
-            looks = steps // self.e.ask["every"] + 1
-            pairs = 2 * len(gone) + len(asked["retain"])
-            return self.unlearn(method, target) + self.read(looks * pairs * (prompt + said))
-        raise KeyError(row.measure)
+        method = changed(self.methods[row.label], row.changes)
+        train = method.train
+        steps = train.epochs * math.ceil(len(gone) / train.batch_size) // train.accumulate
+        looks = steps // self.e.ask["every"] + 1
+        pairs = 2 * len(gone) + len(asked["retain"])
+        return self.unlearn(method, target) + self.read(looks * pairs * (prompt + said))
 
 
 def _ids(data: Any) -> list[Any]:
@@ -662,6 +721,8 @@ class Completing(AnsweringWork):
 
 class Drawing(Work):
     """Models that draw."""
+
+    taken_apart = (*Work.taken_apart, "judge", "selection")
 
     def __init__(self, meter: Meter, e: Experiment) -> None:
         self.trial = erasing_kind(e)  # type: ignore[misc]
@@ -826,41 +887,39 @@ class Drawing(Work):
         )
         return (inner + looks) * rule.iterations
 
-    def other(self, row: Any, target: Any) -> Cost:
-        ask = self.e.ask
-        if row.measure == "embedding":
-            given = ask["search"]
-            from ...metrics import search_embedding
+    def measure_embedding(self, row: Any, target: Any) -> Cost:
+        from ...metrics import search_embedding
 
-            x = torch.zeros((given["examples"], *self.image_shape))
-            found = {k: v for k, v in given.items() if k != "examples"}
-            search = self.measured(
-                "embedding", lambda: search_embedding(self.original, x, "a thing", seed=0, **found)
-            )
-            return search + self.draw(ask["erased"])
-        if row.measure == "relearning":
-            given = ask["relearn"]
-            size, steps = given.get("batch_size", 8), max(given["at"])
-            config = TrainConfig(epochs=steps, lr=1e-5, batch_size=size, optimizer="adam")
-            looks = (1 + len(given["at"])) * ask["erased"]
-            data = self.split(target).forget
-            if not len(data):
-                none = torch.zeros(given["examples"], dtype=torch.int64)
-                from ...data import CaptionedSet, ImageSet
+        given = self.e.ask["search"]
+        x = torch.zeros((given["examples"], *self.image_shape))
+        found = {k: v for k, v in given.items() if k != "examples"}
+        search = self.measured(
+            "embedding", lambda: search_embedding(self.original, x, "a thing", seed=0, **found)
+        )
+        return search + self.draw(self.e.ask["erased"])
 
-                pixels = torch.zeros((1, 512, 512, 3), dtype=torch.uint8)
-                pixels = pixels.expand(given["examples"], 512, 512, 3)
-                own = ImageSet(pixels, none, none, (0.5,) * 3, (0.5,) * 3)
-                data = CaptionedSet(own, ("a picture",) * given["examples"])
-            data = data.subset(torch.arange(min(size, len(data))))
+    def measure_relearning(self, row: Any, target: Any) -> Cost:
+        given = self.e.ask["relearn"]
+        size, steps = given.get("batch_size", 8), max(given["at"])
+        config = TrainConfig(epochs=steps, lr=1e-5, batch_size=size, optimizer="adam")
+        looks = (1 + len(given["at"])) * self.e.ask["erased"]
+        data = self.split(target).forget
+        if not len(data):
+            none = torch.zeros(given["examples"], dtype=torch.int64)
+            from ...data import CaptionedSet, ImageSet
 
-            def run() -> None:
-                work = copy.deepcopy(self.original)
-                epochs = shuffled_epochs(data, config, 0)
-                training.train(work, epochs, Denoising().loss, config, name="relearn")
+            pixels = torch.zeros((1, 512, 512, 3), dtype=torch.uint8)
+            pixels = pixels.expand(given["examples"], 512, 512, 3)
+            own = ImageSet(pixels, none, none, (0.5,) * 3, (0.5,) * 3)
+            data = CaptionedSet(own, ("a picture",) * given["examples"])
+        data = data.subset(torch.arange(min(size, len(data))))
 
-            return self.measured("relearn", run) + self.draw(looks) + self.judged(looks)
-        raise KeyError(row.measure)
+        def run() -> None:
+            work = copy.deepcopy(self.original)
+            epochs = shuffled_epochs(data, config, 0)
+            training.train(work, epochs, Denoising().loss, config, name="relearn")
+
+        return self.measured("relearn", run) + self.draw(looks) + self.judged(looks)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -874,6 +933,7 @@ class Tuning(AnsweringWork):
     """Models that learn tasks one after another."""
 
     trial = ContinualTrial
+    taken_apart = ("before", "method")
 
     #: Tokens of a question and of an answer of CoIN's tasks, and of drawn ones.
     LENGTHS: ClassVar[dict[str, tuple[int, int]]] = {"coin": (50, 6), "visual_tasks": (20, 4)}
@@ -950,6 +1010,8 @@ class Tuning(AnsweringWork):
 
 class Refusing(Tuning):
     """What a model says about restricted and allowed images."""
+
+    taken_apart = (*Work.taken_apart, "judge")
 
     @property
     def trial(self) -> type:  # type: ignore[override]
