@@ -99,7 +99,7 @@ def test_the_step() -> None:
 
 def test_the_loss_on_the_forget_set_rises(model: nn.Module, tiny_split: ForgetSplit) -> None:
     unlearned = $NAME(lr=0.01)(model, tiny_split)
-    batch = tiny_split.forget.__getitems__(range(len(tiny_split.forget)))
+    batch = tiny_split.forget.batch_of(range(len(tiny_split.forget)))
     before, after = (tiny_split.task.loss(m, batch).item() for m in (model.eval(), unlearned))
     assert after > before
 
