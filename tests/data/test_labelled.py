@@ -225,10 +225,10 @@ class TestLabels:
 
     def test_a_list_that_is_right_at_both_ends_alone_is_not_believed(self) -> None:
         """Fails where the list is taken, whose order is another one between the ends."""
-        listed = [0, *labels(999).tolist()]
+        listed = [0, *labels(998).tolist(), 0]
         data = Listed(lambda i: (images()[i % 12], i % 3), "targets", listed)
         data.n = 1000
-        assert listed[-1] == 2
+        assert (listed[0], listed[-1]) == (0, 999 % 3)
         assert torch.equal(LabelledSet(data).labels, labels(1000))
 
     def test_a_list_that_the_samples_contradict_is_not_believed(self) -> None:
