@@ -121,7 +121,7 @@ class LabelledSet(Dataset):
         return self._input(int(self.index[i])), self.labels[i]
 
     def batch_of(self, indices: Sequence[int]) -> Batch:
-        """A whole batch: ``x`` (B, *shape) and ``y`` (B,) int64."""
+        """A whole batch: ``x`` (B, ...) and ``y`` (B,) int64."""
         rows = torch.as_tensor(indices, dtype=torch.long)
         at, y = self.index[rows], self.labels[rows]
         if type(self.dataset) is TensorDataset and not (self.inputs or self.transform):

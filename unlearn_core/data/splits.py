@@ -82,7 +82,7 @@ class ForgetSplit:
     ------
     SplitError
         Nothing to forget, neither examples nor a concept; an example in both parts, where both were cut
-        from one data set (`LabelledSet`s from one object), or a question with its answer; a label that
+        from one data set (each a `LabelledSet` of one object), or a question with its answer; a label that
         the task doesn't have.
     """
 
