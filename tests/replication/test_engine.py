@@ -362,7 +362,9 @@ class TestProcesses:
         # What was killed later may have come to its end before.
         assert capsys.readouterr().out.count("ended by SIGKILL; it is begun anew") in (5, 6, 7)
         rows = rows_of(project.root)
-        assert values(rows) == values(alone())
+        # Killed after it was written and before others like it were told of it, a row is made for
+        # another name as well.
+        assert values(alone()).items() <= values(rows).items()
         assert {r.provenance.threads for r in rows.values()} == {1}
 
     @staticmethod
