@@ -224,7 +224,9 @@ def _write(folder: Path, kind: str, values: dict[str, Any]) -> None:
     elif kind == "PNDMScheduler":
         diffusers.PNDMScheduler(**values).save_pretrained(folder)
     else:
-        (folder / "config.json").write_text(json.dumps({"_class_name": kind, **values}))
+        (folder / "config.json").write_text(
+            json.dumps({"_class_name": kind, **values}), encoding="utf-8"
+        )
 
 
 def _tokenizer(folder: Path, id: str) -> None:
