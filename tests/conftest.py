@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -144,12 +144,17 @@ class RulesRun:
     ----------
     experiments : name -> what an `Experiment` says
     rows : `Rows`, for what a chapter looks up before its rules
+    unmade : experiments whose rows are not all made yet
     """
 
     def __init__(
-        self, experiments: Mapping[str, Any], seeds: tuple[int, ...], rows: Iterable[Any]
+        self,
+        experiments: Mapping[str, Any],
+        seeds: tuple[int, ...],
+        rows: Iterable[Any],
+        unmade: Collection[str] = (),
     ) -> None:
-        self.known, self.seeds, self.rows = experiments, seeds, rows
+        self.known, self.seeds, self.rows, self.unmade = experiments, seeds, rows, unmade
         self.profile = SimpleNamespace(experiments=experiments)
         self.shared: dict[str, Any] = {}
         self.searches: dict[Any, Any] = {}
@@ -181,10 +186,11 @@ class RulesRun:
         return self.known[name]
 
     def experiments(self, prefix: str = "") -> list[str]:
-        return [prefix] if prefix in self.known else [n for n in self.known if n.startswith(prefix)]
+        wanted = [prefix] if prefix in self.known else self.known
+        return [n for n in wanted if n.startswith(prefix) and n not in self.unmade]
 
     def seeds_of(self, name: str) -> tuple[int, ...]:
-        return self.known[name].seeds or self.seeds
+        return () if name in self.unmade else self.known[name].seeds or self.seeds
 
     def originals(self, name: str) -> tuple[int, ...]:
         own = self.known[name]
@@ -233,7 +239,7 @@ def _definitions(cells: list[str], wanted: set[str], given: set[str]) -> list[as
 
 @pytest.fixture(scope="session")
 def rules_of() -> Callable[..., RulesRun]:
-    """``rules_of(slug, experiments, seeds, trial, rows)``: a run with the rules of a chapter.
+    """``rules_of(slug, experiments, seeds, trial, rows, unmade)``: a run with the rules of a chapter.
 
     They are those of the cell that is tagged "claims", with what it takes from the cells before
     it. ``trial(run, experiment, seed, target)`` stands for `ClassificationTrial`; nothing is
@@ -246,12 +252,13 @@ def rules_of() -> Callable[..., RulesRun]:
         seeds: tuple[int, ...],
         trial: Callable[..., Any],
         rows: Iterable[Any] = (),
+        unmade: Collection[str] = (),
     ) -> RulesRun:
         notebook = json.loads((ROOT / "notebooks" / f"{slug}.ipynb").read_text())
         code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
         (last,) = (i for i, c in enumerate(code) if "claims" in c["metadata"].get("tags", []))
         *before, claims = ("".join(c["source"]) for c in code[: last + 1])
-        run = RulesRun(experiments, seeds, rows)
+        run = RulesRun(experiments, seeds, rows, unmade)
         given = {"run": run, "ORIGINAL": "Original", "ClassificationTrial": trial}
         used = {n.id for n in ast.walk(ast.parse(claims)) if isinstance(n, ast.Name)}
         names: dict[str, Any] = dict(given)

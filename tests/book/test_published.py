@@ -129,10 +129,11 @@ def test_the_verdicts_are_what_the_rules_give(record: Record, rules_of: Callable
     """Fails where a rule or a limit was changed after publishing, or a record by hand."""
     trial = functools.partial(RecordedTrial, record)
     paper, rows = load_paper(record.paper), Rows(record.rows)
-    skipped = {skip.experiment for skip in record.skips}
+    unmade = {s.experiment for s in record.skips if s.reason == "not all of its rows are made yet"}
+    skipped = {skip.experiment for skip in record.skips} - unmade
     known = paper.profile(record.profile).experiments
     ran = {name: e for name, e in known.items() if name not in skipped}
-    run = rules_of(record.paper, ran, record.seeds, trial, rows)
+    run = rules_of(record.paper, ran, record.seeds, trial, rows, unmade)
     assert [v.claim for v in record.verdicts] == list(paper.claims) == list(run.rules)
     for verdict in record.verdicts:
         claim = paper.claims[verdict.claim]
@@ -143,6 +144,7 @@ def test_the_verdicts_are_what_the_rules_give(record: Record, rules_of: Callable
             rows,
             run.asked[verdict.claim] if judged else (),
             preconditions={paper.preconditions[n]: run.preconditions[n] for n in claim.needs},
+            partial=judged and bool(unmade),
         )
         assert list(found.margins) == list(verdict.margins), verdict.claim
         for seed, margin in found.margins.items():
