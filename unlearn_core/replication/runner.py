@@ -232,9 +232,9 @@ def stamped(folder: Path, paper: str) -> str | None:
 
 
 def fingerprint(
-    paper: str, profile: str, rehearsal: bool, environment: Mapping[str, str] = os.environ
+    paper: str, profile: str, rehearsal: bool, environment: Mapping[str, str] | None = None
 ) -> str:
-    """A hash of everything that a notebook's output depends on."""
+    """A hash of everything that a notebook's output depends on; the environment is this process's."""
     root = project_root()
     files = [*paper_sources(paper), root / "book" / "references.bib"]
     files += sorted((root / "unlearn_core").rglob("*.py"))
@@ -245,7 +245,9 @@ def fingerprint(
         *("UNLEARN_ROWS", "UNLEARN_PROGRESS", "UNLEARN_REHEARSE"),
     )
     variables = {
-        k: v for k, v in environment.items() if k.startswith("UNLEARN_") and k not in elsewhere
+        k: v
+        for k, v in (os.environ if environment is None else environment).items()
+        if k.startswith("UNLEARN_") and k not in elsewhere
     }
     return digest([profile, rehearsal, variables, contents])
 
@@ -254,7 +256,7 @@ def out_of_date(
     paper: str,
     profile: str,
     rehearsal: bool = False,
-    environment: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str] | None = None,
 ) -> bool:
     """Must the notebook run again, by what it and the package are now?"""
     folder = project_root() / run_folder(profile, rehearsal)
