@@ -54,7 +54,7 @@ SIGNS = {
 }
 
 #: Folders of a system that a page may name: where Debian's packages put their data.
-SYSTEM = ("/usr/share/datasets/", "/bin/bash")
+SYSTEM = ("/usr/share/datasets/",)
 
 
 def words(node: Tag) -> str:
@@ -466,12 +466,10 @@ def page_cells(page: BeautifulSoup) -> list[Tag]:
 
 
 def is_of_another_size(expression: str, edition: Any) -> bool:
-    """Is it ``nb.first(run, "x", ...)`` or ``nb.strips`` of an experiment that the run's profile does not have, or has
-    not made yet?"""
-    named = re.match(r"nb\.(?:first|strips)\(run, '(\w+)'", expression)
+    """Is it ``nb.first(run, "x", ...)`` of an experiment that the run's profile does not have?"""
+    named = re.match(r"nb\.first\(run, '(\w+)'", expression)
     profile = load_paper(edition.slug).profile(edition.record.profile)
-    there = profile.experiments.keys() - {skip.experiment for skip in edition.record.skips}
-    return bool(named) and not any(name.startswith(named[1]) for name in there)
+    return bool(named) and not any(name.startswith(named[1]) for name in profile.experiments)
 
 
 def test_no_output_is_missing(site: Any) -> None:

@@ -12,7 +12,7 @@ from bs4 import BeautifulSoup
 from unlearn_core.replication.pages import notebook as nb
 from unlearn_core.replication.pages.tables import seed_cell, targets_table
 from unlearn_core.replication.papers import Target
-from unlearn_core.replication.records import Row, Search
+from unlearn_core.replication.records import Row, Search, Skip
 
 
 def searched(method: str, names: tuple[str, ...], found: dict[tuple, float], **more: Any) -> Search:
@@ -126,6 +126,38 @@ class TestResults:
         assert note.text == "2 < 3."
         assert page.find_all(True)[-1] is note
         assert "says" not in nb.results(run, "sub", ["gap"], says="2 < 3.").data
+
+
+@pytest.mark.parametrize(
+    ("prefix", "said"),
+    [
+        ("random", "<p>Random &lt;10 %&gt;: not made.</p>"),  # and not random_50, of another name
+        ("ddpm_", "<p>Trousers: no hub; More: not made.</p>"),
+        ("mask", None),
+    ],
+)
+def test_what_is_left_out_is_told(prefix: str, said: str | None) -> None:
+    """Fails where a page is silent about rows that are not made yet, or says that there is no such experiment."""
+    titles = {
+        "random": "Random <10 %>",
+        "random_50": "Half",
+        "ddpm_a": "Trousers",
+        "ddpm_b": "More",
+    }
+    reasons = dict.fromkeys(titles, "not made") | {"ddpm_a": "no hub"}
+    run: Any = SimpleNamespace(
+        profile=SimpleNamespace(experiments=titles),
+        experiments=lambda prefix: [],
+        experiment=lambda name: SimpleNamespace(title=titles[name]),
+        skips=[Skip(experiment=name, reason=reason) for name, reason in reasons.items()],
+    )
+    for shown in (
+        nb.first(run, prefix, lambda name: pytest.fail(name)),
+        nb.strips(run, prefix, ["gap"], caption="c", alt="a"),
+    ):
+        assert (shown and shown.data) == said
+    table = nb.results(run, prefix, ["gap"]).data
+    assert table == (said or "<p>This profile has no such experiment.</p>")
 
 
 def test_values_of_a_cell_have_the_same_digits() -> None:

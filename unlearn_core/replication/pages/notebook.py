@@ -156,7 +156,7 @@ def results(
             first = run.targets(name)[0], run.seeds_of(name)[0]
             out.append(said(run, name, *first, count=texts, methods=methods).data)
     if not out:
-        return HTML("<p>This profile has no such experiment.</p>")
+        return unmade(run, prefix) or HTML("<p>This profile has no such experiment.</p>")
     return HTML("".join(out) + (f'<p class="says">{html.escape(says)}</p>' if says else ""))
 
 
@@ -277,7 +277,7 @@ def strips(
     alt: str,
     methods: Sequence[str] = (),
     where: Callable[[Row], bool] = lambda row: True,
-) -> Shown | None:
+) -> Shown | HTML | None:
     """A dot plot of every method and seed, one panel a metric, for the first such experiment.
 
     The chapter's own methods, whose names begin as the paper is called, are in another colour;
@@ -285,7 +285,7 @@ def strips(
     """
     names = run.experiments(prefix)
     if not names:
-        return None
+        return unmade(run, prefix)
     first = run.targets(names[0])[0]
     wanted = [r for r in run.rows_of(names[0]) if r.variant.get("forget") == first and where(r)]
     rows = _of(methods, wanted)
@@ -299,10 +299,22 @@ def strips(
     return shown
 
 
-def first(run: Replication, prefix: str, draw: Callable[[str], Shown]) -> Shown | None:
+def first(run: Replication, prefix: str, draw: Callable[[str], Shown]) -> Shown | HTML | None:
     """``draw(name)`` of the first experiment whose name begins with ``prefix``, if it has one."""
     names = run.experiments(prefix)
-    return draw(names[0]) if names else None
+    return draw(names[0]) if names else unmade(run, prefix)
+
+
+def unmade(run: Replication, prefix: str) -> HTML | None:
+    """Why there is nothing to show of the experiments whose names begin with ``prefix``, where they are left out."""
+    known = prefix in run.profile.experiments
+    left_out = [
+        s
+        for s in run.skips
+        if s.experiment == prefix or (not known and s.experiment.startswith(prefix))
+    ]
+    said = "; ".join(f"{run.experiment(s.experiment).title}: {s.reason}" for s in left_out)
+    return HTML(f"<p>{html.escape(said)}.</p>") if said else None
 
 
 def targets(run: Replication) -> Markdown:
