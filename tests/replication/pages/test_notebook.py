@@ -105,7 +105,9 @@ class TestResults:
             experiments=lambda prefix: ["full"] if "full".startswith(prefix) else [],
             rows_of=lambda name: rows,
             experiment=lambda name: SimpleNamespace(title="Full class"),
+            profile=SimpleNamespace(experiments=["full"]),
             profile_name="ci",
+            skips=[],
         )
 
     def test_the_methods_that_are_asked_for_in_their_order(self, run: Any) -> None:
