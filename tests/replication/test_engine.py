@@ -370,7 +370,9 @@ class TestProcesses:
             return set(map(frozenset, found.values()))
 
         # Which of the names of rows that are alike has the row depends on what was killed when.
-        assert each(rows) == each(alone())
+        expected = alone()
+        assert len(rows) == len(expected)
+        assert each(rows) == each(expected)
         assert {r.provenance.threads for r in rows.values()} == {1}
 
     @staticmethod
