@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from unlearn_core.metrics import MEANS, METRICS
 from unlearn_core.registry import ConfigError
 from unlearn_core.replication.claims import distance
 from unlearn_core.replication.records import (
@@ -285,6 +286,10 @@ class TestRows:
         assert measured.nominal_value == value
         assert measured.std_dev == pytest.approx(math.nan if error is None else error, nan_ok=True)
         assert rows.value("full_class", "SSD", metric, 0) == value
+
+    def test_means_are_metrics_in_per_cent(self) -> None:
+        """Fails where a metric that is no share loses its mark by being called otherwise."""
+        assert {m for m in MEANS if METRICS[m].unit != "%"} == set()
 
     def test_a_metric_without_an_error_has_none(self, make_row: MakeRow) -> None:
         row = make_row(zrf=1.0)
