@@ -663,7 +663,8 @@ OWN: dict[str, Metric] = {
         "Time",
         "s",
         "lower",
-        "Wall time of the method alone: data passes and updates, no evaluation.",
+        "Time of the method alone: data passes and updates, no evaluation. The wall's clock, or on "
+        "a CPU with one thread the processor's, which other work there does not lengthen.",
     ),
     "peak_memory": Metric(
         "Peak memory",

@@ -1,22 +1,26 @@
-"""What a method costs: wall time and peak memory."""
+"""What a method costs: time and peak memory."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ..models.training import clock
+
 __all__ = ["Cost", "measure"]
 
 
 @dataclass
 class Cost:
-    """Filled when the block ends; ``peak_memory`` is None where it can't be measured."""
+    """Filled when the block ends; ``peak_memory`` is None where it can't be measured.
+
+    ``seconds`` are those of `unlearn_core.models.training.clock`.
+    """
 
     seconds: float = 0.0
     peak_memory: float | None = None  # MB above what was in use at the start
@@ -36,8 +40,8 @@ def _resident(field: str) -> int | None:
 
 @contextlib.contextmanager
 def measure(device: torch.device) -> Iterator[Cost]:
-    """Measure a block: ``with measure(device) as cost: ...``; nothing else should run beside it."""
-    cost = Cost()
+    """Measure a block: ``with measure(device) as cost: ...``; no other thread should run beside it."""
+    cost, now = Cost(), clock(device)
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.synchronize(device)
@@ -53,11 +57,11 @@ def measure(device: torch.device) -> Iterator[Cost]:
         before, peak = _resident("VmRSS:"), _resident("VmHWM:")
         if before is not None and (peak is None or peak > before * 1.02 + 1024):
             before = None
-    start = time.perf_counter()
+    start = now()
     yield cost
     if cuda:
         torch.cuda.synchronize(device)
-    cost.seconds = time.perf_counter() - start
+    cost.seconds = now() - start
     if cuda:
         cost.peak_memory = (torch.cuda.max_memory_allocated(device) - before) / 1e6
     elif before is not None and (peak := _resident("VmHWM:")) is not None:

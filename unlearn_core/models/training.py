@@ -281,6 +281,16 @@ def shuffled_epochs(
     return batches_of
 
 
+def clock(device: torch.device) -> Callable[[], float]:
+    """What tells the seconds of work on a device: the wall's clock or, on a CPU, one thread's own.
+
+    Where one thread computes, the processor's time for this process is what the wall's would be on a
+    machine that does nothing else, whatever else runs beside it.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
+
+
 def train(
     model: nn.Module,
     batches: Callable[[int], Iterable[Any]],
@@ -362,7 +372,8 @@ def train(
         per_epoch = len(batches(0))
         if per_epoch == 0:
             raise TrainingError(f"{name}: an epoch has no batch")
-        first, step, began = 0, 0, time.perf_counter()
+        now = clock(device)
+        first, step, began = 0, 0, now()
         best: dict[str, Any] = {"score": -math.inf, "below": 0, "model": None}
         state = None if checkpoint is None else checkpoint.load()
         if state is not None and (fault := _unfit(state, model, optimizer, config)):
@@ -423,7 +434,7 @@ def train(
                     state = {
                         "epoch": epoch + 1,
                         "step": step,
-                        "seconds": time.perf_counter() - began,
+                        "seconds": now() - began,
                         "model": model.state_dict(),
                         "optimizer": optimizer.state_dict(),
                         "gradients": [p.grad for p in parameters],
