@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import types
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,7 +145,7 @@ class RulesRun:
     ----------
     experiments : name -> what an `Experiment` says
     rows : `Rows`, for what a chapter looks up before its rules
-    unmade : experiments whose rows are not all made yet
+    unmade : experiments whose rows are not all made yet -> the seeds of which (all, where none is named)
     """
 
     def __init__(
@@ -152,9 +153,13 @@ class RulesRun:
         experiments: Mapping[str, Any],
         seeds: tuple[int, ...],
         rows: Iterable[Any],
-        unmade: Collection[str] = (),
+        unmade: Mapping[str, Collection[int]] = types.MappingProxyType({}),
     ) -> None:
-        self.known, self.seeds, self.rows, self.unmade = experiments, seeds, rows, unmade
+        self.known, self.seeds, self.rows = experiments, seeds, rows
+        self.whole = {
+            name: tuple(s for s in experiments[name].seeds or seeds if left and s not in left)
+            for name, left in unmade.items()
+        }
         self.profile = SimpleNamespace(experiments=experiments)
         self.shared: dict[str, Any] = {}
         self.searches: dict[Any, Any] = {}
@@ -187,10 +192,10 @@ class RulesRun:
 
     def experiments(self, prefix: str = "") -> list[str]:
         wanted = [prefix] if prefix in self.known else self.known
-        return [n for n in wanted if n.startswith(prefix) and n not in self.unmade]
+        return [n for n in wanted if n.startswith(prefix) and self.whole.get(n, True)]
 
     def seeds_of(self, name: str) -> tuple[int, ...]:
-        return () if name in self.unmade else self.known[name].seeds or self.seeds
+        return self.whole.get(name, self.known[name].seeds or self.seeds)
 
     def originals(self, name: str) -> tuple[int, ...]:
         own = self.known[name]
@@ -252,7 +257,7 @@ def rules_of() -> Callable[..., RulesRun]:
         seeds: tuple[int, ...],
         trial: Callable[..., Any],
         rows: Iterable[Any] = (),
-        unmade: Collection[str] = (),
+        unmade: Mapping[str, Collection[int]] = types.MappingProxyType({}),
     ) -> RulesRun:
         notebook = json.loads((ROOT / "notebooks" / f"{slug}.ipynb").read_text())
         code = [c for c in notebook["cells"] if c["cell_type"] == "code"]

@@ -208,9 +208,9 @@ def missing_rows() -> Callable[[Record], list[str]]:
     def missing(record: Record) -> list[str]:
         out = []
         profile = load_paper(record.paper).profile(record.profile)
-        skipped = {skip.experiment for skip in record.skips}
+        skipped = {skip.experiment: set(skip.seeds) for skip in record.skips}
         for name, experiment in profile.experiments.items():
-            if name in skipped:
+            if name in skipped and not skipped[name]:
                 continue
             ((kind, wanted),) = experiment.forget.items()
             wanted = wanted if isinstance(wanted, list) or wanted == "all" else [wanted]
@@ -223,6 +223,8 @@ def missing_rows() -> Callable[[Record], list[str]]:
             if experiment.search:  # that tunes what it searches, and measures nothing else
                 methods = [m for m in methods if m in {*experiment.search, experiment.oracle}]
             for i, seed in enumerate(experiment.seeds or profile.seeds):
+                if seed in skipped.get(name, ()):
+                    continue
                 # Every seed has an order of tasks of its own, but each of the other targets.
                 own_targets = wanted[i : i + 1] if kind == "order" else wanted
                 for method in methods:

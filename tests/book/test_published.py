@@ -18,6 +18,7 @@ from unlearn_core.replication.claims import judge
 from unlearn_core.replication.papers import load_paper
 from unlearn_core.replication.publish import LIMIT, check_publishable
 from unlearn_core.replication.records import Record, Row, Rows
+from unlearn_core.replication.run import UNMADE
 from unlearn_core.replication.trials.search import choose
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,8 +130,8 @@ def test_the_verdicts_are_what_the_rules_give(record: Record, rules_of: Callable
     """Fails where a rule or a limit was changed after publishing, or a record by hand."""
     trial = functools.partial(RecordedTrial, record)
     paper, rows = load_paper(record.paper), Rows(record.rows)
-    unmade = {s.experiment for s in record.skips if s.reason == "not all of its rows are made yet"}
-    skipped = {skip.experiment for skip in record.skips} - unmade
+    unmade = {s.experiment: set(s.seeds) for s in record.skips if s.reason == UNMADE}
+    skipped = {skip.experiment for skip in record.skips} - set(unmade)
     known = paper.profile(record.profile).experiments
     ran = {name: e for name, e in known.items() if name not in skipped}
     run = rules_of(record.paper, ran, record.seeds, trial, rows, unmade)

@@ -200,10 +200,18 @@ class Invariant(Model):
 
 
 class Skip(Model):
-    """An experiment that did not run, and what would lift that."""
+    """An experiment, or some of its seeds, that did not run, and what would lift that.
+
+    ``seeds`` are those that are left out; where none is named, all are.
+    """
 
     experiment: str
     reason: str
+    seeds: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        which = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}: "
+        return f"{which if self.seeds else ''}{self.reason}"
 
 
 class Record(Model):

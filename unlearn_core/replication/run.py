@@ -49,6 +49,9 @@ __all__ = ["InvariantError", "Replication", "finite_values"]
 
 log = logging.getLogger(__name__)
 
+#: Why an experiment, or some of its seeds, is left out where only made rows are asked for.
+UNMADE = "not all of its rows are made yet"
+
 
 class InvariantError(AssertionError):
     """Something that must be true is not: the run's numbers mean nothing until it is mended."""
@@ -128,13 +131,16 @@ class Replication:
 
         Where only made rows are asked for, those of them whose rows are all made.
         """
-        own = self.experiment(experiment).seeds or self.profile.seeds
-        return self._whole.get(experiment, own)
+        return self._whole.get(experiment, self._asked(experiment))
 
     def leave_out(self, experiment: str, unmade: set[int]) -> None:
         """Note, after an experiment's rows were asked for, on which seeds some were not made."""
-        own = self.experiment(experiment).seeds or self.profile.seeds
+        own = self._asked(experiment)
         self._whole[experiment] = tuple(s for s in own if s not in unmade)
+
+    def _asked(self, experiment: str) -> tuple[int, ...]:
+        """The seeds that the YAML asks an experiment for."""
+        return self.experiment(experiment).seeds or self.profile.seeds
 
     def originals(self, experiment: str) -> tuple[int, ...]:
         """The seeds that the rows of an experiment's originals and retrained models have."""
@@ -144,16 +150,16 @@ class Replication:
 
     @property
     def skips(self) -> tuple[Skip, ...]:
-        """Experiments whose requirement the environment does not meet, or that are not made yet."""
+        """Experiments whose requirement the environment does not meet, and what is not made yet."""
         unmet = [
             Skip(experiment=name, reason=f"{e.requires.env} is not set: {e.requires.why}")
             for name, e in self.profile.experiments.items()
             if e.requires is not None and not os.environ.get(e.requires.env)
         ]
         unmade = [
-            Skip(experiment=name, reason="not all of its rows are made yet")
-            for name, seeds in self._whole.items()
-            if not seeds
+            Skip(experiment=name, reason=UNMADE, seeds=left if whole else ())
+            for name, whole in self._whole.items()
+            if (left := tuple(s for s in self._asked(name) if s not in whole))
         ]
         return (*unmet, *unmade)
 
@@ -171,7 +177,7 @@ class Replication:
 
     def experiments(self, prefix: str = "") -> list[str]:
         """The experiments that run in this profile: the one of that name, or those that begin so."""
-        known, skipped = self.profile.experiments, {s.experiment for s in self.skips}
+        known, skipped = self.profile.experiments, {s.experiment for s in self.skips if not s.seeds}
         wanted = [prefix] if prefix in known else [n for n in known if n.startswith(prefix)]
         return [n for n in wanted if n not in skipped]
 

@@ -239,7 +239,7 @@ def ground(
 
 def skips(chapters: list[Chapter]) -> str:
     rows = [
-        [f"{c.slug}, {e.label}", html.escape(s.experiment), html.escape(s.reason)]
+        [f"{c.slug}, {e.label}", html.escape(s.experiment), html.escape(str(s))]
         for c in chapters
         for e in (c.shown, *c.others)
         for s in e.record.skips

@@ -76,7 +76,7 @@ def setup(run: Replication) -> Markdown:
     profile = run.profile
     groups: dict[str, list[list[str]]] = {}
     for name, e in profile.experiments.items():
-        missing = next((s.reason for s in run.skips if s.experiment == name), None)
+        missing = next((s.reason for s in run.skips if s.experiment == name and not s.seeds), None)
         made_of = {"Data": e.data, "Model": e.model, "Training": e.train}
         setting = "<br>".join(
             f"<b>{k}</b> {html.escape(_spec(v))}" for k, v in made_of.items() if v
@@ -311,7 +311,8 @@ def unmade(run: Replication, prefix: str) -> HTML | None:
     left_out = [
         s
         for s in run.skips
-        if s.experiment == prefix or (not known and s.experiment.startswith(prefix))
+        if not s.seeds
+        and (s.experiment == prefix or (not known and s.experiment.startswith(prefix)))
     ]
     said = "; ".join(f"{run.experiment(s.experiment).title}: {s.reason}" for s in left_out)
     return HTML(f"<p>{html.escape(said)}.</p>") if said else None
@@ -367,7 +368,7 @@ def provenance(record: Record) -> HTML:
         ["Device", ", ".join(sorted({r.provenance.device for r in record.rows}))],
         ["Threads", ", ".join(map(str, threads))],
         *([k.capitalize(), v] for k, v in record.environment.items()),
-        *(["Skipped", f"{s.experiment}: {s.reason}"] for s in record.skips),
+        *(["Skipped", f"{s.experiment}: {s}"] for s in record.skips),
     ]
     rows = [[html.escape(k), html.escape(v)] for k, v in facts]
     return HTML(
