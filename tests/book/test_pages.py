@@ -578,7 +578,7 @@ def test_the_status_page_gives_a_reason_for_every_skip(site: Any) -> None:
 def test_the_reference_describes_every_method(site: Any, cls: type) -> None:
     """Fails where a new method has no docstring, or one that leaves a hyper-parameter out."""
     page = site.pages["api/methods.html"]
-    heading = page.find(id=f"{cls.__module__}.{cls.__qualname__}")
+    heading = page.find(id=f"unlearn_core.methods.{cls.__qualname__}")
     assert heading is not None
     entry = heading.parent.find("dd")
     assert entry is not None
@@ -587,6 +587,38 @@ def test_the_reference_describes_every_method(site: Any, cls: type) -> None:
     text = words(entry)
     for field in dataclasses.fields(cls):
         assert field.name in named or re.search(rf"\b{field.name}\b", text), field.name
+
+
+@pytest.mark.parametrize(
+    ("page", "path", "said"),
+    [
+        ("methods", "methods.Method.__call__", "model (Module) – of the split’s modality:"),
+        ("models", "models.Recipe.fit", "data (Dataset) – training examples of the task’s kind;"),
+        ("models", "models.train", "seed (int) – of what the model itself draws"),
+    ],
+)
+def test_the_reference_describes_what_every_script_calls(
+    site: Any, page: str, path: str, said: str
+) -> None:
+    """Fails where a call is left out, or where words on a parameter are taken for its type."""
+    heading = site.pages[f"api/{page}.html"].find(id=f"unlearn_core.{path}")
+    assert said in words(heading.parent)
+
+
+def test_links_of_the_reference_lead_somewhere(site: Any) -> None:
+    """Types and names, also where another page has them, and under no path but the short one."""
+    pages = {name: page for name, page in site.pages.items() if name.startswith("api/")}
+    ids = {name: {tag["id"] for tag in page.select("[id]")} for name, page in pages.items()}
+    targets = set()
+    for name, page in pages.items():
+        for link in page.select("a.reference.internal[href*='#unlearn_core']"):
+            file, anchor = link["href"].split("#")
+            assert anchor in ids[f"api/{file}" if file else name], link["href"]
+            targets.add((name, anchor))
+    # Of an annotation, of a docstring, and of a module's words.
+    assert ("api/methods.html", "unlearn_core.data.ForgetSplit") in targets
+    assert ("api/models.html", "unlearn_core.models.Recipe.fit") in targets
+    assert ("api/methods.html", "unlearn_core.models.TrainConfig") in targets
 
 
 def test_the_page_of_needs_lists_every_method(site: Any) -> None:

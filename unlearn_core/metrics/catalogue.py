@@ -10,7 +10,7 @@ from torch import Tensor
 from ..registry import Plugins, Table
 from .checks import finite
 
-__all__ = ["METRICS", "Estimate", "Metric", "VERSION", "mean", "register", "share"]
+__all__ = ["MEANS", "METRICS", "Estimate", "Metric", "VERSION", "mean", "register", "share"]
 
 
 class Estimate(NamedTuple):

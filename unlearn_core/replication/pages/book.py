@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import html
-import importlib
 import json
 import os
-import pkgutil
 import re
 import shutil
 import subprocess
@@ -32,6 +30,7 @@ from ..records import Record
 from ..run import source_hash
 from ..runner import build_folder, lock, stamped
 from . import notebook, summary, tables
+from .api import api_pages
 from .grounds import classifier_tables, drawing_tables, language_tables
 from .map import package_map
 from .takes import sizes_table
@@ -397,38 +396,6 @@ def which_run(chapter: Chapter, edition: Edition) -> str:
 def run_page(chapter: Chapter, edition: Edition) -> str:
     whose = "published" if edition.published else "own"
     return f"../runs/{chapter.slug}_{edition.record.profile}_{whose}"
-
-
-def api_pages() -> dict[str, str]:
-    """One page a subpackage, from the docstrings of its modules."""
-    import unlearn_core
-
-    pages = {}
-    for name in ("data", "models", "methods", "metrics", "replication"):
-        package = importlib.import_module(f"unlearn_core.{name}")
-        modules = [m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
-        intro = (package.__doc__ or "").strip()
-        lines = [f"# `unlearn_core.{name}`", "", intro, ""]
-        for module in sorted(m for m in modules if not m.endswith("__main__")):
-            target = importlib.import_module(module)
-            if not getattr(target, "__all__", None):
-                continue
-            lines += [f"## `{module.removeprefix('unlearn_core.')}`", "", "```{eval-rst}"]
-            lines += [
-                f".. automodule:: {module}",
-                "   :members:",
-                "   :member-order: bysource",
-                "```",
-                "",
-            ]
-        pages[f"api/{name}"] = "\n".join(lines)
-    index = [
-        "# API reference",
-        "",
-        f"Version {unlearn_core.__version__}. " + (unlearn_core.__doc__ or "").split("\n\n")[0],
-    ]
-    pages["api/index"] = "\n".join(index)
-    return pages
 
 
 def example_output(script: Path, keep: Path) -> str:
