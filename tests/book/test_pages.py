@@ -592,9 +592,9 @@ def test_the_reference_describes_every_method(site: Any, cls: type) -> None:
 @pytest.mark.parametrize(
     ("page", "path", "said"),
     [
-        ("methods", "methods.Method.__call__", "model (Module) – of the split’s modality:"),
-        ("models", "models.Recipe.fit", "data (Dataset) – training examples of the task’s kind;"),
-        ("models", "models.train", "seed (int) – of what the model itself draws"),
+        ("methods", "methods.Method.__call__", "model ( Module ) – of the split's modality:"),
+        ("models", "models.Recipe.fit", "data ( Dataset ) – training examples of the task's kind;"),
+        ("models", "models.train", "seed ( int ) – of what the model itself draws"),
     ],
 )
 def test_the_reference_describes_what_every_script_calls(
