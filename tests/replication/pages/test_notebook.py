@@ -28,9 +28,13 @@ def searched(method: str, names: tuple[str, ...], found: dict[tuple, float], **m
     )
 
 
-def test_a_search_shows_what_was_tried_kept_and_chosen_and_how_flat_its_optimum_is() -> None:
+def test_a_search_shows_what_was_tried_kept_and_chosen_and_how_flat_its_optimum_is(
+    make_row: Callable[..., Row],
+) -> None:
     """Fails where a setting that loses too much counts as the next best, where another value than
-    the chosen one is bold, or where an edge is not called so."""
+    the chosen one is bold, where an edge is not called so, or what the original scores is not said."""
+    rows = [make_row("tuning", "Original", s, {}, gap=2.0 + s) for s in (0, 2)]
+    rows += [make_row("tuning", "FT", 0, {}, gap=9.0)]
     searches = [
         searched("FT", ("lr",), {(0.01,): 2, (0.1,): 6, (0.2,): 2.1}, kept=(True, True, False)),
         searched("SSD", ("alpha", "lam"), {(1, 4): 2.5, (1, 3): 4, (2, 3): 7}, edges=("alpha",)),
@@ -43,6 +47,7 @@ def test_a_search_shows_what_was_tried_kept_and_chosen_and_how_flat_its_optimum_
     run: Any = SimpleNamespace(
         experiment={"tuning": experiment}.__getitem__,
         seeds_of=lambda name: (0, 2),
+        rows_of={"tuning": rows}.__getitem__,
         searches={("tuning", s.method): s for s in searches},
         profile_name="ci",
     )
@@ -54,6 +59,7 @@ def test_a_search_shows_what_was_tried_kept_and_chosen_and_how_flat_its_optimum_
         ["SSD", "alpha 1, lam 4", "2.5", "+1.5", "1, 4: 2.5; 1, 3: 4.0; 2, 3: 7.0", "alpha"],
         ["IU", "scale 5", "3.0, none is kept", "–", "(5: 3.0)", "–"],
     ]
+    assert lines[4:] == [["Original, nothing done", "–", "3.0", "–", "–", "–"]]
     assert page.select_one("details summary").text == "12 settings"
     assert [b.text for b in page.select("b")] == ["0.01: 2.0", "1, 4: 2.5", "(5: 3.0)", "0: 1.0"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 from IPython.display import HTML, Markdown
 
@@ -175,6 +176,8 @@ def _of(methods: Sequence[str], rows: list[Row]) -> list[Row]:
 def search(run: Replication, tuning: str) -> HTML:
     """What a search tried: what it chose for every method, how much worse the next best is, edges.
 
+    Where the original is measured too, its line says what a method that does nothing scores.
+
     Fails where ``choose(run, tuning)`` has not been asked yet.
     """
     experiment, seeds = run.experiment(tuning), run.seeds_of(tuning)
@@ -200,6 +203,10 @@ def search(run: Replication, tuning: str) -> HTML:
                 html.escape(", ".join(found.edges)) or "–",
             ]
         )
+    metrics = (r.metrics for r in run.rows_of(tuning) if r.method == ORIGINAL)
+    if untouched := [m[experiment.choose.by].value for m in metrics if experiment.choose.by in m]:
+        score = tables.number(fmean(untouched))
+        lines.append([f"{ORIGINAL}, nothing done", "–", score, "–", "–", "–"])
     unit = f", {by.unit}" if by.unit else ""
     head = [
         "Method",
