@@ -31,6 +31,7 @@ from unlearn_core.models import (
 from unlearn_core.replication.pages import takes
 from unlearn_core.replication.pages.takes import sizes_table
 from unlearn_core.replication.papers import known_papers, load_paper
+from unlearn_core.replication.sizes import stand_ins
 from unlearn_core.replication.sizes.geometry import built_from_geometry, depth, layers_of
 from unlearn_core.replication.sizes.meter import Cost, Meter, bytes_of
 from unlearn_core.replication.sizes.table import CARDS, hours, made_of, pflops, read
@@ -203,6 +204,27 @@ def test_fine_tuning_llama_whole(meter: Meter) -> None:
     # Forward twice and backward: 8 operations a weight and token; embeddings are looked up.
     by_hand = 8 * (6.738e9 - 32_000 * 4096) * 4 * 256
     assert cost.total == pytest.approx(by_hand, rel=0.08)
+
+
+# --- stand-ins -------------------------------------------------------------------------------------
+
+
+def test_a_readers_book_is_as_long_as_its_passages_need() -> None:
+    data = stand_ins.books({"use": "own_text", "forget_chapters": 30})
+    assert [len(s) for s in (data.ask_forget, data.ask_retain, data.holdout)] == [400] * 3
+    assert {len(a.split()) for a in data.train.answers} == {150}
+    assert len(data.train) == len({*data.train.questions}) == 800
+    assert data.forget.tolist() == [*range(400, 800)]
+
+
+def test_a_known_book_is_no_longer_than_it_is() -> None:
+    asked = {"use": "gutenberg", "forget_chapters": 6}
+    data = stand_ins.books(asked)
+    assert len(data.ask_forget) == len(data.ask_retain) == len(data.holdout) == 40
+    assert {len(a.split()) for a in data.ask_forget.answers} == {40}
+    assert (len(data.questions_forget), len(data.questions_retain)) == (20, 20)
+    with pytest.raises(ValueError, match="there are 41 passages, 400 were asked for"):
+        stand_ins.books({**asked, "passages": 400, "prompt_words": 150, "answer_words": 150})
 
 
 # --- the kept table --------------------------------------------------------------------------------

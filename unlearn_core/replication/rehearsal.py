@@ -138,12 +138,12 @@ def tofu(folder: Path) -> None:
 
 
 def _texts(folder: Path, *names: str) -> None:
-    """Files of eight chapters of made-up words."""
+    """Files of forty chapters of made-up words."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name in names:
         words = [f"{name}{i}" for i in range(60)]
-        parts = [f"CHAPTER {i}\n{' '.join(rng.choice(words, 80))}\n" for i in range(1, 9)]
+        parts = [f"CHAPTER {i}\n{' '.join(rng.choice(words, 80))}\n" for i in range(1, 41)]
         (folder / f"{name}.txt").write_text("\n".join(parts), encoding="utf-8")
 
 

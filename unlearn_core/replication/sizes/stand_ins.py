@@ -6,13 +6,16 @@ words, the real thing is built.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import torch
 
 from ...data import (
+    BOOKS,
     CAPTIONED,
     DATASETS,
     QUESTIONS,
@@ -24,6 +27,7 @@ from ...data import (
     QuestionSet,
     VisualSet,
 )
+from ...data.books import ALICE, LOOKING_GLASS
 from ...data.books import _data as book_of
 from ...data.captions import (
     FASHION_NOUNS,
@@ -68,6 +72,10 @@ TOFU_ANSWERS = (15, 22, 27, 30, 33, 36, 39, 42, 47, 55)
 #: Questions of TOFU's forget sets; of the others asked: retained, real authors, world facts.
 TOFU_FORGET = {"forget01": 40, "forget05": 200, "forget10": 400}
 TOFU_ASKED = (400, 100, 117)
+
+#: Words of the chapters of the two books.
+ALICE_WORDS = (2181, 2098, 1701, 2616, 2185, 2594, 2286, 2485, 2271, 2028, 1877, 2104)
+LOOKING_GLASS_WORDS = (3214, 2814, 2878, 2859, 3108, 2965, 2588, 4001, 4045, 55, 8, 688)
 
 #: Tokens a word in running text.
 TOKENS_PER_WORD = 1.35
@@ -178,18 +186,27 @@ def questions(spec: Mapping[str, Any]) -> QuestionData:
 
 
 def books(spec: Mapping[str, Any]) -> BookData:
-    """Books of the lengths of real ones: six chapters to forget are some 16,000 words."""
-    arguments = {k: v for k, v in spec.items() if k not in ("use", "path")}
-    chapters, words = int(arguments.get("forget_chapters", 6)), 2700
-    size = arguments.get("prompt_words", 150), arguments.get("answer_words", 150)
-
-    def text(first: int, n: int) -> list[str]:
-        return [" ".join(f"w{first + i}.{k}" for k in range(words)) for i in range(n)]
-
-    none = QuestionSet((), ())
-    passages = arguments.get("passages", 400)
-    gone, kept, held = text(0, chapters), text(100, 12), text(200, 6)
-    return book_of(gone, kept, held, passages, size, (none, none), None)
+    """Books as long as the real ones; a text of the reader's own as long as its passages need, and no longer."""
+    spec = dict(spec)
+    kind = spec.pop("use")
+    asked = signature(BOOKS[kind]).bind(**spec)
+    asked.apply_defaults()
+    given = asked.arguments
+    count, first = given["passages"], given["forget_chapters"]
+    size = given["prompt_words"], given["answer_words"]
+    if kind == "own_text":
+        gone, kept = [math.ceil(count / first) * sum(size)] * first, [count * sum(size)]
+        lengths = gone, kept, kept  # the third is what nobody learns
+        about = ((), ())
+    else:
+        lengths = ALICE_WORDS[:first], LOOKING_GLASS_WORDS, ALICE_WORDS[first:]
+        about = ALICE, LOOKING_GLASS
+    gone, kept, held = (
+        [" ".join(f"{part}.{i}.{k}" for k in range(n)) for i, n in enumerate(chapters)]
+        for part, chapters in enumerate(lengths)
+    )
+    sets = tuple(QuestionSet(tuple(q for q, _ in qs), tuple(a for _, a in qs)) for qs in about)
+    return book_of(gone, kept, held, count, size, sets, None)
 
 
 def prompt_tokens(template: str) -> int:

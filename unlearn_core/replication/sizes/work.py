@@ -706,7 +706,8 @@ class Completing(AnsweringWork):
         return stand_ins.books({**self.e.data, argument: target})
 
     def evaluate(self, target: Any, method: Any = None) -> Cost:
-        data, longest = self.data(target), self.e.ask["max_new_tokens"]
+        data = self.data(target)
+        longest, short = (self.e.ask[k] for k in ("max_new_tokens", "answer_tokens"))
         n = len(data.ask_forget) + len(data.ask_retain)
         prompt, said = self.tokens(data.ask_forget)
         double = 2 if type(method).__name__ == "WHP" else 1
@@ -716,7 +717,11 @@ class Completing(AnsweringWork):
         if beams > 1:
             cost += self.write(len(data.ask_forget), prompt, longest, 1, beams)
             n -= len(data.ask_forget)
-        return (cost + self.write(n, prompt, longest, 48)) * double
+        cost += self.write(n, prompt, longest, 48)
+        for asked in (data.questions_forget, data.questions_retain):
+            if len(asked):
+                cost += self.write(len(asked), self.tokens(asked)[0], short, 48)
+        return cost * double
 
 
 class Drawing(Work):
