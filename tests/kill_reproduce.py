@@ -56,7 +56,7 @@ class Runs:
             "UNLEARN_BUILD": self.own.as_posix(),
             "UNLEARN_CACHE": (self.own / "cache").as_posix(),
             "HF_HUB_OFFLINE": "1",
-            # The number of threads moves last digits.
+            # With another number of threads it is another run, with other numbers.
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
         }

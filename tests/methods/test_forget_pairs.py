@@ -114,6 +114,21 @@ class TestTaskVector:
         for before, more, after in triples:
             torch.testing.assert_close(after, before - alpha * (more - before))
 
+    def test_in_half_precision_the_vector_is_not_what_rounding_leaves_of_it(
+        self, learned: tuple[Chat, ForgetSplit]
+    ) -> None:
+        """Fails where the further training is rounded before it is subtracted: most of its small steps are
+        nothing then, and two hundred times nothing is nothing."""
+        half = copy.deepcopy(learned[0]).bfloat16()
+        method = TaskVector(TrainConfig(3, 1e-5, batch_size=8, optimizer="adamw"), alpha=200.0)
+        moves = []
+        for model in (half, copy.deepcopy(half).float()):
+            pairs = zip(method(model, learned[1]).parameters(), model.parameters(), strict=True)
+            moves.append(torch.cat([(a - b.float()).detach().flatten() for a, b in pairs]))
+        rough, exact = moves
+        assert torch.cosine_similarity(rough, exact, dim=0) > 0.95
+        assert rough.abs().mean() / exact.abs().mean() == pytest.approx(1, abs=0.05)
+
 
 class TestRMU:
     def test_only_some_maps_move_and_activations_go_where_they_are_sent(

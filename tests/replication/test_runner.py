@@ -539,6 +539,23 @@ class TestCommandLine:
         assert "up to date" in capsys.readouterr().out
         assert len(fake.calls) == 1
 
+    @pytest.mark.parametrize("command", ["reproduce", "book"])
+    def test_from_a_folder_below(
+        self,
+        project: Any,
+        fake: Fake,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        command: str,
+    ) -> None:
+        """Fails where, after all the work, it is a traceback that the book lies outside that folder."""
+        page = project.root / "build" / "site" / "index.html"
+        monkeypatch.setattr("unlearn_core.replication.pages.book.build_book", lambda: page)
+        monkeypatch.chdir(project.root / "notebooks")
+        assert main([command]) == 0
+        said = capsys.readouterr().out
+        assert said.splitlines()[-1] == f"The book: {Path('..', 'build', 'site', 'index.html')}"
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [

@@ -8,17 +8,20 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib as mpl
 import pytest
+import torch
 from IPython.display import HTML
 
 from unlearn_core.registry import ConfigError
-from unlearn_core.replication.pages import book, notebook, summary, tables
+from unlearn_core.replication.pages import book, continual, drawings, notebook, summary, tables
 from unlearn_core.replication.pages.figures import figure
 from unlearn_core.replication.papers import load_paper
-from unlearn_core.replication.records import Fact, Invariant, Record, Skip, Verdict
+from unlearn_core.replication.records import ORIGINAL, Fact, Invariant, Record, Skip, Verdict
+from unlearn_core.replication.trials.diffusion import picture
 
 Published = Callable[..., Path]
 
@@ -238,3 +241,40 @@ def test_nothing_of_a_record_reaches_a_page_unescaped(
     assert {name: tags for name, tags in found.items() if tags} == {}
     quoted = [text for text in texts.values() if re.search(r'(title|alt)="[^"]*"\'&', text)]
     assert quoted == []
+
+
+def test_nothing_that_data_or_a_model_say_reaches_a_page_unescaped() -> None:
+    """Fails where a question, a prompt or an answer is HTML on the page."""
+    asked = {"question": HOSTILE, "answer": HOSTILE, "said": HOSTILE}
+    point = {"prompt": HOSTILE, "group": "erased", "own": 0.5, "n": 2, "distance": 0.0}
+    point["picture"] = picture(torch.zeros(1, 1, 8, 8))
+    detail = {"said": {"forget": [asked]}, "points": [point, point | {"group": "anchor"}]}
+    rows = [
+        SimpleNamespace(method=m, seed=0, variant={"forget": HOSTILE}, detail=detail)
+        for m in (ORIGINAL, HOSTILE)
+    ]
+    run = SimpleNamespace(
+        profile_name="ci",
+        rows=[
+            SimpleNamespace(method=HOSTILE, seed=0, detail={"said": [asked | {"task": HOSTILE}]})
+        ],
+        rows_of=lambda experiment: rows,
+        originals=lambda experiment: (0,),
+        experiment=lambda experiment: SimpleNamespace(title=HOSTILE, methods=(HOSTILE,)),
+    )
+    image = torch.zeros(8, 8, 3, dtype=torch.uint8)
+    task = SimpleNamespace(name=HOSTILE, style="choice", test=[(HOSTILE, HOSTILE, image)])
+    trial = SimpleNamespace(tasks=[task], seed=0, run=run)
+    before = SimpleNamespace(detail={"truth": [0.0], "format_valid": [0.0]})
+    made = {
+        "said": notebook.said(run, "x", HOSTILE, 0),
+        "answers": continual.answers(run, [HOSTILE], 0),
+        "tasks": continual.tasks(trial, before),
+        "nouns": drawings.nouns(run, "x"),
+        "each": drawings.each(run, ["x"], HOSTILE),
+        "pictures": drawings.pictures(run, ["x"], HOSTILE),
+    }
+    assert [name for name, shown in made.items() if "&lt;script" not in shown.data] == []
+    found = {name: re.findall(r"<script|<img src", shown.data) for name, shown in made.items()}
+    assert {name: tags for name, tags in found.items() if tags} == {}
+    assert [n for n, s in made.items() if re.search(r'(title|alt)="[^"]*"\'&', s.data)] == []

@@ -17,7 +17,7 @@ from torch import nn
 
 from ...data import ForgetSplit
 from ...fields import NotNegative
-from ...models import TrainConfig, shuffled_epochs, train
+from ...models import TrainConfig, shuffled_epochs, single_precision, train
 from ..base import ANY, FORGET_TEXT, Method
 
 __all__ = ["TaskVector"]
@@ -43,10 +43,12 @@ class TaskVector(Method):
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         if any("lora" in name for name, _ in model.named_parameters()):
             raise TypeError("task_vector subtracts weights; those of adapters are factors of them")
-        before = [p.detach().clone() for p in model.parameters()]
         epochs = shuffled_epochs(split.forget, self.train, seed)
-        train(model, epochs, split.task.loss, self.train, seed=seed, name=self.name)
-        with torch.no_grad():
-            for p, first in zip(model.parameters(), before, strict=True):
-                p.copy_(first - self.alpha * (p - first))
+        trained = [p for p in model.parameters() if p.requires_grad]
+        with single_precision(trained):  # what is added is not what is left of it after rounding
+            before = [p.detach().clone() for p in trained]
+            train(model, epochs, split.task.loss, self.train, seed=seed, name=self.name)
+            with torch.no_grad():
+                for p, first in zip(trained, before, strict=True):
+                    p.copy_(first - self.alpha * (p - first))
         return model

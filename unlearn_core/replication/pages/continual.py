@@ -46,9 +46,9 @@ def tasks(trial: ContinualTrial, before: Row) -> HTML:
         scores = (f"{before.detail[kind][j]:.0f}" for kind in ("truth", "format_valid"))
         lines.append(
             [
-                task.name,
+                html.escape(task.name),
                 f'<img class="drawn dark-light" src="data:image/png;base64,{picture}" '
-                f'alt="The first image of {task.name}">',
+                f'alt="The first image of {html.escape(task.name)}">',
                 _lines(question),
                 f"<i>{_lines(answer)}</i>",
                 FORMS[task.style],
