@@ -10,6 +10,7 @@ import pytest
 
 from unlearn_core.replication.pages import book
 from unlearn_core.replication.records import Record, Verdict
+from unlearn_core.replication.runner import pair, settle
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,18 @@ def test_the_largest_that_judges_no_fewer_claims_than_a_smaller_one(
     assert chapter.shown.record.profile == shown
     others = [p for p in ("paper", "workstation", "laptop", "ci") if p in judged and p != shown]
     assert [e.record.profile for e in chapter.others] == others
+
+
+def test_of_ones_own_runs_only_whole_ones(project: Any, make_record: Callable[..., Record]) -> None:
+    """Fails where a notebook that a kill left in its middle is shown beside the record of another run."""
+    own = project.root / "build" / "ci"
+    (own / "running").mkdir(parents=True)
+    notebook, record = pair(own / "running", "tiny")
+    shutil.copy(project.root / "notebooks" / "tiny.ipynb", notebook)
+    make_record().write(record)
+    settle(own, "tiny", "made of this")
+    (chapter,) = book.find_chapters(project.root)
+    assert chapter.shown.notebook == own / "tiny.ipynb"
+    other = chapter.shown.notebook.read_text() + " "
+    chapter.shown.notebook.write_text(other)
+    assert book.find_chapters(project.root) == []
