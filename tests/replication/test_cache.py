@@ -352,6 +352,15 @@ class TestModel:
         ):
             assert torch.equal(a, b), name
 
+    def test_one_that_is_there_takes_no_lock(
+        self, cache: Cache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where a cache that is complete, and may only be read, can't be used."""
+        made, _ = cache.model(KEY, lambda: nn.Linear(2, 2), lambda: (nn.Linear(2, 2), {}))
+        monkeypatch.setattr(Cache, "lock", lambda *_: pytest.fail("it was locked"))
+        found, _ = cache.model(KEY, lambda: nn.Linear(2, 2), lambda: pytest.fail("made again"))
+        assert torch.equal(found.weight, made.weight)
+
     def test_one_that_is_not_what_is_built_is_said(self, cache: Cache) -> None:
         """Fails where PyTorch's words reach the reader, which name neither cache nor entry."""
         cache.model(KEY, lambda: nn.Linear(2, 2), lambda: (nn.Linear(2, 2), {}))

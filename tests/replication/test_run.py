@@ -12,7 +12,7 @@ import torch
 
 from unlearn_core.metrics import Estimate
 from unlearn_core.registry import ConfigError
-from unlearn_core.replication.cache import CacheError, CacheWarning
+from unlearn_core.replication.cache import Cache, CacheError, CacheWarning
 from unlearn_core.replication.records import Margin, NotMadeError, Record, Row, Rows
 from unlearn_core.replication.run import InvariantError, Replication
 
@@ -194,6 +194,16 @@ class TestRows:
         ):
             row(later, work, seed=1, variant={"forget": "cat"})
         assert (work.done, len(later.rows)) == (0, 1)
+
+    def test_what_is_there_takes_no_lock(
+        self, run: Replication, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where a cache that is complete, and may only be read, can't be used."""
+        made, other = row(run, Work()), row(run, Work(), seed=1, alike=True)
+        monkeypatch.setattr(Cache, "lock", lambda *_: pytest.fail("it was locked"))
+        assert row(replication(), Work()) == made
+        again = row(replication(), Work(), seed=1, experiment="tradeoff", alike=True)
+        assert again.metrics == other.metrics
 
     def test_rows_alike_are_made_once(self, run: Replication) -> None:
         """Fails where a second experiment makes what the first one made, or takes what differs."""
