@@ -147,6 +147,18 @@ class TestFindingOut:
         for found, pair in zip(chat.log_probs(PAIRS), PAIRS, strict=True):
             torch.testing.assert_close(found, alone(chat, pair), rtol=1e-4, atol=1e-4)
 
+    def test_a_long_answer_beside_a_longer_pack_of_short_ones(self, tokenizer: Any) -> None:
+        """Fails where the longest pack alone is looked at, whose answers are all within the window."""
+        model = built("mistral, within its window", tokenizer)
+        model.config.sliding_window = 40
+        for layer in model.model.layers:
+            layer.self_attn.sliding_window = 40
+        chat = Chat(model, tokenizer)
+        short = [("Who?", a) for a in ("Ada Moreau.", "Bo", "In Dorvane, in 1921.", "x")] * 4
+        for pairs in (short, short + PAIRS[-1:]):
+            for found, pair in zip(chat.log_probs(pairs), pairs, strict=True):
+                torch.testing.assert_close(found, alone(chat, pair), rtol=1e-4, atol=1e-4)
+
     def test_a_single_long_answer(self, tokenizer: Any) -> None:
         """A pack of one has a mask of four dimensions, too, which says nothing of a window."""
         chat = Chat(built("mistral", tokenizer), tokenizer)

@@ -259,8 +259,10 @@ class Chat(Saved, nn.Module):
         self.model, self.tokenizer = model, tokenizer
         self.template, self.precision, self.system = template, precision, system
         self.training = model.training
-        #: The longest pack that was found exact, and whether padding on the left was; None: not yet.
-        self._exact_pack: int | None = None
+        #: The longest pack and the longest answer behind its prompt that were found exact; None where
+        #: packs are not.
+        self._exact: tuple[int, int] | None = (0, 0)
+        #: Whether padding on the left was found exact; None: not yet.
         self._exact_padding: bool | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Chat:
@@ -525,28 +527,41 @@ class Chat(Saved, nn.Module):
     def _packs_are_exact(
         self, packs: Sequence[Pack], rows: Sequence[Encoding], answers: Sequence[Tensor]
     ) -> bool:
-        """Whether the last answer of the longest pack is as probable as in a sequence of its own.
+        """Whether answers are as probable in packs as in sequences of their own.
 
-        Looked at once, and again where a pack is longer than any before.
+        Looked at once, and again where a pack, or an answer behind its prompt, is longer than any
+        before: of that answer (a window may be shorter than it) and of the longest pack's last one.
         """
-        longest = max(packs, key=lambda p: len(p.input_ids), default=None)
-        if longest is None or len(longest.input_ids) <= (self._exact_pack or 0):
-            return self._exact_pack != 0
-        if self._exact_pack == 0:
-            return False
-        chosen = longest.answers if len(longest.answers) > 1 else 2 * longest.answers
-        prompt = longest.input_ids[longest.part == 0].tolist()
+        if not packs or self._exact is None:
+            return self._exact is not None
+        pack = max(packs, key=lambda p: len(p.input_ids))
+        longest = max(range(len(rows)), key=lambda i: len(rows[i].input_ids))
+        its_own = next(p for p in packs if longest in p.answers)
+        lengths = len(pack.input_ids), len(rows[longest].input_ids)
+        if lengths[0] > self._exact[0] or lengths[1] > self._exact[1]:
+            # By pack, so that one is looked at where both are the same.
+            probes = {id(pack): (pack, pack.answers[-1]), id(its_own): (its_own, longest)}
+            if all(self._is_exact(p, i, rows, answers) for p, i in probes.values()):
+                self._exact = max(lengths[0], self._exact[0]), max(lengths[1], self._exact[1])
+            else:
+                self._exact = None
+        return self._exact is not None
+
+    def _is_exact(
+        self, pack: Pack, i: int, rows: Sequence[Encoding], answers: Sequence[Tensor]
+    ) -> bool:
+        """Whether answer ``i`` is as probable behind all others of its pack as alone."""
+        others = [k for k in pack.answers if k != i] or [i]
+        prompt = pack.input_ids[pack.part == 0].tolist()
         plain = self._in_own_precision()
-        (alone,) = plain._one_by_one([rows[chosen[-1]]], Answering(), 1)
+        (alone,) = plain._one_by_one([rows[i]], Answering(), 1)
         try:
-            (parts,) = plain._of_packs([Pack.of(prompt, chosen, answers)], answers)
-            exact = self._alike(parts[-1], alone)
+            (parts,) = plain._of_packs([Pack.of(prompt, [*others, i], answers)], answers)
+            return self._alike(parts[-1], alone)
         except torch.OutOfMemoryError:
             raise
         except Exception:  # it knows no masks of four dimensions, say
-            exact = False
-        self._exact_pack = len(longest.input_ids) if exact else 0
-        return exact
+            return False
 
     def _in_own_precision(self) -> Chat:
         """The same model, not under autocast: what differs there is no rounding."""
