@@ -14,6 +14,7 @@ from unlearn_core.data import (
     Denoising,
     ForgetSplit,
     QuestionData,
+    forget_concepts,
     forget_questions,
 )
 from unlearn_core.methods import FLAT, GUARD, SLD, UCE, FineTune, GradDiff, Prompting, TaskVector
@@ -113,13 +114,22 @@ class TestDrawing:
         ("template", "says"),
         [
             ("a photo", r"'a photo' has no \{\}"),
-            ("{} and {}", r"has one \{\} for the concept, and no other field"),
-            ("a {kind} of {}", r"has one \{\} for the concept, and no other field"),
+            ("{} and {}", r"must have one \{\}, for the concept, and no other field"),
+            ("a {kind} of {}", r"must have one \{\}, for the concept, and no other field"),
         ],
     )
     def test_a_template(self, template: str, says: str) -> None:
         with pytest.raises(ValueError, match=says):
             Concepts((("a cat", "a dog"),), templates=(template,))
+
+    def test_a_captioned_set_for_data_with_nouns(
+        self, drawing: tuple[TextConditional, ForgetSplit]
+    ) -> None:
+        _, split = drawing
+        with pytest.raises(
+            TypeError, match=r"nouns of a CaptionData, .*: cut it by hand, ForgetSpl"
+        ):
+            forget_concepts(split.forget, split.task.concepts)
 
     @pytest.mark.parametrize("erased", [("a cat", "a dog"), (("a cat",),)])
     def test_what_takes_its_place(self, erased: Any) -> None:

@@ -250,7 +250,7 @@ class Concepts:
                 raise ValueError(f"the template {template!r} has no {{}}")
             if fields != [""]:
                 raise ValueError(
-                    f"the template {template!r} has one {{}} for the concept, and no other field"
+                    f"the template {template!r} must have one {{}}, for the concept, and no other field"
                 )
         gone = set(names) | {prompt for pair in self.pairs() for prompt in pair[:1]}
         if both := gone & set(self.keep):

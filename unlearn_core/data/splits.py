@@ -460,7 +460,14 @@ def forget_concepts(data: CaptionData, concepts: Concepts) -> ForgetSplit:
     ------
     SplitError
         A concept that no noun of the data is called, or nothing that is retained.
+    TypeError
+        The data say of no image which noun is in it.
     """
+    if not isinstance(data, CaptionData):
+        raise TypeError(
+            f"images are found by the nouns of a CaptionData, which a {type(data).__name__} has not: "
+            "cut it by hand, ForgetSplit(name, Denoising(concepts), forget, retain)"
+        )
     try:
         gone = torch.tensor([data.label(name) for name, _ in concepts.erased])
     except ValueError as error:

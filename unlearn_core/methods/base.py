@@ -222,8 +222,8 @@ class Method:
             The model is none of the split's modality, or the method works on another; what is given
             as a split, or as a seed, is none.
         ValueError
-            A part of the split that the method needs is missing or empty, nothing in the model can be
-            trained, or the seed is negative.
+            A part of the split that the method needs is missing or empty, or its task has no template
+            answers where they are needed; nothing in the model can be trained; or the seed is negative.
         NotFiniteError
             The model has weights that are not finite.
         """
@@ -261,6 +261,12 @@ class Method:
                     f"{name}: the split's {part} set holds texts, and the model reads tokens: give "
                     "chat.encoded(questions)"
                 )
+        if "templates" in self.needs and not getattr(split.task, "templates", ()):
+            raise ValueError(
+                f"{name} needs template answers, and the split's task has none: IDK of "
+                "unlearn_core.data, say, as third argument of forget_questions or in "
+                f"{type(split.task).__name__}(IDK)"
+            )
         if self.trains and not any(p.requires_grad for p in model.parameters()):
             raise ValueError(
                 f"{name}: all weights of the model are frozen; thaw those that may change with "
