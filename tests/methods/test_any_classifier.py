@@ -166,6 +166,18 @@ class TestLogits:
         with pytest.raises(TypeError, match=f"{says}.* no logits: wrap it"):
             logits_of(found)
 
+    def test_probabilities_are_none(self) -> None:
+        """Fails where losses and attacks are of a softmax's softmax; its logarithm is as good as logits."""
+        table = TensorDataset(torch.randn(N, 5), torch.arange(N) % 3)
+        net = nn.Linear(5, 3)
+        with pytest.raises(
+            ValueError, match=r"Sequential .* gives probabilities, .*leave its last"
+        ):
+            predict(nn.Sequential(net, nn.Softmax(dim=1)), table)
+        found = predict(nn.Sequential(net, nn.LogSoftmax(dim=1)), table).logits
+        expected = predict(net, table).logits.log_softmax(dim=1)
+        torch.testing.assert_close(found, expected)
+
     def test_a_task_of_ones_own_is_asked_everywhere(self) -> None:
         """Fails where a caller runs the model itself: it can't know what this one returns."""
 

@@ -68,6 +68,8 @@ def predict(
     ------
     NotFiniteError
         Its weights are not finite: all it says is one class.
+    ValueError
+        It gives probabilities: losses, entropies and attacks would take them for logits.
     """
     require_finite(model, f"the {type(model).__name__} that is asked")
     device, logits = device_of(model), logits_by(task)
@@ -76,4 +78,10 @@ def predict(
             (logits(model, (x.to(device), y.to(device))).float().cpu(), y)
             for x, y in batches(labelled(data), batch_size)
         ]
-    return Outputs(torch.cat([x for x, _ in out]), torch.cat([y for _, y in out]))
+    found = Outputs(torch.cat([x for x, _ in out]), torch.cat([y for _, y in out]))
+    if (found.logits >= 0).all() and ((found.logits.sum(dim=1) - 1).abs() < 1e-4).all():
+        raise ValueError(
+            f"the {type(model).__name__} that is asked gives probabilities, each row of which sums to "
+            "one, and not logits: leave its last softmax out"
+        )
+    return found
