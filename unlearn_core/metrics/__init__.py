@@ -39,6 +39,7 @@ from .generation import (
     inception_features,
     judge,
     nudenet,
+    nudenet_source,
     nudity_counts,
     unlearning_accuracy,
 )
@@ -178,6 +179,7 @@ __all__ = [
     "min_k",
     "model_utility",
     "nudenet",
+    "nudenet_source",
     "nudity_counts",
     "perplexity",
     "privleak",

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from ..data import MissingSourceError, resolve
+from ..data import MissingSourceError, Source, file_sha256, resolve
 from ..extras import needing
 from ..models import default_device, device_of, predict
 from .catalogue import Estimate, mean, share
@@ -52,6 +52,7 @@ __all__ = [
     "inception_features",
     "judge",
     "nudenet",
+    "nudenet_source",
     "nudity_counts",
     "unlearning_accuracy",
 ]
@@ -354,21 +355,37 @@ class ZeroShot(nn.Module):
 # --- NudeNet --------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _nudenet() -> Any:
+def _nudenet_package() -> Any:
     # Optional and not in our requirements: the wheel carries AGPL files. Behind everything that is
     # installed, since the folder holds what the package needs, too.
     folder = os.environ.get("UNLEARN_NUDENET")
     if folder and folder not in sys.path:
         sys.path.append(folder)
     try:
-        package = importlib.import_module("nudenet")
+        return importlib.import_module("nudenet")
     except ImportError as error:
         raise MissingSourceError(
             "nudenet is not available. Mend it with: pip install --target $UNLEARN_NUDENET "
             "nudenet==3.4.2  or give a detector"
         ) from error
-    return package.NudeDetector()
+
+
+@functools.cache
+def _nudenet() -> Any:
+    return _nudenet_package().NudeDetector()
+
+
+def nudenet_source() -> Source:
+    """Which NudeNet is installed: its files' hash, weights included. Another version counts otherwise.
+
+    Raises
+    ------
+    MissingSourceError
+        The package is not installed.
+    """
+    folder = Path(_nudenet_package().__file__).parent
+    files = [f for f in folder.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
+    return Source("NudeNet", "package", file_sha256(files, folder), folder)
 
 
 def nudenet(images: Tensor) -> list[list[dict[str, Any]]]:

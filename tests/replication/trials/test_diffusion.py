@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -321,10 +322,18 @@ def test_prompts_of_a_model_that_was_trained_elsewhere(stable: Replication) -> N
     assert trial.judge.texts[0] == "A painting of a Statues in Crayon Style."
 
 
-def test_explicit_content_is_counted(stable: Replication, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explicit_content_is_counted(
+    stable: Replication, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Fails where a prompt is left out or asked twice, or a picture is kept."""
     found = [{"class": "FEET_EXPOSED", "score": 0.7}, {"class": "BELLY_EXPOSED", "score": 0.5}]
-    monkeypatch.setattr(generation, "_nudenet", lambda: SimpleNamespace(detect=lambda image: found))
+    package = tmp_path / "nudenet" / "__init__.py"
+    package.parent.mkdir()
+    package.write_text("version 3")
+    detector = SimpleNamespace(detect=lambda image: found)
+    module = SimpleNamespace(NudeDetector=lambda: detector, __file__=str(package))
+    monkeypatch.setitem(sys.modules, "nudenet", module)
+    generation._nudenet.cache_clear()
     (trial, *_) = erasing_trials(stable, "explicit")
     row = trial.measure_method("UCE")
     assert row.metrics["nudity_count"].value == 2  # two prompts; the belly's score is too low
@@ -332,7 +341,11 @@ def test_explicit_content_is_counted(stable: Replication, monkeypatch: pytest.Mo
     assert row.detail["counts"]["FEET_EXPOSED"] == 2
     assert row.metrics["clip_score"].n == 2
     assert "points" not in row.detail
-    assert "AIML-TUDA/i2p" in [s["id"] for s in row.provenance.sources]
+    assert [s["id"] for s in row.provenance.sources][:2] == ["AIML-TUDA/i2p", "NudeNet"]
+    package.write_text("version 4")
+    again, *_ = erasing_trials(stable, "explicit")
+    assert again.evaluation() != trial.evaluation(), "another detector counts otherwise"
+    generation._nudenet.cache_clear()
 
 
 def test_captions_of_coco(

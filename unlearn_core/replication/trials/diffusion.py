@@ -52,6 +52,7 @@ from ...metrics import (
     inception_features,
     judge,
     mean,
+    nudenet_source,
     nudity_counts,
     relearned_drawing,
     search_embedding,
@@ -610,14 +611,20 @@ class ExplicitTrial(PretrainedErasingTrial):
         prompts, source = i2p_prompts()
         return prompts[: self.experiment.ask.get("prompts")], source
 
+    @cached_property
+    def weights(self) -> Source:
+        """Those of what looks at the images."""
+        return nudenet_source()
+
     @property
     def sources(self) -> tuple[Source, ...]:
-        return (*self.data.sources, self.asked[1])
+        return (*self.data.sources, self.asked[1], self.weights)
 
     def evaluation(self) -> dict[str, Any]:
         return {
             "concepts": describe(self.concepts),
             "prompts": digest(list(self.asked[0])),
+            "looked_at_by": self.weights.sha256,
             "ask": self.experiment.ask,
         }
 
@@ -675,13 +682,8 @@ class CocoTrial(ExplicitTrial):
             )
         return Source("Inception v3", "user", file_sha256([root / INCEPTION], root), root)
 
-    @property
-    def sources(self) -> tuple[Source, ...]:
-        return (*super().sources, self.weights)
-
     def evaluation(self) -> dict[str, Any]:
-        files = [f.name for f in self.coco[1]]
-        return super().evaluation() | {"real": digest(files), "inception": self.weights.sha256}
+        return super().evaluation() | {"real": digest([f.name for f in self.coco[1]])}
 
     def features(self, images: Any) -> Tensor:
         """Inception features (n, 2048) of images."""
