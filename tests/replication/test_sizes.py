@@ -329,6 +329,20 @@ class TestMeasures:
         assert 0.35 * retrained < one - retrained < 0.5 * retrained
 
 
+def test_adapters_of_another_kind_are_another_training(meter: Meter) -> None:
+    """What differs in adapters alone is counted, and without the projector's gradients."""
+    profile = load_paper("safeeraser").profile("ci")
+    e = next(iter(profile.experiments.values()))
+    own = e.model_copy(update={"measure": ("methods",)})
+    frozen = own.model_copy(update={"adapters": {**e.adapters, "projector": None}})
+    asked = e.model_copy(update={"measure": ("original",)})  # pays for the fit
+    experiments = {"asked": asked, "own": own, "again": own, "frozen": frozen}
+    sizes = dict(size_of(profile.model_copy(update={"experiments": experiments}), meter))
+    taken = {name: size.cost.total for name, size in sizes.items()}
+    assert taken["again"] == 0
+    assert 0.9 * taken["own"] < taken["frozen"] < taken["own"]
+
+
 def test_hours_are_those_of_what_takes_longest() -> None:
     half, reads = {"matmul, half": 0.4 * 312e12 * 3600}, 0.6 * CARDS["A100"]["read"] * 7200
     assert hours({"flops": half, "read": 0}, "A100") == pytest.approx(1)

@@ -1040,6 +1040,9 @@ class Refusing(Tuning):
     def acts(self, method: Any) -> bool:
         return False
 
+    def described(self, method: Any) -> Any:
+        return [describe(method), self.e.adapters]
+
     @cached_property
     def harmful(self) -> bool:
         return self.e.data["use"] == "safety_benchmark"
@@ -1090,7 +1093,7 @@ class Refusing(Tuning):
                 method(work, self.split(target), 0, inplace=True)
 
         held = self.judge_weights if self.harmful else 0
-        found = self.measured(_shape(describe(method)), run)
+        found = self.measured(_shape(self.described(method)), run)
         parts = {**found.parts, "copies": found.parts.get("copies", 0) + held}
         return replace(found, peak=found.peak + held, parts=parts)
 
