@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -524,4 +526,12 @@ class TestMeasure:
             monkeypatch.setattr(training.time, name, lambda told=told: next(told))
         with measure(torch.device("cpu")) as cost:
             pass
-        assert cost.seconds == {"process_time": 2.0, "perf_counter": 3.0}[clock]
+        assert cost.seconds == pytest.approx({"process_time": 2, "perf_counter": 3}[clock])
+
+    def test_workers_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fails where a data loader's own processes work for nothing."""
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        code = "import time\nwhile time.process_time() < 0.3: pass"
+        with measure(torch.device("cpu")) as cost:
+            subprocess.run([sys.executable, "-S", "-c", code], check=True)
+        assert cost.seconds >= 0.2

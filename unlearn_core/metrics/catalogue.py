@@ -663,8 +663,8 @@ OWN: dict[str, Metric] = {
         "Time",
         "s",
         "lower",
-        "Time of the method alone: data passes and updates, no evaluation. The wall's clock, or on "
-        "a CPU with one thread the processor's, which other work there does not lengthen.",
+        "Time of the method alone: data passes and updates, no evaluation. The wall's clock; of one "
+        "thread on a CPU, in rows of commit 837dc8c and later, the processor's.",
     ),
     "peak_memory": Metric(
         "Peak memory",

@@ -19,7 +19,8 @@ __all__ = ["Cost", "measure"]
 class Cost:
     """Filled when the block ends; ``peak_memory`` is None where it can't be measured.
 
-    ``seconds`` are those of `unlearn_core.models.training.clock`.
+    ``seconds`` are the wall's or, where one thread computes on a CPU, the processor's: of this process
+    and of the workers that it has waited for.
     """
 
     seconds: float = 0.0

@@ -282,13 +282,18 @@ def shuffled_epochs(
 
 
 def clock(device: torch.device) -> Callable[[], float]:
-    """What tells the seconds of work on a device: the wall's clock or, on a CPU, one thread's own.
+    """What tells the seconds of work on a device: the wall's clock or, where one thread computes on a
+    CPU, the processor's, which nothing else that runs there lengthens.
 
-    Where one thread computes, the processor's time for this process is what the wall's would be on a
-    machine that does nothing else, whatever else runs beside it.
+    The processor's counts all of this process and the workers that it has waited for.
     """
     alone = device.type == "cpu" and torch.get_num_threads() == 1
-    return time.process_time if alone else time.perf_counter
+    return _processor if alone else time.perf_counter
+
+
+def _processor() -> float:
+    ended = os.times()
+    return time.process_time() + ended.children_user + ended.children_system
 
 
 def train(

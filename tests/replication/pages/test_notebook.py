@@ -98,6 +98,39 @@ def test_what_a_seed_fixes(own: tuple[int | None, int | None], said: str) -> Non
     assert said in nb.setup(run).data
 
 
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ((), "skipped: not all of its rows are made yet"),
+        ((2,), "SSD; seed 2: not all of its rows are made yet"),
+    ],
+)
+def test_a_seed_that_is_not_made_is_named(seeds: tuple[int, ...], said: str) -> None:
+    experiment = SimpleNamespace(
+        title="Classes",
+        data={},
+        model={},
+        train={},
+        forget={"class": ["3"]},
+        methods={"SSD": {}},
+        original_seed=None,
+    )
+    profile = SimpleNamespace(
+        experiments={"classes": experiment},
+        purpose="",
+        shrunk="",
+        hardware="",
+        memory_gb=1,
+        minutes=1,
+    )
+    skip = Skip(experiment="classes", reason="not all of its rows are made yet", seeds=seeds)
+    run: Any = SimpleNamespace(
+        profile=profile, skips=(skip,), seeds=(0, 1), rehearsal=False, profile_name="ci"
+    )
+    page = BeautifulSoup(nb.setup(run).data, "html.parser")
+    assert page.select("tbody tr")[-1].select("td")[-1].text == said
+
+
 class TestResults:
     @pytest.fixture
     def run(self, make_row: Callable[..., Row]) -> Any:

@@ -35,7 +35,7 @@ def file(tiny: dict[str, Any]) -> PaperFile:
 def verdict(claim: str, word: str, mean: float | None = None, **more: Any) -> Verdict:
     margins = {} if mean is None else {s: Margin(value=mean, stderr=0.4) for s in (0, 1)}
     known = {} if mean is None else {"mean": mean, "stderr": 0.25}
-    return Verdict(claim=claim, verdict=word, margins=margins, **known | more)
+    return Verdict(claim=claim, verdict=word, **{"margins": margins} | known | more)
 
 
 VERDICTS = (
@@ -127,7 +127,7 @@ def test_a_chapter_opens_with_findings_regime_and_headlines(
         "2.3 points margin +1.75 ± 0.25",
         "✓ holds",
     ]
-    assert cells(second)[3] == "✗ fails rule younger than its rows"
+    assert cells(second)[3] == "✗ fails rule written after its result"
 
 
 def test_a_record_from_before_findings_says_how_many_claims_hold(
@@ -139,6 +139,19 @@ def test_a_record_from_before_findings_says_how_many_claims_hold(
     assert "Of 4 claims, at ci size: 1 holds, 1 is a tie, 1 fails, 1 is not tested." in text
     assert soup(text).select_one("div.regime").get_text() == "Our size, ci. everything"
     assert "headlines" not in text
+
+
+def test_a_margin_of_one_seed_says_so(file: PaperFile, record: Record) -> None:
+    """Fails where the error of one seed's examples stands as that of several seeds."""
+    alone = verdict("C1", "holds", 1.75, margins={4: Margin(value=1.75, stderr=0.25)})
+    one = record.model_copy(update={"verdicts": (alone, *VERDICTS[1:])})
+    for text in (summary.first_screen(file, one, [one]), summary.front_page([("tiny", file, one)])):
+        assert "margin +1.75&nbsp;±&nbsp;0.25, seed 4 alone" in text
+        assert text.count("alone") == 1
+    listed = [
+        cells(row)[3] for row in soup(summary.all_claims([("tiny", file, one)])).select("tbody tr")
+    ]
+    assert listed[:2] == ["+1.75 ± 0.25, seed 4 alone", "-1.50 ± 0.25"]
 
 
 class TestLadder:
@@ -206,7 +219,7 @@ def test_a_verdict_tells_what_it_presupposes_and_why_it_was_not_tested(file: Pap
     assert "What might explain it." in cells(first)[1]
     assert cells(first)[2:] == [
         "+0.25 ± 0.25 seed 0: +0.25 ± 0.40 seed 1: +0.25 ± 0.40",
-        "≈ tie rule younger than its rows",
+        "≈ tie rule written after its result",
     ]
     assert "Not tested: it does not memorise." in cells(second)[1]
     assert "(✓ seed 0: train 99 %; ✗ seed 1: train 98 %)" in cells(second)[1]

@@ -77,12 +77,14 @@ def setup(run: Replication) -> Markdown:
     profile = run.profile
     groups: dict[str, list[list[str]]] = {}
     for name, e in profile.experiments.items():
-        missing = next((s.reason for s in run.skips if s.experiment == name and not s.seeds), None)
+        skip = next((s for s in run.skips if s.experiment == name), None)
         made_of = {"Data": e.data, "Model": e.model, "Training": e.train}
         setting = "<br>".join(
             f"<b>{k}</b> {html.escape(_spec(v))}" for k, v in made_of.items() if v
         )
-        methods = f"skipped: {missing}" if missing else ", ".join(e.methods)
+        methods = ", ".join(e.methods)
+        if skip is not None:
+            methods = f"{methods}; {skip}" if skip.seeds else f"skipped: {skip.reason}"
         groups.setdefault(setting, []).append(
             [f"<b>{html.escape(e.title)}</b>", *map(html.escape, (_spec(e.forget), methods))]
         )

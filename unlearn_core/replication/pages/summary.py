@@ -64,14 +64,18 @@ def _our_number(v: Verdict) -> str:
     """Our number in words, where the chapter gives it, and the margin with its error."""
     if v.mean is None:
         return html.escape(v.ours) or '<span class="muted">–</span>'
-    margin = f"margin {tables.signed(v.mean, v.stderr).replace(' ', '&nbsp;')}"
+    margin = f"margin {tables.signed(v.mean, v.stderr).replace(' ', '&nbsp;')}{_alone(v)}"
     return f'{html.escape(v.ours)} <span class="muted">{margin}</span>' if v.ours else margin
+
+
+def _alone(v: Verdict) -> str:
+    """Of a margin on one seed, whose error is that of its examples: which."""
+    return f", seed {next(iter(v.margins))} alone" if len(v.margins) == 1 else ""
 
 
 def _judged(v: Verdict) -> str:
     """The badge, and whether the rule is younger than its rows."""
-    young = '<br><span class="muted">rule younger than its rows</span>'
-    return tables.verdict_badge(v) + (young if v.age == "younger" else "")
+    return tables.verdict_badge(v) + (tables.YOUNGER if v.age == "younger" else "")
 
 
 # --- the front page --------------------------------------------------------------------------
@@ -109,7 +113,7 @@ def all_claims(chapters: Iterable[tuple[str, PaperFile, Record]]) -> str:
         for v in record.verdicts:
             claim = file.claims[v.claim]
             whose = "ours" if claim.whose == "ours" else "headline" if claim.headline else "paper’s"
-            margin = tables.signed(v.mean, v.stderr) if v.mean is not None else "–"
+            margin = "–" if v.mean is None else tables.signed(v.mean, v.stderr) + _alone(v)
             badge = tables.verdict_badge(v)
             if v.reason:
                 badge += f'<br><span class="muted">{html.escape(v.reason)}</span>'

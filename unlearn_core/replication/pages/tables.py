@@ -228,13 +228,17 @@ def _told(claim: Claim, v: Verdict) -> str:
     return out
 
 
+#: Beside the badge of a verdict whose rule was not there when its rows were made.
+YOUNGER = '<br><span class="muted">rule written after its result</span>'
+
+
 def _sign(claim: Claim, v: Verdict) -> str:
     """The badge, whose claim it is where it is ours, and whether its rule is younger than its rows."""
     out = verdict_badge(v)
     if claim.whose == "ours":
         out += '<br><span class="muted">our claim</span>'
     if v.age == "younger":
-        out += '<br><span class="muted">rule younger than its rows</span>'
+        out += YOUNGER
     return out
 
 

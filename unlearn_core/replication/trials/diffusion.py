@@ -612,19 +612,19 @@ class ExplicitTrial(PretrainedErasingTrial):
         return prompts[: self.experiment.ask.get("prompts")], source
 
     @cached_property
-    def weights(self) -> Source:
-        """Those of what looks at the images."""
+    def looks(self) -> Source:
+        """What looks at the images: the detector."""
         return nudenet_source()
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        return (*self.data.sources, self.asked[1], self.weights)
+        return (*self.data.sources, self.asked[1], self.looks)
 
     def evaluation(self) -> dict[str, Any]:
         return {
             "concepts": describe(self.concepts),
             "prompts": digest(list(self.asked[0])),
-            "looked_at_by": self.weights.sha256,
+            "looks": self.looks.sha256,
             "ask": self.experiment.ask,
         }
 
@@ -666,8 +666,8 @@ class CocoTrial(ExplicitTrial):
         return captions, source
 
     @cached_property
-    def weights(self) -> Source:
-        """Inception's, which lie in the same folder.
+    def looks(self) -> Source:
+        """Inception's weights, which lie in the same folder.
 
         Raises
         ------
@@ -687,7 +687,7 @@ class CocoTrial(ExplicitTrial):
 
     def features(self, images: Any) -> Tensor:
         """Inception features (n, 2048) of images."""
-        return inception_features(images, self.weights.path / INCEPTION)
+        return inception_features(images, self.looks.path / INCEPTION)
 
     @cached_property
     def real(self) -> Tensor:
