@@ -27,6 +27,7 @@ from unlearn_core.metrics import (
     ShadowAttack,
     accuracy,
     confidence_attack,
+    cost,
     evaluate_classifier,
     klom,
     margins,
@@ -397,29 +398,20 @@ class TestNaN:
         assert len(trial.run.rows) == 0
 
 
-def compute(seconds: float) -> None:
-    """Keep the processor busy: a sleep is no work of a single thread."""
-    end = time.process_time() + seconds
-    while time.process_time() < end:
-        pass
-
-
 @dataclass(frozen=True)
-class Sleep(Method):
-    """Does nothing, for a while; takes ``steps`` optimizer steps at a learning rate of 0."""
+class Busy(Method):
+    """Takes ``steps`` optimizer steps at a learning rate of 0, which change nothing."""
 
-    name: ClassVar[str] = "sleep"
+    name: ClassVar[str] = "busy"
     needs: ClassVar[frozenset[str]] = frozenset()
     draws: ClassVar[bool] = False
 
-    seconds: float = 0.05
     steps: int = 3
 
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         for _ in range(self.steps):
             optimizer.step()
-        compute(self.seconds)
         return model
 
 
@@ -429,6 +421,12 @@ class TestCost:
     ) -> None:
         """Fails where the training of the original or the evaluation is inside the timer, as it
         is in the SSD authors' code."""
+        now = [0.0]
+
+        def compute(seconds: float) -> None:
+            now[0] += seconds
+
+        monkeypatch.setattr(cost, "clock", lambda device: lambda: now[0])
         experiment(tiny)["oracle"] = None  # measuring it would train the original first
         trial = trial_of(project, tiny)
         fit, evaluate = trial.fit, classification.evaluate_classifier
@@ -443,10 +441,18 @@ class TestCost:
 
         monkeypatch.setattr(trial, "fit", slow_fit)
         monkeypatch.setattr(classification, "evaluate_classifier", slow_evaluate)
-        trial.methods["Sleep"] = Sleep()
+
+        @dataclass(frozen=True)
+        class Computing(Busy):
+            def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
+                compute(0.25)
+                return super().unlearn(model, split, seed)
+
+        trial.methods["Busy"] = Computing()
         assert "original" not in vars(trial), "it is not trained yet"
-        found = trial.measure_method("Sleep").metrics
-        assert 0.05 <= found["seconds"].value < 0.4
+        found = trial.measure_method("Busy").metrics
+        assert found["seconds"].value == 0.25
+        assert now == [1.25], "the training and the evaluation took their time, too"
         assert found["optimizer_steps"].value == 3
         assert found["changed_weights"].value == 0
 
@@ -609,7 +615,7 @@ class TestControls:
         seen = []
 
         @dataclass(frozen=True)
-        class Seeing(Sleep):
+        class Seeing(Busy):
             needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
 
             def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
@@ -636,7 +642,7 @@ class TestControls:
         seen = []
 
         @dataclass(frozen=True)
-        class Counting(Sleep):
+        class Counting(Busy):
             needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
 
             def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
@@ -775,7 +781,7 @@ class TestTrials:
 
 
 @dataclass(frozen=True)
-class Both(Sleep):
+class Both(Busy):
     """Has a hyper-parameter that its training has too."""
 
     lr: float = 1.0
