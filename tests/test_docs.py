@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Collection, Iterator
 from types import ModuleType
 
@@ -76,6 +77,53 @@ def test_every_public_name_is_documented(package: str) -> None:
 @pytest.mark.parametrize("module", ["extras", "fields", "registry", "seeding"])
 def test_so_is_what_belongs_to_no_package(module: str) -> None:
     assert [*undocumented(f"unlearn_core.{module}")] == []
+
+
+def no_attributes(cls: type) -> list[str]:
+    """What stands as an attribute in a class's own docstring, and the class does not have."""
+    doc = inspect.cleandoc(vars(cls).get("__doc__") or "")
+    section = re.search(r"^Attributes\n-+\n(.*?)(?=^[^\n]+\n-{3,}$|\Z)", doc, flags=re.M | re.S)
+    if section is None:
+        return []
+    lines = [line for line in section[1].splitlines() if line and not line.startswith(" ")]
+    names = [name for line in lines for name in line.partition(" : ")[0].split(", ")]
+    fields = getattr(cls, "__dataclass_fields__", {})
+    return [name for name in names if name not in fields and not hasattr(cls, name)]
+
+
+def test_attributes_of_methods_are_theirs() -> None:
+    """Fails where prose, or a field that went, is shown among a method's attributes."""
+    found, sections = [], 0
+    for name in (m for m in public_modules() if m.split(".")[1] == "methods"):
+        module = importlib.import_module(name)
+        for own, cls in vars(module).items():
+            if inspect.isclass(cls) and cls.__module__ == name:
+                sections += "\nAttributes\n" in inspect.cleandoc(cls.__doc__ or "")
+                found += [f"{name}.{own}: {attribute}" for attribute in no_attributes(cls)]
+    assert sections > 40
+    assert found == []
+
+
+def test_prose_among_attributes_is_found() -> None:
+    class Method:
+        """One.
+
+        Attributes
+        ----------
+        lr, epochs : of the training
+            of both
+        keep : a share
+
+        More of the keep.
+
+        Raises
+        ------
+        ValueError
+        """
+
+        lr = epochs = 1
+
+    assert no_attributes(Method) == ["keep", "More of the keep."]
 
 
 def unnamed_errors(tree: ast.Module, public: Collection[str]) -> Iterator[str]:

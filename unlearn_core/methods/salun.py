@@ -196,14 +196,14 @@ def frozen(
 class SalUn(RandomLabel):
     """Random labelling of the salient weights only.
 
+    The mask sees the forget set shuffled and augmented as ``train`` says, in batches of 256.
+
     Attributes
     ----------
     train, order, wrong : of the random labelling, see `RandomLabel`
     keep : the share that may change of all weights that are not frozen; 0.5 in the paper
     freeze : how the others are held: "exact", or "gradient" as in the published runs
     mask : "saliency"; or "random", the control, a random mask of the same size
-
-    The mask sees the forget set shuffled and augmented as ``train`` says, in batches of 256.
     """
 
     name: ClassVar[str] = "salun"

@@ -36,6 +36,8 @@ __all__ = ["SalUnGeneration"]
 class SalUnGeneration(ConceptRelabel):
     """Random labelling of the salient weights of a diffusion model.
 
+    The mask sees the forget set once, in the batches that ``train`` asks for.
+
     Attributes
     ----------
     train, beta, reduction : of the random labelling, see `ConceptRelabel`
@@ -43,8 +45,6 @@ class SalUnGeneration(ConceptRelabel):
     w : :math:`w`
     mask_clip : the norm that each batch's gradient is clipped to for the mask; None for no clipping
     mask : "saliency"; or "random", the control, a random mask of the same size
-
-    The mask sees the forget set once, in the batches that ``train`` asks for.
     """
 
     name: ClassVar[str] = "salun_generation"
