@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
 from collections import Counter
 
 import pytest
 
+import unlearn_core
 from unlearn_core.replication.pages.api import api_pages
 
 PAGES = api_pages()
@@ -38,6 +40,14 @@ def test_what_is_exported_stands_under_the_package(package: str) -> None:
 def test_what_is_not_exported_stands_under_its_module() -> None:
     assert "unlearn_core.methods.ssd.dampen" in names_on("methods")
     assert "unlearn_core.replication.run.Replication" in names_on("replication")
+
+
+def test_every_part_has_a_page() -> None:
+    """Fails where a module that belongs to no subpackage is left out: its names are imported, too."""
+    parts = {m.name for m in pkgutil.iter_modules(unlearn_core.__path__)}
+    assert PAGES.keys() == {f"api/{name}" for name in {"index", *parts}}
+    assert "unlearn_core.fields.Positive" in names_on("fields")
+    assert "unlearn_core.seeding.derive_seed" in names_on("seeding")
 
 
 def test_data_keep_their_words() -> None:

@@ -1,4 +1,4 @@
-"""The reference: what each subpackage offers, under the path that it is imported from."""
+"""The reference: what each subpackage and module offers, under the path that it is imported from."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from sphinx.pycode import ModuleAnalyzer
 
 __all__ = ["api_pages"]
 
+PARTS = ("data", "models", "methods", "metrics", "replication")
+PARTS += ("fields", "registry", "seeding", "extras")
+
 
 def api_pages() -> dict[str, str]:
-    """One page a subpackage, from the docstrings of its modules."""
+    """One page for each of `PARTS`, from the docstrings of its modules."""
     import unlearn_core
 
     pages = {}
-    for name in ("data", "models", "methods", "metrics", "replication"):
+    for name in PARTS:
         package = importlib.import_module(f"unlearn_core.{name}")
-        modules = [m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+        path = getattr(package, "__path__", ())  # a module has none
+        modules = [m.name for m in pkgutil.walk_packages(path, package.__name__ + ".")]
         lines = [f"# `unlearn_core.{name}`", "", (package.__doc__ or "").strip(), ""]
         for module in [package.__name__, *sorted(modules)]:
             if not module.endswith("__main__") and (block := [*described(package, module)]):
