@@ -73,7 +73,8 @@ TOFU_ANSWERS = (15, 22, 27, 30, 33, 36, 39, 42, 47, 55)
 TOFU_FORGET = {"forget01": 40, "forget05": 200, "forget10": 400}
 TOFU_ASKED = (400, 100, 117)
 
-#: Words of the chapters of the two books.
+#: Words of each chapter of Project Gutenberg's books 11 and 12, as `gutenberg` cuts them: of the files whose
+#: sha256 begin with 2a044287 and 18c3359a. An edition with a table of contents would be cut otherwise.
 ALICE_WORDS = (2181, 2098, 1701, 2616, 2185, 2594, 2286, 2485, 2271, 2028, 1877, 2104)
 LOOKING_GLASS_WORDS = (3214, 2814, 2878, 2859, 3108, 2965, 2588, 4001, 4045, 55, 8, 688)
 
@@ -195,18 +196,18 @@ def books(spec: Mapping[str, Any]) -> BookData:
     count, first = given["passages"], given["forget_chapters"]
     size = given["prompt_words"], given["answer_words"]
     if kind == "own_text":
-        gone, kept = [math.ceil(count / first) * sum(size)] * first, [count * sum(size)]
-        lengths = gone, kept, kept  # the third is what nobody learns
+        enough = [count * sum(size)]
+        lengths = [math.ceil(count / first) * sum(size)] * first, enough, enough
         about = ((), ())
     else:
         lengths = ALICE_WORDS[:first], LOOKING_GLASS_WORDS, ALICE_WORDS[first:]
         about = ALICE, LOOKING_GLASS
-    gone, kept, held = (
+    gone, kept, unseen = (
         [" ".join(f"{part}.{i}.{k}" for k in range(n)) for i, n in enumerate(chapters)]
         for part, chapters in enumerate(lengths)
     )
     sets = tuple(QuestionSet(tuple(q for q, _ in qs), tuple(a for _, a in qs)) for qs in about)
-    return book_of(gone, kept, held, count, size, sets, None)
+    return book_of(gone, kept, unseen, count, size, sets, None)
 
 
 def prompt_tokens(template: str) -> int:
