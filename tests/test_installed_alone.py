@@ -1,4 +1,8 @@
-"""Each extra of the installation is whole by itself, whatever another one would bring."""
+"""Each extra of the installation that brings models or the book, and the installation without any, is
+whole by itself, whatever another one would bring.
+
+"cluster" and "dev" are not tried: they add to an installation that has the others.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,16 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: A small use of everything that an extra is for; "" is the installation without any.
 USES = {
     "": """
+from unlearn_core.data import Classification, digits, forget_class
 from unlearn_core.methods import SSD, check_method
+from unlearn_core.metrics import evaluate_classifier
+from unlearn_core.models import Recipe, SmallCNN, TrainConfig
 check_method(SSD())
+data = digits()
+split = forget_class(data, "3")
+recipe = Recipe(SmallCNN(10), Classification(10), TrainConfig(epochs=1, lr=0.1, batch_size=len(data.train)))
+model = recipe.fit(data.train, seed=0)
+assert evaluate_classifier(SSD()(model, split), split)["test_accuracy"].n == len(data.test)
 """,
     "vit": """
 import tempfile
