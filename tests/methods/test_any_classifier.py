@@ -178,6 +178,29 @@ class TestLogits:
         expected = predict(net, table).logits.log_softmax(dim=1)
         torch.testing.assert_close(found, expected)
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("classes", [10, 100])
+    def test_nor_are_those_of_half_precision(self, dtype: torch.dtype, classes: int) -> None:
+        """Fails where they are looked at without a thought of rounding: rows miss one by 2e-3."""
+        table = TensorDataset(torch.randn(N, 5).to(dtype), torch.arange(N) % 3)
+        net = nn.Linear(5, classes).to(dtype)
+        with pytest.raises(ValueError, match="gives probabilities"):
+            predict(nn.Sequential(net, nn.Softmax(dim=1)), table)
+        found = predict(net, table).logits
+        assert found.dtype == torch.float32
+        assert torch.equal(found, net(table.tensors[0]).float())
+
+    def test_nor_are_exact_one_hot_scores(self) -> None:
+        """What is refused to the letter; scores of another scale, or a hundredth off, are logits."""
+        table = TensorDataset(torch.eye(3)[torch.arange(N) % 3], torch.arange(N) % 3)
+        net = nn.Linear(3, 3, bias=False)
+        net.weight.data = torch.eye(3)
+        with pytest.raises(ValueError, match="gives probabilities"):
+            predict(net, table)
+        for scale in (2.0, 0.99):
+            net.weight.data = scale * torch.eye(3)
+            assert torch.equal(predict(net, table).logits, scale * table.tensors[0])
+
     def test_a_task_of_ones_own_is_asked_everywhere(self) -> None:
         """Fails where a caller runs the model itself: it can't know what this one returns."""
 

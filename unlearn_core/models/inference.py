@@ -69,17 +69,21 @@ def predict(
     NotFiniteError
         Its weights are not finite: all it says is one class.
     ValueError
-        It gives probabilities: losses, entropies and attacks would take them for logits.
+        Nothing it gives is negative, and every row sums to one, but for 1e-4, or 1e-2 in half
+        precision: probabilities, or exact one-hot scores. Losses, entropies and attacks would take them
+        for logits.
     """
     require_finite(model, f"the {type(model).__name__} that is asked")
     device, logits = device_of(model), logits_by(task)
     with evaluating(model):
         out = [
-            (logits(model, (x.to(device), y.to(device))).float().cpu(), y)
+            (logits(model, (x.to(device), y.to(device))).cpu(), y)
             for x, y in batches(labelled(data), batch_size)
         ]
-    found = Outputs(torch.cat([x for x, _ in out]), torch.cat([y for _, y in out]))
-    if (found.logits >= 0).all() and ((found.logits.sum(dim=1) - 1).abs() < 1e-4).all():
+    given = torch.cat([x for x, _ in out])
+    found = Outputs(given.float(), torch.cat([y for _, y in out]))
+    rounding = 1e-4 if given.dtype.itemsize >= 4 else 1e-2
+    if (found.logits >= 0).all() and ((found.logits.sum(dim=1) - 1).abs() < rounding).all():
         raise ValueError(
             f"the {type(model).__name__} that is asked gives probabilities, each row of which sums to "
             "one, and not logits: leave its last softmax out"
