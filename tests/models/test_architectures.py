@@ -82,7 +82,7 @@ def alone(chat: Chat, pair: tuple[str, str]) -> Tensor:
     """The answer's log-probabilities, of one plain sequence."""
     ids, labels = chat.encode(*pair)
     logits = chat.model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None]).logits
-    scores = logits[0, :-1].log_softmax(dim=-1)[torch.arange(len(ids) - 1), ids[1:]]
+    scores = logits[0, :-1].float().log_softmax(dim=-1)[torch.arange(len(ids) - 1), ids[1:]]
     return scores[labels[1:] != IGNORED]
 
 
@@ -158,6 +158,34 @@ class TestFindingOut:
         for pairs in (short, short + PAIRS[-1:]):
             for found, pair in zip(chat.log_probs(pairs), pairs, strict=True):
                 torch.testing.assert_close(found, alone(chat, pair), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("family", "window", "dtype"),
+        [
+            ("mistral", {"sliding_window": 120}, torch.float32),
+            ("mistral", {"sliding_window": 115}, torch.bfloat16),
+            ("gpt_neo", {"window_size": 120}, torch.float32),
+        ],
+    )
+    def test_an_answer_that_is_a_little_too_long(
+        self,
+        tokenizer: Any,
+        monkeypatch: pytest.MonkeyPatch,
+        family: str,
+        window: dict[str, int],
+        dtype: torch.dtype,
+    ) -> None:
+        """Of 122 tokens; fails where the few that miss something are lost in a mean over all."""
+        kind, own, _ = FAMILIES[family]
+        monkeypatch.setitem(FAMILIES, family, (kind, own | window, False))
+        chat = Chat(built(family, tokenizer).to(dtype), tokenizer)
+        pairs = [("Who?", " ".join(["Ada Moreau was born in Dorvane"] * 8)), ("Who?", "Bo.")]
+        assert len(chat.encode(*pairs[0])[0]) == 122
+        for found, pair in zip(chat.log_probs(pairs), pairs, strict=True):
+            torch.testing.assert_close(found, alone(chat, pair), rtol=1e-4, atol=1e-4)
+        seen = masks_read(chat)
+        chat.log_probs(pairs)
+        assert set(seen) == {2}
 
     def test_a_single_long_answer(self, tokenizer: Any) -> None:
         """A pack of one has a mask of four dimensions, too, which says nothing of a window."""
