@@ -12,16 +12,16 @@ from sphinx.pycode import ModuleAnalyzer
 
 __all__ = ["api_pages"]
 
-PARTS = ("data", "models", "methods", "metrics", "replication")
-PARTS += ("fields", "registry", "seeding", "extras")
+PACKAGES = ("data", "models", "methods", "metrics", "replication")
+MODULES = ("fields", "registry", "seeding", "extras")
 
 
 def api_pages() -> dict[str, str]:
-    """One page for each of `PARTS`, from the docstrings of its modules."""
+    """One page a subpackage, or module that belongs to none, from its docstrings."""
     import unlearn_core
 
     pages = {}
-    for name in PARTS:
+    for name in (*PACKAGES, *MODULES):
         package = importlib.import_module(f"unlearn_core.{name}")
         path = getattr(package, "__path__", ())  # a module has none
         modules = [m.name for m in pkgutil.walk_packages(path, package.__name__ + ".")]
