@@ -226,7 +226,7 @@ def test_nothing_of_a_record_reaches_a_page_unescaped(
         "provenance": notebook.provenance(record),
         "front page": summary.front_page(book.told([chapter])),
         "all claims": summary.all_claims(book.told([chapter])),
-        "first screen": summary.first_screen(paper, record, [record]),
+        "first screen": summary.first_screen(paper, record, [record], True),
         "status": book.status([chapter]),
         "skips": book.skips([chapter]),
         "environment": book.environment_table([chapter]),

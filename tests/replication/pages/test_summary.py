@@ -64,7 +64,7 @@ def cells(row: Tag) -> list[str]:
 
 def test_the_front_page_has_a_line_a_headline(file: PaperFile, record: Record) -> None:
     """Fails where a headline has another one's number, or where what is no headline is shown."""
-    page = soup(summary.front_page([("tiny", file, record)]))
+    page = soup(summary.front_page([("tiny", file, record, [record])]))
     first, second = page.select("tbody tr")
     assert cells(first) == [
         "Tiny nowhere 2024 laptop, 2 seeds",
@@ -81,7 +81,7 @@ def test_the_front_page_counts_where_a_paper_has_no_headline(
     tiny: dict[str, Any], record: Record
 ) -> None:
     """Fails where a paper without headlines is left out, or gets a wall of badges."""
-    page = soup(summary.front_page([("tiny", PaperFile.model_validate(tiny), record)]))
+    page = soup(summary.front_page([("tiny", PaperFile.model_validate(tiny), record, [record])]))
     (row,) = page.select("tbody tr")
     words = "Of 4 claims, at laptop size: 1 holds, 1 is a tie, 1 fails, 1 is not tested."
     assert cells(row)[1:] == [words]
@@ -92,7 +92,7 @@ def test_more_headlines_than_fit_are_counted(
     file: PaperFile, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(summary, "ON_FRONT", 1)
-    (row,) = soup(summary.front_page([("tiny", file, record)])).select("tbody tr")
+    (row,) = soup(summary.front_page([("tiny", file, record, [record])])).select("tbody tr")
     assert cells(row)[1] == "Title of C1 and 1 more"
 
 
@@ -100,20 +100,28 @@ def test_every_claim_is_listed_with_whose_it_is_and_its_rule_s_age(
     file: PaperFile, record: Record
 ) -> None:
     """Fails where a claim is left out, or where a rule that came after its rows is not called so."""
-    listed = summary.all_claims([("tiny", file, record)])
+    listed = summary.all_claims([("tiny", file, record, [record])])
     assert listed.startswith("## Tiny\n")
     assert [cells(row) for row in soup(listed).select("tbody tr")] == [
-        ["C1", "Title of C1", "headline", "+1.75 ± 0.25", "✓ holds", "before its rows"],
-        ["C2", "Title of C2", "headline", "-1.50 ± 0.25", "✗ fails", "after its rows"],
-        ["C3", "Title of C3", "paper’s", "+0.25 ± 0.25", "≈ tie", "not known"],
-        ["C4", "Title of C4", "ours", "–", "– not tested not judged at this size", "not known"],
+        ["C1", "Title of C1", "headline", "laptop", "+1.75 ± 0.25", "✓ holds", "before its rows"],
+        ["C2", "Title of C2", "headline", "laptop", "-1.50 ± 0.25", "✗ fails", "after its rows"],
+        ["C3", "Title of C3", "paper’s", "laptop", "+0.25 ± 0.25", "≈ tie", "not known"],
+        [
+            "C4",
+            "Title of C4",
+            "ours",
+            "laptop",
+            "–",
+            "– not tested not judged at this size",
+            "not known",
+        ],
     ]
 
 
 def test_a_chapter_opens_with_findings_regime_and_headlines(
     file: PaperFile, record: Record
 ) -> None:
-    text = summary.first_screen(file, record, [record])
+    text = summary.first_screen(file, record, [record], True)
     assert text.index("- SSD *works*.\n- It is fast.") < text.index("test accuracy")
     regime, headlines = (soup(text).select_one(f".{k}") for k in ("regime", "headlines"))
     assert [cells(r) for r in regime.select("tr")] == [
@@ -135,21 +143,58 @@ def test_a_record_from_before_findings_says_how_many_claims_hold(
 ) -> None:
     """Fails where a chapter that nobody rewrote has an empty first screen."""
     bare = record.model_copy(update={"findings": (), "regime": (), "profile": "ci"})
-    text = summary.first_screen(PaperFile.model_validate(tiny), bare, [])
+    text = summary.first_screen(PaperFile.model_validate(tiny), bare, [], False)
     assert "Of 4 claims, at ci size: 1 holds, 1 is a tie, 1 fails, 1 is not tested." in text
     assert soup(text).select_one("div.regime").get_text() == "Our size, ci. everything"
     assert "headlines" not in text
+
+
+def test_a_claim_has_the_verdict_of_the_largest_size_that_judges_it(
+    file: PaperFile, record: Record
+) -> None:
+    """Fails where a larger size that is not made yet hides what a smaller one says, or where a page does
+    not say whose verdict it is."""
+    larger = record.model_copy(
+        update={
+            "profile": "workstation",
+            "verdicts": (
+                verdict("C1", "not tested", reason="its rows are not made yet"),
+                verdict("C2", "tie", 0.5, ours="4 points"),
+                verdict("C4", "holds", 3.0),
+            ),
+        }
+    )
+    both = [larger, record]
+    found = [(v.claim, v.verdict, r.profile) for v, r in summary.evidence(record, both)]
+    assert found == [
+        ("C1", "holds", "laptop"),
+        ("C2", "tie", "workstation"),
+        ("C3", "tie", "laptop"),
+        ("C4", "holds", "workstation"),
+    ]
+    front = soup(summary.front_page([("tiny", file, record, both)])).select("tbody tr")
+    assert cells(front[0])[3] == "2.3 points margin +1.75 ± 0.25"
+    assert cells(front[1])[2:] == ["4 points margin +0.50 ± 0.25 (workstation, 2 seeds)", "≈ tie"]
+    for of_all, said in ((True, "4 points margin"), (False, "margin -1.50 ± 0.25")):
+        text = summary.first_screen(file, record, both, of_all)
+        assert cells(soup(text).select(".headlines tbody tr")[1])[2].startswith(said)
+    listed = soup(summary.all_claims([("tiny", file, record, both)])).select("tbody tr")
+    assert [cells(row)[3] for row in listed] == [r for _, _, r in found]
 
 
 def test_a_margin_of_one_seed_says_so(file: PaperFile, record: Record) -> None:
     """Fails where the error of one seed's examples stands as that of several seeds."""
     alone = verdict("C1", "holds", 1.75, margins={4: Margin(value=1.75, stderr=0.25)})
     one = record.model_copy(update={"verdicts": (alone, *VERDICTS[1:])})
-    for text in (summary.first_screen(file, one, [one]), summary.front_page([("tiny", file, one)])):
+    for text in (
+        summary.first_screen(file, one, [one], True),
+        summary.front_page([("tiny", file, one, [one])]),
+    ):
         assert "margin +1.75&nbsp;±&nbsp;0.25, seed 4 alone" in text
         assert text.count("alone") == 1
     listed = [
-        cells(row)[3] for row in soup(summary.all_claims([("tiny", file, one)])).select("tbody tr")
+        cells(row)[4]
+        for row in soup(summary.all_claims([("tiny", file, one, [one])])).select("tbody tr")
     ]
     assert listed[:2] == ["+1.75 ± 0.25, seed 4 alone", "-1.50 ± 0.25"]
 
@@ -160,7 +205,7 @@ class TestLadder:
         bigger = record.model_copy(
             update={"profile": "workstation", "verdicts": (verdict("C1", "tie", 0.125),)}
         )
-        text = summary.first_screen(file, bigger, [bigger, record])
+        text = summary.first_screen(file, bigger, [bigger, record], True)
         (svg,) = soup(text).select(".headlines svg")
         assert svg["aria-label"] == (
             "C1, Title of C1: the margin is laptop +1.75 ± 0.25, holds; "

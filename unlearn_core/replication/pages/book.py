@@ -68,6 +68,11 @@ class Chapter:
     others: tuple[Edition, ...]
 
     @property
+    def published(self) -> list[Record]:
+        """Of every published size."""
+        return [e.record for e in (self.shown, *self.others) if e.published]
+
+    @property
     def stale(self) -> bool:
         """Was the notebook or its YAML changed after the run that the chapter shows?"""
         return self.shown.record.config != source_hash(self.slug)
@@ -169,9 +174,9 @@ def linked(text: str, chapters: Iterable[Chapter], folder: str) -> str:
 # --- pieces of pages -------------------------------------------------------------------------
 
 
-def told(chapters: list[Chapter]) -> list[tuple[str, PaperFile, Record]]:
+def told(chapters: list[Chapter]) -> list[summary.Told]:
     """What the pages about all papers read of each chapter."""
-    return [(c.slug, c.file, c.shown.record) for c in chapters]
+    return [(c.slug, c.file, c.shown.record, c.published) for c in chapters]
 
 
 def hardware(record: Record) -> str:
@@ -345,8 +350,8 @@ def chapter_notebook(
         for key in ("papermill", "execution"):
             cell["metadata"].pop(key, None)
     book["metadata"].pop("papermill", None)
-    published = [e.record for e in (chapter.shown, *chapter.others) if e.published]
-    top = summary.first_screen(chapter.file, edition.record, published)
+    of_all = edition is chapter.shown and edition.published
+    top = summary.first_screen(chapter.file, edition.record, chapter.published, of_all)
     source = f"{which_run(chapter, edition)}\n\n{linked(top, chapters, folder)}"
     cell = {"cell_type": "markdown", "id": "first-screen", "metadata": {}, "source": source}
     if edition is not chapter.shown:

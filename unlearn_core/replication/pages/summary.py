@@ -11,7 +11,7 @@ from ..records import Record, Verdict
 from . import tables
 from .margins import ladder
 
-__all__ = ["all_claims", "first_screen", "front_page", "size_of"]
+__all__ = ["all_claims", "evidence", "first_screen", "front_page", "size_of"]
 
 #: Headlines of one paper on the front page, all nine of which fit on one screen.
 ON_FRONT = 2
@@ -28,10 +28,34 @@ def size_of(record: Record) -> str:
     return f"{record.profile}, {tables.count(len(record.seeds), 'seed')}"
 
 
-def _headlines(file: PaperFile, record: Record) -> list[tuple[Claim, Verdict]]:
-    """The abstract's sentences that a record has a verdict on, in the YAML's order."""
-    found = {v.claim: v for v in record.verdicts}
-    return [(c, found[k]) for k, c in file.claims.items() if c.headline and k in found]
+#: A paper in the pages about all of them: its slug, its YAML, the record that its chapter shows, and
+#: those of every published size.
+Told = tuple[str, PaperFile, Record, Sequence[Record]]
+
+
+def evidence(record: Record, published: Sequence[Record]) -> list[tuple[Verdict, Record]]:
+    """On every claim of a record the verdict of the largest published size that judges it, and whose
+    that is; the record's own where none does."""
+    sizes = sorted(published, key=lambda r: -PROFILES.index(r.profile))
+    out = []
+    for own in record.verdicts:
+        at = ((v, r) for r in sizes for v in r.verdicts if v.claim == own.claim)
+        out.append(next(((v, r) for v, r in at if v.verdict != "not tested"), (own, record)))
+    return out
+
+
+def _headlines(
+    file: PaperFile, record: Record, published: Sequence[Record]
+) -> list[tuple[Claim, Verdict, str]]:
+    """The abstract's sentences, in the YAML's order, with the best evidence on them, and its size where
+    that is not the record's."""
+    found = {v.claim: (v, r) for v, r in evidence(record, published)}
+    return [
+        (c, v, "" if r is record else f"{r.profile}, {tables.count(len(v.margins), 'seed')}")
+        for k, c in file.claims.items()
+        if c.headline and k in found
+        for v, r in [found[k]]
+    ]
 
 
 def _counts(record: Record) -> str:
@@ -60,8 +84,13 @@ def _paper_number(claim: Claim) -> str:
     return '<span class="muted">not available</span>'
 
 
-def _our_number(v: Verdict) -> str:
-    """Our number in words, where the chapter gives it, and the margin with its error."""
+def _our_number(v: Verdict, size: str) -> str:
+    """Our number in words, where the chapter gives it, the margin with its error, and another size."""
+    found = _number(v)
+    return f'{found} <span class="muted">({html.escape(size)})</span>' if size else found
+
+
+def _number(v: Verdict) -> str:
     if v.mean is None:
         return html.escape(v.ours) or '<span class="muted">–</span>'
     margin = f"margin {tables.signed(v.mean, v.stderr).replace(' ', '&nbsp;')}{_alone(v)}"
@@ -81,19 +110,19 @@ def _judged(v: Verdict) -> str:
 # --- the front page --------------------------------------------------------------------------
 
 
-def front_page(chapters: Iterable[tuple[str, PaperFile, Record]]) -> str:
-    """Each paper's headlines (slug, YAML, record): its number, ours with its error, the verdict."""
+def front_page(chapters: Iterable[Told]) -> str:
+    """Each paper's headlines: its number, ours with its error, the verdict."""
     groups = []
-    for slug, file, record in chapters:
+    for slug, file, record, published in chapters:
         paper = (
             f'<a href="papers/{slug}.html"><b>{html.escape(file.paper.short)}</b></a><br>'
             f'<span class="muted">{html.escape(file.paper.venue)} {file.paper.year}<br>'
             f"{html.escape(size_of(record))}</span>"
         )
-        found = _headlines(file, record)
+        found = _headlines(file, record, published)
         lines = [
-            [html.escape(c.title), _paper_number(c), _our_number(v), tables.verdict_badge(v)]
-            for c, v in found[:ON_FRONT]
+            [html.escape(c.title), _paper_number(c), _our_number(v, size), tables.verdict_badge(v)]
+            for c, v, size in found[:ON_FRONT]
         ]
         if len(found) > ON_FRONT:
             lines[-1][0] += f' <a href="papers/{slug}.html">and {len(found) - ON_FRONT} more</a>'
@@ -105,12 +134,12 @@ def front_page(chapters: Iterable[tuple[str, PaperFile, Record]]) -> str:
 # --- the list of claims ----------------------------------------------------------------------
 
 
-def all_claims(chapters: Iterable[tuple[str, PaperFile, Record]]) -> str:
+def all_claims(chapters: Iterable[Told]) -> str:
     """MyST: a section a paper, a line a claim."""
     out = []
-    for slug, file, record in chapters:
+    for slug, file, record, published in chapters:
         rows = []
-        for v in record.verdicts:
+        for v, judge in evidence(record, published):
             claim = file.claims[v.claim]
             whose = "ours" if claim.whose == "ours" else "headline" if claim.headline else "paper’s"
             margin = "–" if v.mean is None else tables.signed(v.mean, v.stderr) + _alone(v)
@@ -118,8 +147,8 @@ def all_claims(chapters: Iterable[tuple[str, PaperFile, Record]]) -> str:
             if v.reason:
                 badge += f'<br><span class="muted">{html.escape(v.reason)}</span>'
             key, title = html.escape(v.claim), html.escape(claim.title)
-            rows.append([key, title, whose, margin, badge, AGES[v.age]])
-        head = ["", "Claim", "Whose", "Margin ± error", "Verdict", "Rule written"]
+            rows.append([key, title, whose, judge.profile, margin, badge, AGES[v.age]])
+        head = ["", "Claim", "Whose", "Size", "Margin ± error", "Verdict", "Rule written"]
         shown = tables.table(head, rows, kind="claims").data
         out.append(
             f"## {file.paper.short}\n\n[{file.paper.title}](papers/{slug}.ipynb); {size_of(record)}, "
@@ -131,13 +160,15 @@ def all_claims(chapters: Iterable[tuple[str, PaperFile, Record]]) -> str:
 # --- a chapter's first screen ----------------------------------------------------------------
 
 
-def first_screen(file: PaperFile, record: Record, published: Sequence[Record]) -> str:
+def first_screen(file: PaperFile, record: Record, published: Sequence[Record], of_all: bool) -> str:
     """MyST: what was found, our regime beside the paper's, the headlines and their ladders.
 
     Parameters
     ----------
     record : of the run that the page shows
     published : of every published size, which the ladders are made of
+    of_all : whether a headline has the verdict of the largest of them that judges it, as in a chapter, or
+        this run's own
     """
     # Their Markdown is the chapter's own, but what they read of the data may look like HTML.
     sentences = [sentence.replace("<", "&lt;") for sentence in record.findings]
@@ -149,7 +180,7 @@ def first_screen(file: PaperFile, record: Record, published: Sequence[Record]) -
         f"```{{raw}} html\n{_regime(file, record)}\n```",
         "::::\n",
     ]
-    if table := _headline_table(file, record, published):
+    if table := _headline_table(file, record, published, of_all):
         parts.append(f"```{{raw}} html\n{table}\n```")
     parts.append("\n## The paper")
     return "\n".join(parts)
@@ -166,16 +197,18 @@ def _regime(file: PaperFile, record: Record) -> str:
     return f'<div class="regime"><p><b>Our size, {record.profile}.</b> {words}</p></div>'
 
 
-def _headline_table(file: PaperFile, record: Record, published: Sequence[Record]) -> str:
+def _headline_table(
+    file: PaperFile, record: Record, published: Sequence[Record], of_all: bool
+) -> str:
     sizes = sorted(published, key=lambda r: PROFILES.index(r.profile))
     rows = []
-    for claim, v in _headlines(file, record):
+    for claim, v, size in _headlines(file, record, published if of_all else ()):
         steps = [(r.profile, w) for r in sizes for w in r.verdicts if w.claim == v.claim]
         sentence = f"<b>{html.escape(v.claim)}</b> {html.escape(claim.statement)}"
         if v.reason:
             sentence += f'<br><span class="muted">Not tested: {html.escape(v.reason)}</span>'
         steps_shown = ladder(f"{v.claim}, {claim.title}", steps, claim.paper_margin)
-        rows.append([sentence, _paper_number(claim), _our_number(v), _judged(v), steps_shown])
+        rows.append([sentence, _paper_number(claim), _our_number(v, size), _judged(v), steps_shown])
     if not rows:
         return ""
     head = [
