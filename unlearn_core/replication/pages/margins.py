@@ -133,7 +133,8 @@ def ladder(title: str, steps: Sequence[tuple[str, Verdict]], paper: float | None
         span = max(ends) - min(ends) or 1.0
         ax.set_ylim(min(ends) - 0.15 * span, max(ends) + 0.15 * span)
         ax.set_xlim(-0.5, max(len(names), 2) - 0.3)
-        ax.set_xticks(range(len(names)), names, fontsize=8)
+        # Three names of that size would run into each other.
+        ax.set_xticks(range(len(names)), names, fontsize=8 if len(names) < 3 else 6.5)
         ax.tick_params(axis="x", length=0, pad=1)
         ax.set_yticks([0], ["0"], fontsize=8)
         ax.tick_params(axis="y", length=0, pad=1)
