@@ -36,6 +36,13 @@ def test_chapters_begin_at_their_headings() -> None:
     assert chapters(text) == ["One.\nThe CHAPTER goes on.", "Two."]
 
 
+def test_a_table_of_contents_is_no_book() -> None:
+    """Fails where every chapter counts twice, the first time without a word."""
+    text = "Contents\nCHAPTER I. One\nCHAPTER II. Two\n\nCHAPTER I. One\nText.\nCHAPTER II. Two\nMore.\n"
+    with pytest.raises(ValueError, match="chapter 1 has no text: leave out a table of contents"):
+        chapters(text)
+
+
 def test_passages_follow_each_other_and_a_rest_is_dropped() -> None:
     found = passages("a b  c\nd e f g h", 2, 1)
     assert found.answers == ("c", "f")
@@ -84,6 +91,11 @@ class TestGutenberg:
     def test_a_missing_book(self, hub: Path) -> None:
         (hub / "12-glass.txt").unlink()
         with pytest.raises(MissingSourceError, match="gutenberg: no book 12 in the hub-folder"):
+            gutenberg(2)
+
+    def test_two_copies_are_named(self, hub: Path) -> None:
+        (hub / "11-zz.txt").write_text(book("z", 4, 30))
+        with pytest.raises(ValueError, match=r"11-alice\.txt and 11-zz\.txt are both"):
             gutenberg(2)
 
 

@@ -113,9 +113,20 @@ class BookData:
 
 
 def chapters(text: str) -> list[str]:
-    """The chapters of a text, whose headings are lines that begin with CHAPTER."""
-    parts = re.split(r"(?m)^[ \t]*CHAPTER\b[^\n]*\n", text)[1:]
-    return [part.strip() for part in parts]
+    """The chapters of a text, whose headings are lines that begin with CHAPTER.
+
+    Raises
+    ------
+    ValueError
+        One has no text, as in a table of contents.
+    """
+    parts = [part.strip() for part in re.split(r"(?m)^[ \t]*CHAPTER\b[^\n]*\n", text)[1:]]
+    if "" in parts:
+        raise ValueError(
+            f"chapter {parts.index('') + 1} has no text: leave out a table of contents, whose lines begin "
+            "with CHAPTER too"
+        )
+    return parts
 
 
 def passages(text: str, prompt_words: int, answer_words: int) -> QuestionSet:
@@ -197,6 +208,9 @@ def gutenberg(
         found = sorted(source.path.glob(f"{number}-*.txt"))
         if not found:
             raise MissingSourceError(f"gutenberg: no book {number} in the {source.kind}")
+        if len(found) > 1:
+            names = " and ".join(f.name for f in found)
+            raise ValueError(f"gutenberg: {names} are both book {number}; leave one")
         texts[number] = chapters(found[0].read_text(encoding="utf-8"))
     alice, other = texts["11"], texts["12"]
     if not 0 < forget_chapters < len(alice):
