@@ -244,8 +244,7 @@ class TestOthers:
         profile = load_paper(slug).profile("paper")
         assert set(profile.experiments) <= {row.experiment for row in record.rows}
         kinds = {s["kind"] for row in record.rows for s in row.provenance.sources}
-        needed = {e.requires.env for e in profile.experiments.values() if e.requires}
-        user = {"user"} if needed - {"UNLEARN_NUDENET"} else set()  # that is a program, no data
+        user = {"user"} if any(e.requires for e in profile.experiments.values()) else set()
         assert kinds - {"embedded"} == {"hub-folder"} | user
 
     def test_every_method_of_the_main_experiment_ran(self, root: Path, slug: str) -> None:

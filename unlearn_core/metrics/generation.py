@@ -385,7 +385,7 @@ def nudenet_source() -> Source:
     """
     folder = Path(_nudenet_package().__file__).parent
     files = [f for f in folder.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
-    return Source("NudeNet", "package", file_sha256(files, folder), folder)
+    return Source("NudeNet", "user", file_sha256(files, folder), folder)
 
 
 def nudenet(images: Tensor) -> list[list[dict[str, Any]]]:

@@ -80,7 +80,7 @@ def made_of(profile: Profile) -> str:
     for name in ("purpose", "shrunk", "minutes", "memory_gb", "hardware"):
         del plain[name]
     for experiment in plain["experiments"].values():
-        del experiment["title"]
+        del experiment["title"], experiment["requires"]
     return digest(plain)
 
 
