@@ -174,7 +174,7 @@ def test_a_claim_has_the_verdict_of_the_largest_size_that_judges_it(
     ]
     front = soup(summary.front_page([("tiny", file, record, both)])).select("tbody tr")
     assert cells(front[0])[3] == "2.3 points margin +1.75 ± 0.25"
-    assert cells(front[1])[2:] == ["4 points margin +0.50 ± 0.25 (workstation, 2 seeds)", "≈ tie"]
+    assert cells(front[1])[2:] == ["4 points margin +0.50 ± 0.25 (workstation)", "≈ tie"]
     for of_all, said in ((True, "4 points margin"), (False, "margin -1.50 ± 0.25")):
         text = summary.first_screen(file, record, both, of_all)
         assert cells(soup(text).select(".headlines tbody tr")[1])[2].startswith(said)
@@ -192,6 +192,9 @@ def test_a_margin_of_one_seed_says_so(file: PaperFile, record: Record) -> None:
     ):
         assert "margin +1.75&nbsp;±&nbsp;0.25, seed 4 alone" in text
         assert text.count("alone") == 1
+    more = record.model_copy(update={"seeds": (0, 1, 2)})
+    said = summary.front_page([("tiny", file, more, [more])])
+    assert said.count("seeds 0, 1 alone") == 2, "a verdict of two seeds is no verdict of three"
     listed = [
         cells(row)[4]
         for row in soup(summary.all_claims([("tiny", file, one, [one])])).select("tbody tr")

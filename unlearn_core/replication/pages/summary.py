@@ -46,16 +46,10 @@ def evidence(record: Record, published: Sequence[Record]) -> list[tuple[Verdict,
 
 def _headlines(
     file: PaperFile, record: Record, published: Sequence[Record]
-) -> list[tuple[Claim, Verdict, str]]:
-    """The abstract's sentences, in the YAML's order, with the best evidence on them, and its size where
-    that is not the record's."""
+) -> list[tuple[Claim, Verdict, Record]]:
+    """The abstract's sentences, in the YAML's order, with the best evidence on them and whose it is."""
     found = {v.claim: (v, r) for v, r in evidence(record, published)}
-    return [
-        (c, v, "" if r is record else f"{r.profile}, {tables.count(len(v.margins), 'seed')}")
-        for k, c in file.claims.items()
-        if c.headline and k in found
-        for v, r in [found[k]]
-    ]
+    return [(c, *found[k]) for k, c in file.claims.items() if c.headline and k in found]
 
 
 def _counts(record: Record) -> str:
@@ -84,22 +78,26 @@ def _paper_number(claim: Claim) -> str:
     return '<span class="muted">not available</span>'
 
 
-def _our_number(v: Verdict, size: str) -> str:
-    """Our number in words, where the chapter gives it, the margin with its error, and another size."""
-    found = _number(v)
-    return f'{found} <span class="muted">({html.escape(size)})</span>' if size else found
+def _our_number(v: Verdict, judge: Record, shown: Record) -> str:
+    """Our number in words, where the chapter gives it, the margin with its error, and its size where that
+    is not the one shown."""
+    found = _number(v, judge)
+    return found if judge is shown else f'{found} <span class="muted">({judge.profile})</span>'
 
 
-def _number(v: Verdict) -> str:
+def _number(v: Verdict, judge: Record) -> str:
     if v.mean is None:
         return html.escape(v.ours) or '<span class="muted">–</span>'
-    margin = f"margin {tables.signed(v.mean, v.stderr).replace(' ', '&nbsp;')}{_alone(v)}"
+    margin = f"margin {tables.signed(v.mean, v.stderr).replace(' ', '&nbsp;')}{_alone(v, judge)}"
     return f'{html.escape(v.ours)} <span class="muted">{margin}</span>' if v.ours else margin
 
 
-def _alone(v: Verdict) -> str:
-    """Of a margin on one seed, whose error is that of its examples: which."""
-    return f", seed {next(iter(v.margins))} alone" if len(v.margins) == 1 else ""
+def _alone(v: Verdict, record: Record) -> str:
+    """Of a margin on fewer seeds than its record has, or on one, whose error is that of its examples: which."""
+    seeds = list(v.margins)
+    if len(seeds) > 1 and len(seeds) >= len(record.seeds):
+        return ""
+    return f", seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} alone"
 
 
 def _judged(v: Verdict) -> str:
@@ -121,8 +119,13 @@ def front_page(chapters: Iterable[Told]) -> str:
         )
         found = _headlines(file, record, published)
         lines = [
-            [html.escape(c.title), _paper_number(c), _our_number(v, size), tables.verdict_badge(v)]
-            for c, v, size in found[:ON_FRONT]
+            [
+                html.escape(c.title),
+                _paper_number(c),
+                _our_number(v, r, record),
+                tables.verdict_badge(v),
+            ]
+            for c, v, r in found[:ON_FRONT]
         ]
         if len(found) > ON_FRONT:
             lines[-1][0] += f' <a href="papers/{slug}.html">and {len(found) - ON_FRONT} more</a>'
@@ -142,7 +145,7 @@ def all_claims(chapters: Iterable[Told]) -> str:
         for v, judge in evidence(record, published):
             claim = file.claims[v.claim]
             whose = "ours" if claim.whose == "ours" else "headline" if claim.headline else "paper’s"
-            margin = "–" if v.mean is None else tables.signed(v.mean, v.stderr) + _alone(v)
+            margin = "–" if v.mean is None else tables.signed(v.mean, v.stderr) + _alone(v, judge)
             badge = tables.verdict_badge(v)
             if v.reason:
                 badge += f'<br><span class="muted">{html.escape(v.reason)}</span>'
@@ -202,13 +205,15 @@ def _headline_table(
 ) -> str:
     sizes = sorted(published, key=lambda r: PROFILES.index(r.profile))
     rows = []
-    for claim, v, size in _headlines(file, record, published if of_all else ()):
+    for claim, v, judge in _headlines(file, record, published if of_all else ()):
         steps = [(r.profile, w) for r in sizes for w in r.verdicts if w.claim == v.claim]
         sentence = f"<b>{html.escape(v.claim)}</b> {html.escape(claim.statement)}"
         if v.reason:
             sentence += f'<br><span class="muted">Not tested: {html.escape(v.reason)}</span>'
         steps_shown = ladder(f"{v.claim}, {claim.title}", steps, claim.paper_margin)
-        rows.append([sentence, _paper_number(claim), _our_number(v, size), _judged(v), steps_shown])
+        rows.append(
+            [sentence, _paper_number(claim), _our_number(v, judge, record), _judged(v), steps_shown]
+        )
     if not rows:
         return ""
     head = [
