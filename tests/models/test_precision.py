@@ -32,6 +32,7 @@ from unlearn_core.models import (
     TrainConfig,
     shuffled_epochs,
     single_precision,
+    tell_what_rounds_away,
     train,
 )
 
@@ -142,6 +143,50 @@ class TestSteps:
                 train(model, lambda _: [()] * 10, slope_one, TrainConfig(1, 1e-4))
                 assert model.weight.dtype == torch.float32
         assert (model.weight == torch.tensor(0.99).to(HALF)).all()
+
+    @pytest.mark.parametrize("steps", [10, 100])
+    def test_what_rounds_back_is_told(self, steps: int) -> None:
+        """Of 0.001 nothing is left, as the next number below 1 is 1 - 1/256; of 0.01, 3/256 is."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            config = TrainConfig(1, 1e-4, max_steps=steps)
+            model = train(ones(), many, slope_one, config, name="someone")
+            train(ones(torch.float32), many, slope_one, config)
+        said = [str(w.message) for w in caught if w.category is PrecisionWarning]
+        left = (model.weight == 1 - 3 / 256).all()
+        assert left == (steps == 100)
+        if left:
+            assert said == []
+        else:
+            (one,) = said
+            assert one.startswith(
+                "someone: 0% of the way that the weights were moved is left in bfl"
+            )
+            assert (model.weight == 1).all()
+
+    def test_several_trainings_are_told_once(self) -> None:
+        model = ones()
+
+        def twice() -> None:
+            with single_precision(model.parameters(), "both"):
+                for _ in range(2):
+                    train(model, lambda _: [()] * 5, slope_one, TrainConfig(1, 1e-4))
+
+        with pytest.warns(PrecisionWarning, match="both: 0% of the way") as caught:
+            twice()
+        assert len(caught) == 1
+
+    @pytest.mark.parametrize(("lost", "says"), [(7, None), (8, "47% of the way"), (16, "31%")])
+    def test_the_share_is_of_the_way(self, lost: int, says: str | None) -> None:
+        """Above 1 a spacing is 8/1024: a move of 8 is kept, of 3 none; 64 of 64 + 9 each are left."""
+        before = torch.ones(1 + lost, dtype=HALF)
+        exact = 1 + torch.tensor([8.0] + [3.0] * lost) / 1024
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tell_what_rounds_away("someone", [(before, exact, exact.to(HALF))])
+        said = [str(w.message) for w in caught]
+        assert len(said) == (says is not None)
+        assert all(f"someone: {says}" in text and "left in bfloat16" in text for text in said)
 
     def test_single_precision_is_left_alone(self) -> None:
         model = ones(torch.float64)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..extras import needing
-from ..models import Chat
+from ..models import Chat, tell_what_rounds_away
 from ..seeding import seeded
 
 __all__ = ["LLAMA_LINEARS", "Factors", "adapters", "frozen", "linears", "submodule"]
@@ -87,6 +87,11 @@ def adapters(
     """Fresh adapters, the only thing that can be trained in the block; merged at its end.
 
     ``model`` is changed in place. A, which is drawn, depends on ``seed`` and ``names``.
+
+    Warns
+    -----
+    PrecisionWarning
+        As of `tell_what_rounds_away`, where the model's weights are of half precision.
     """
     from peft import LoraConfig, LoraModel
 
@@ -103,4 +108,19 @@ def adapters(
         yield {
             n: (m.lora_A["default"].weight, m.lora_B["default"].weight) for n, m in layers.items()
         }
+        moved = {n: _moved(m) for n, m in layers.items() if m.weight.dtype.itemsize < 4}
         attached.merge_and_unload()
+        rounded = ((*pair, _rows(decoder.get_submodule(n).weight)) for n, pair in moved.items())
+        tell_what_rounds_away("adapters", rounded)
+
+
+def _rows(weight: Tensor) -> Tensor:
+    """A few rows, evenly spaced, which stand for all."""
+    return weight.detach()[:: max(1, len(weight) // 16)]
+
+
+def _moved(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Some weights of a layer with adapters, and what they would be with them."""
+    before = _rows(layer.weight).clone()
+    A, B = (part["default"].weight.detach() for part in (layer.lora_A, layer.lora_B))
+    return before, before.float() + layer.scaling["default"] * (_rows(B) @ A)

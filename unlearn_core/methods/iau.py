@@ -132,11 +132,11 @@ class IAU(Method):
     def unlearn(self, model: nn.Module, split: ForgetSplit, seed: int) -> nn.Module:
         if self.update == "random":
             g = generator(seed, "random signs")
-            with torch.no_grad():
-                for p in model.parameters():
-                    if p.requires_grad:
-                        signs = torch.randint(0, 2, p.shape, generator=g) * 2 - 1
-                        p.add_(signs.to(p), alpha=self.lr)
+            moved = [p for p in model.parameters() if p.requires_grad]
+            with torch.no_grad(), single_precision(moved, self.name):
+                for p in moved:
+                    signs = torch.randint(0, 2, p.shape, generator=g) * 2 - 1
+                    p.add_(signs.to(p), alpha=self.lr)
             return model
         whole = self.mode == "train"
         if whole:
@@ -156,7 +156,7 @@ class IAU(Method):
             gradient = mean_gradient(model, data, split.task.loss, size)
             for total, g in zip(step, gradient, strict=True):
                 total.add_(g, alpha=sign)
-        with single_precision(parameters):
+        with single_precision(parameters, self.name):
             for p, total in zip(parameters, step, strict=True):
                 p.grad = total
             optimizer = TrainConfig(1, self.lr, optimizer=self.update).make_optimizer(parameters)

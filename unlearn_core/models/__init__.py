@@ -32,6 +32,7 @@ from .training import (
     require_finite,
     shuffled_epochs,
     single_precision,
+    tell_what_rounds_away,
     to,
     train,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "sample_gradients",
     "shuffled_epochs",
     "single_precision",
+    "tell_what_rounds_away",
     "to",
     "plain_attention",
     "train",

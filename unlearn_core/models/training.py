@@ -40,6 +40,7 @@ __all__ = [
     "require_finite",
     "shuffled_epochs",
     "single_precision",
+    "tell_what_rounds_away",
     "to",
     "train",
 ]
@@ -54,7 +55,7 @@ class NotFiniteError(TrainingError):
 
 
 class PrecisionWarning(UserWarning):
-    """Weights are trained in a precision in which small steps round away."""
+    """Weights are trained, or kept, in a precision in which what was learned rounds away."""
 
 
 @dataclass(frozen=True)
@@ -184,23 +185,71 @@ _CAME_AS: dict[int, torch.dtype] = {}
 
 
 @contextlib.contextmanager
-def single_precision(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def single_precision(parameters: Iterable[nn.Parameter], name: str = "training") -> Iterator[None]:
     """Inside the block parameters of half precision are float32; at its end they are rounded, once.
 
     In half precision a step of less than half a spacing leaves a weight where it is. `train` does
     so itself, and computes with a model as it came all the same; this is for what several
     trainings, or what stands around one, should not round in between.
+
+    Parameters
+    ----------
+    name : who moves the weights, for the warning
+
+    Warns
+    -----
+    PrecisionWarning
+        As of `tell_what_rounds_away`.
     """
     own = [p for p in parameters if p.is_floating_point() and p.dtype.itemsize < 4]
+    before = [_some(p) for p in own]
     for p in own:
         _CAME_AS[id(p)] = p.dtype
         p.data = p.data.float()
     try:
         yield
+        exact = [(a, _some(p)) for a, p in zip(before, own, strict=True) if id(p) in _CAME_AS]
+        tell_what_rounds_away(name, ((a, b, b.to(a.dtype)) for a, b in exact))
     finally:
         for p in own:
             p.grad = None
             p.data = p.data.to(_CAME_AS.pop(id(p), p.dtype))
+
+
+def _some(p: Tensor) -> Tensor:
+    """A copy of some thousand weights, evenly spaced, which stand for all."""
+    flat = p.detach().flatten()
+    return flat[:: max(1, len(flat) // 4096)].clone()
+
+
+def tell_what_rounds_away(name: str, moves: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Warn where weights that were moved in float32 are, once rounded, nearer to where they were.
+
+    Parameters
+    ----------
+    moves : weights before, as they were moved, and rounded; of one shape, and of half precision but for
+        the second
+
+    Warns
+    -----
+    PrecisionWarning
+        Less than half of the way is left. It names ``name``, the share and the precision.
+    """
+    kinds, whole, left = set(), 0.0, 0.0
+    for before, exact, rounded in moves:
+        way = (exact.float() - before.float()).flatten()
+        kinds.add(str(before.dtype).removeprefix("torch."))
+        whole += (way @ way).item()
+        left += (way @ (rounded.float() - before.float()).flatten()).item()
+    if left < 0.5 * whole:
+        own = " and ".join(sorted(kinds))
+        warnings.warn(
+            f"{name}: {left / whole:.0%} of the way that the weights were moved is left in {own}, in "
+            "which the model came; smaller moves round back. Give it in float32, model.float(): a "
+            "TrainConfig's precision alone says what is computed in",
+            PrecisionWarning,
+            stacklevel=4,
+        )
 
 
 class _AsItCame(nn.Module):
@@ -341,7 +390,8 @@ def train(
     Warns
     -----
     PrecisionWarning
-        A model of half precision that can't compute with weights that are float32 elsewhere.
+        A model of half precision that can't compute with weights that are float32 elsewhere; or in
+        which most of what was learned rounds away at the end.
     """
     if (config.patience is None) != (validate is None):
         raise ValueError(f"{name}: early stopping needs both patience and validation data")
@@ -352,7 +402,7 @@ def train(
 
     parameters = [p for p in model.parameters() if p.requires_grad]
     still = frozen_norms(model) if still is None else still
-    with _in_training(model, parameters):
+    with _in_training(model, parameters, name):
         # The state is shared in a process and would hold on to the first precision asked for.
         AcceleratorState._reset_state()
         with _plain_environment():
@@ -483,10 +533,10 @@ def learning(model: nn.Module, still: Collection[nn.Module] | None = None) -> No
 
 
 @contextlib.contextmanager
-def _in_training(model: nn.Module, parameters: list[nn.Parameter]) -> Iterator[None]:
+def _in_training(model: nn.Module, parameters: list[nn.Parameter], name: str) -> Iterator[None]:
     """At the end of the block no gradient is left, and the model is in evaluation mode."""
     try:
-        with single_precision(parameters):
+        with single_precision(parameters, name):
             yield
     finally:
         model.eval()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ...data import Classification, ForgetSplit, batches
 from ...fields import Count, Positive
-from ...models import device_of, to
+from ...models import device_of, single_precision, to
 from ...registry import ADDED
 from ...seeding import generator
 from ..base import Method
@@ -96,9 +96,9 @@ class FisherForgetting(Method):
         else:
             fisher = importances(model, loader, split.task.loss, per_sample=True)
         g = generator(seed, "fisher forgetting")
-        with torch.no_grad():
-            for name, p in model.named_parameters():
-                if p.requires_grad:
-                    scale = (self.noise / fisher[name].clamp(min=self.floor)) ** 0.25
-                    p.add_(scale * torch.randn(p.shape, generator=g).to(p))
+        moved = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        with torch.no_grad(), single_precision(moved.values(), self.name):
+            for name, p in moved.items():
+                scale = (self.noise / fisher[name].clamp(min=self.floor)) ** 0.25
+                p.add_(scale * torch.randn(p.shape, generator=g).to(p))
         return model

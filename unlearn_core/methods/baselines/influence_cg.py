@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from ...data import ForgetSplit, batches
 from ...fields import Count, NotNegative
-from ...models import TrainingError, device_of, plain_attention, to
+from ...models import TrainingError, device_of, plain_attention, single_precision, to
 from ...seeding import generator
 from ..base import Method
 from ..iau import mean_gradient
@@ -134,7 +134,7 @@ class InfluenceCG(Method):
 
         parameters = [p for p in model.parameters() if p.requires_grad]
         shift = conjugate_gradients(product, b, self.iterations)
-        with torch.no_grad():
+        with torch.no_grad(), single_precision(parameters, self.name):
             for p, d in zip(parameters, _like(shift, parameters), strict=True):
                 p.add_(d)
         return model

@@ -48,7 +48,8 @@ class LoTA(SequentialFullTuning):
 
     def adapt(self, model: Chat, stages: Sequence[Stage], memory: Memory, seed: int) -> None:
         parameters = self.trained(model)
-        with single_precision(parameters):  # what moves most is not what rounds to the most
+        # What moves most is not what rounds to the most.
+        with single_precision(parameters, self.name):
             before = [p.detach().clone() for p in parameters]
             super().adapt(model, stages, memory, seed)
             masks = []

@@ -86,7 +86,7 @@ class SequentialLoRA(ContinualMethod):
                         before.lerp_(p, self.projector_rate)
                         p.copy_(before)
 
-            with single_precision(beside):
+            with single_precision(beside, self.name):
                 held = [p.detach().clone() for p in beside]
                 self.fit(model, stages, seed, loss, shorten if beside else None)
         learned = {n: (A.detach(), B.detach()) for n, (A, B) in factors.items()}

@@ -45,7 +45,8 @@ class TaskVector(Method):
             raise TypeError("task_vector subtracts weights; those of adapters are factors of them")
         epochs = shuffled_epochs(split.forget, self.train, seed)
         trained = [p for p in model.parameters() if p.requires_grad]
-        with single_precision(trained):  # what is added is not what is left of it after rounding
+        # What is added is not what is left of it after rounding.
+        with single_precision(trained, self.name):
             before = [p.detach().clone() for p in trained]
             train(model, epochs, split.task.loss, self.train, seed=seed, name=self.name)
             with torch.no_grad():
