@@ -14,11 +14,12 @@ from typing import Any
 import matplotlib as mpl
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from IPython.display import HTML
 
 from unlearn_core.registry import ConfigError
 from unlearn_core.replication.pages import book, continual, drawings, notebook, summary, tables
-from unlearn_core.replication.pages.figures import figure
+from unlearn_core.replication.pages.figures import COLOURS, MARKERS, figure, seed_dots, strip
 from unlearn_core.replication.papers import load_paper
 from unlearn_core.replication.records import ORIGINAL, Fact, Invariant, Record, Skip, Verdict
 from unlearn_core.replication.trials.diffusion import picture
@@ -151,6 +152,20 @@ def test_figures_are_the_same_whatever_the_readers_settings() -> None:
     with mpl.rc_context(own):
         assert drawn() == plain
         assert mpl.rcParams["lines.linewidth"] == 9, "the reader's settings were changed"
+
+
+def test_a_name_in_a_figure_is_no_mathematics(make_row: Callable[..., Any]) -> None:
+    """Fails where a method called A$B$ stands in a figure as an A and a slanted B."""
+    names = ["A$B$", "5 $", r"\$\alpha$ & more"]
+    rows = [make_row("tuning", name, 0, {}, gap=1.0 + i) for i, name in enumerate(names)]
+    with figure("Two.", "A line and a strip.", columns=2) as (axes, shown):
+        strip(axes[0], rows, "gap", "own")
+        for i, name in enumerate(names):
+            seed_dots(axes[1], [0, 1], [[i], [i + 1]], name, COLOURS[i], MARKERS[i])
+        axes[1].legend()
+    page = BeautifulSoup(shown.data, "html.parser")
+    said = [t.text for t in page.select("text")]
+    assert [t for t in said if t in names] == names * 2
 
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"

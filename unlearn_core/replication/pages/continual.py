@@ -13,7 +13,7 @@ from ..records import Row
 from ..run import Replication
 from ..trials.continual import BEFORE, ContinualTrial
 from . import tables
-from .figures import COLOURS, Shown, figure
+from .figures import COLOURS, Shown, figure, literal
 
 __all__ = ["answers", "forgetting", "learned", "matrices", "orders", "tasks"]
 
@@ -93,7 +93,7 @@ def matrices(
         rows=lines,
     ) as (axes, shown):
         for ax, (method, row) in zip(axes, rows.items(), strict=False):
-            names = row.detail["order"]
+            names = [literal(n[:12]) for n in row.detail["order"]]
             for t, line in enumerate(row.detail[kind]):
                 for j, value in enumerate(line):
                     ax.bar(j, 1, 1, t - 0.5, color=COLOURS[0], alpha=0.6 * value / 100, lw=0)
@@ -101,10 +101,10 @@ def matrices(
             ax.set_xlim(-0.5, len(names) - 0.5)
             ax.set_ylim(len(names) - 0.5, -0.5)
             ax.grid(visible=False)
-            ax.set_xticks(range(len(names)), [n[:12] for n in names], rotation=50, ha="right")
-            ax.set_yticks(range(len(names)), [n[:12] for n in names])
+            ax.set_xticks(range(len(names)), names, rotation=50, ha="right")
+            ax.set_yticks(range(len(names)), names)
             ax.tick_params(labelsize=8.5, length=0)
-            ax.set_title(method)
+            ax.set_title(literal(method))
         for ax in axes[len(rows) :]:
             ax.set_visible(False)
     return shown
@@ -126,7 +126,7 @@ def forgetting(run: Replication, methods: Sequence[str], seed: int) -> Shown | N
         columns=len(rows),
     ) as (axes, shown):
         for i, (ax, (method, row)) in enumerate(zip(axes, rows.items(), strict=True)):
-            d, names = row.detail, row.detail["order"][:-1]
+            d, names = row.detail, [literal(n) for n in row.detail["order"][:-1]]
             truth, known = d["truth"][-1][:-1], d["knowledge"][-1][:-1]
             then = [d["knowledge"][j][j] for j in range(len(names))]
             widths = [
@@ -142,7 +142,7 @@ def forgetting(run: Replication, methods: Sequence[str], seed: int) -> Shown | N
                 left = [a + w for a, w in zip(left, width, strict=True)]
             ax.invert_yaxis()
             ax.set_xlim(0, 100)
-            ax.set_title(method)
+            ax.set_title(literal(method))
             ax.set_xlabel("% of answers")
             if i:
                 ax.set_yticklabels([])

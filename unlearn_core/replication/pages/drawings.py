@@ -15,7 +15,7 @@ from ..records import Row
 from ..run import Replication
 from ..trials.base import ORIGINAL
 from . import tables
-from .figures import COLOURS, MARKERS, Shown, figure
+from .figures import COLOURS, MARKERS, Shown, figure, literal
 
 __all__ = ["each", "nouns", "pictures", "reach"]
 
@@ -157,7 +157,7 @@ def reach(
                     ms=7,
                     mew=1.3,
                     mfc="none",
-                    label=method,
+                    label=literal(method),
                 )
             ax.axvspan(1 - RealEra.high, 1 - RealEra.low, color="gray", alpha=0.15, lw=0)
             ax.set_ylim(-4, 104)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from ...metrics import METRICS
 from ..records import Row
 
-__all__ = ["COLOURS", "MARKERS", "figure", "seed_dots", "strip"]
+__all__ = ["COLOURS", "MARKERS", "figure", "literal", "seed_dots", "strip"]
 
 #: Okabe and Ito's colour-blind safe palette, less yellow and black (one page background each).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -127,6 +127,11 @@ def svg_of(fig: Figure, alt: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
+def literal(name: str) -> str:
+    """A name as a label: matplotlib takes what stands between two dollar signs for mathematics."""
+    return name.replace("$", r"\$")
+
+
 def seed_dots(
     ax: Axes,
     x: Sequence[float],
@@ -136,7 +141,8 @@ def seed_dots(
     marker: str,
 ) -> None:
     """A line through the means and a dot for every seed; ``values[i]`` are the seeds at ``x[i]``."""
-    ax.plot(x, [np.mean(v) for v in values], color=colour, lw=1.6, label=label, marker=marker, ms=0)
+    means = [np.mean(v) for v in values]
+    ax.plot(x, means, color=colour, lw=1.6, label=literal(label), marker=marker, ms=0)
     for at, seeds in zip(x, values, strict=True):
         ax.plot([at] * len(seeds), seeds, marker, color=colour, ms=4.5, mew=0, alpha=0.75)
 
@@ -159,7 +165,7 @@ def strip(ax: Axes, rows: Sequence[Row], metric: str, own: str) -> None:
         colour = COLOURS[1] if method.startswith(own) else COLOURS[0]
         ax.plot([min(values), max(values)], [y, y], color=colour, lw=5, alpha=0.25)
         ax.plot(values, [y] * len(values), "o", color=colour, ms=5, mew=0, alpha=0.8)
-    ax.set_yticks(range(len(methods)), methods)
+    ax.set_yticks(range(len(methods)), [literal(m) for m in methods])
     ax.invert_yaxis()
     info = METRICS[metric]
     ax.set_title(info.label)

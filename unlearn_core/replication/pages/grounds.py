@@ -16,7 +16,7 @@ from ..cache import digest
 from ..papers import load_paper
 from ..records import ORIGINAL, Record, Row
 from . import tables
-from .figures import COLOURS, figure
+from .figures import COLOURS, figure, literal
 
 __all__ = ["BASES", "classifier_tables", "drawing_tables", "language_tables", "needs_of"]
 
@@ -258,14 +258,14 @@ def _utility_picture(title: str, rows: list[Row], profile: str) -> str:
         for colour, (kind, methods) in zip(COLOURS, kinds.items(), strict=False):
             for mark, method in zip(MARKS * 2, methods, strict=False):
                 xs, ys = drawn(points[method])
-                label = f"{method} ({kind})"
+                label = literal(f"{method} ({kind})")
                 ax.plot(
                     xs, ys, ls="", marker=mark, color=colour, ms=8, mew=0, alpha=0.85, label=label
                 )
         for mark, method in (("$O$", ORIGINAL), *(("$R$", m) for m in oracle)):
             if method in points:
                 xs, ys = drawn(points[method])
-                ax.plot(xs, ys, ls="", marker=mark, color=COLOURS[3], ms=11, label=method)
+                ax.plot(xs, ys, ls="", marker=mark, color=COLOURS[3], ms=11, label=literal(method))
         if ORIGINAL in points:
             ax.axvline(points[ORIGINAL][0][0], ls=":", lw=1, color="gray")
         ax.axhline(0.05, ls="--", lw=1, color="gray")
@@ -365,7 +365,7 @@ def _erasing_picture(concept: str, rows: list[Row], profile: str) -> str:
                     ms=8,
                     mfc="none",
                     mew=1.5,
-                    label=method,
+                    label=literal(method),
                 )
             ax.set_title(words)
             ax.set_xlim(-4, 104)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ..papers import PaperFile
 from ..records import Verdict
 from . import tables
-from .figures import COLOURS, INK, Shown, figure, styled, svg_of
+from .figures import COLOURS, INK, Shown, figure, literal, styled, svg_of
 
 __all__ = ["forest", "ladder"]
 
@@ -53,7 +53,8 @@ def forest(file: PaperFile, verdicts: Sequence[Verdict]) -> Shown | None:
             place = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 9}
             ax.text(1.015, y, text, **place)
         ax.set_yticks(
-            range(len(verdicts)), [textwrap.shorten(w, 52, placeholder=" …") for w in words]
+            range(len(verdicts)),
+            [literal(textwrap.shorten(w, 52, placeholder=" …")) for w in words],
         )
         ax.tick_params(axis="y", labelsize=9, length=0)
         reach = max([abs(x) for line in ax.lines for x in line.get_xdata()] + [6]) * 1.4

@@ -20,7 +20,7 @@ from ..trials.base import ORIGINAL
 from ..trials.diffusion import picture
 from ..trials.safety import BenchmarkTrial, SafetyTrial, safety_trials, shown_positions
 from . import tables
-from .figures import COLOURS, MARKERS, Shown, figure
+from .figures import COLOURS, MARKERS, Shown, figure, literal
 
 __all__ = ["beside", "families", "refusals_and_losses", "two_by_two"]
 
@@ -152,7 +152,7 @@ def refusals_and_losses(run: Replication, name: str, bases: Sequence[str]) -> Sh
                 arrow = {"arrowstyle": "->", "color": colour, "alpha": 0.5, "lw": 1.2}
                 ax.annotate("", after, before, arrowprops=arrow)
                 look = {"marker": marker, "ls": "", "color": colour, "ms": 8}
-                label = {"label": method} if i == 0 else {}
+                label = {"label": literal(method)} if i == 0 else {}
                 ax.plot(*before, **look, **label, mfc="none", mew=1.4)
                 ax.plot(*after, **look, mew=0, alpha=0.8)
         ax.plot(*at(ORIGINAL, seeds[0]), marker="*", ls="", color="gray", ms=13, label=ORIGINAL)
