@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unlearn_core.data import Denoising, captioned_shapes
 from unlearn_core.models import (
@@ -19,7 +20,7 @@ from unlearn_core.models import (
     TextToImage,
     TrainConfig,
 )
-from unlearn_core.models.diffusion import Fold
+from unlearn_core.models.diffusion import Autoencoder, Fold
 
 TEXT = TextToImage(size=16, widths=(8, 16))
 CLASS = ClassToImage(3, size=16, widths=(8, 16))
@@ -41,6 +42,23 @@ class TestFold:
         folded = Fold(2).encode(x)
         assert folded.shape == (2, 12, 4, 4)
         assert torch.equal(Fold(2).decode(folded), x)
+
+
+class TestAutoencoder:
+    def test_no_more_than_eight_are_decoded_at_a_time(self) -> None:
+        sizes = []
+
+        class Doubles(nn.Module):
+            dtype, config = torch.float64, SimpleNamespace(scaling_factor=0.5)
+
+            def decode(self, latents: Tensor) -> Any:
+                sizes.append(len(latents))
+                return SimpleNamespace(sample=latents)
+
+        latents = torch.randn(18, 4, 2, 2)
+        found = Autoencoder(Doubles()).decode(latents)
+        assert sizes == [8, 8, 2]
+        assert torch.equal(found, 2 * latents)
 
 
 class TestPrompts:

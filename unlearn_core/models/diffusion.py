@@ -81,9 +81,13 @@ class Autoencoder(Saved):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (n, channels, h, w) of unit scale to images (n, 3, H, W) about [-1, 1], float32."""
+        """Latents (n, channels, h, w) of unit scale to images (n, 3, H, W) about [-1, 1], float32.
+
+        Eight at a time: of 64 images of 512 pixels the VAE's memory would be fifty gigabytes.
+        """
         vae = self.vae.to(latents.device)
-        return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample.float()
+        parts = (latents.to(vae.dtype) / vae.config.scaling_factor).split(8)
+        return torch.cat([vae.decode(part).sample.float() for part in parts])
 
 
 class PromptEncoder(Saved):
