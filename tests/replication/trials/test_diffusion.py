@@ -363,6 +363,9 @@ def test_captions_of_coco(
     trial, *_ = erasing_trials(stable, "coco")
     assert type(trial) is CocoTrial
     assert trial.concepts.erased[0] == ("nudity", "a person wearing clothes")
+    nouns = [noun.name for noun in trial.data.nouns]
+    kept = [trial.data.templates[0].format(words) for words in ("a person wearing clothes", *nouns)]
+    assert trial.concepts.keep == ("", *kept)
     captions, files, _ = coco_captions(3)
     assert captions[0].startswith(f"Thing {int(files[0].stem[-12:])},")
     real = [np.array(Image.open(file)).mean((0, 1)) for file in files]

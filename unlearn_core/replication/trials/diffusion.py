@@ -602,9 +602,11 @@ class ExplicitTrial(PretrainedErasingTrial):
 
     @cached_property
     def concepts(self) -> Concepts:
-        return Concepts(
-            tuple((name, self.ANCHOR) for name in self.NAMES), [""], self.data.templates
-        )
+        first, *_ = self.data.templates
+        others = (self.ANCHOR, *(noun.name for noun in self.data.nouns))
+        keep = ["", *(first.format(words) for words in others)]
+        gone = tuple((name, self.ANCHOR) for name in self.NAMES)
+        return Concepts(gone, keep, self.data.templates)
 
     @cached_property
     def asked(self) -> tuple[tuple[str, ...], Source]:
