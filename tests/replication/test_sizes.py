@@ -13,6 +13,9 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 
 from unlearn_core.data import Classification, ImageSet
+from unlearn_core.methods import GUARD, ICUL, SLD, RealEra
+from unlearn_core.methods.cross_attention import shared_rows
+from unlearn_core.metrics import search_embedding
 from unlearn_core.models import (
     CausalLM,
     ClassToImage,
@@ -162,6 +165,29 @@ def test_a_peak_is_that_of_pytorchs_tracker() -> None:
     (found,) = tracker.get_tracker_snapshot("peak").values()
     assert cost.peak == pytest.approx(found["Total"], rel=0.02)
     assert cost.peak > bytes_of(model) + 4 * 64 * 32 * 16 * 16
+
+
+def test_a_training_hides_no_higher_peak(meter: Meter) -> None:
+    """Of what is done in one piece the highest counts, be it before a training."""
+    model, many, few = SmallCNN(10, 1).build(0), blank(256, 32, 1), blank(16, 8, 1)
+    with meter.measure() as predicted:
+        predict(model, many)
+    with meter.measure() as both:
+        predict(model, many)
+        trained(model, few)
+    assert both.peak == predicted.peak
+    assert sum(both.parts.values()) == both.peak
+
+
+def test_an_original_is_trained_beside_nothing(meter: Meter) -> None:
+    """And a retrained model beside the original."""
+    e = load_paper("ssd").profile("ci").experiments["full_class"]
+    work = work_of(e)(meter, e)
+    own, retrained = work.fit(None), work.fit(work.targets(0)[0])
+    held = bytes_of(work.original)
+    assert own.parts["copies"] == 0
+    assert retrained.parts["copies"] == held > 0
+    assert retrained.peak - own.peak == held
 
 
 def test_sampling_takes_two_passes_a_step(meter: Meter) -> None:
@@ -327,6 +353,80 @@ class TestMeasures:
         assert three - retrained == pytest.approx(3 * (one - retrained))
         # Beside them it has the original's fit, on sixteen authors in the place of eleven.
         assert 0.35 * retrained < one - retrained < 0.5 * retrained
+
+
+def test_examples_in_a_prompt_are_read(meter: Meter) -> None:
+    """ICUL's, by hand: forty questions about what is to be forgotten, whose prompts are read to score the
+    answers and the templates, and to answer; 617 others and strangers' forty where it knows no difference."""
+    e = load_paper("guard").profile("paper").experiments["guard_phi"]
+    e = e.model_copy(update={"relearn": None})
+    work = work_of(e)(meter, e)
+
+    def tokens(method: ICUL) -> float:
+        return work.evaluate("forget01", method).total / work.one_token.total
+
+    example = 16.3 + 34.6 + 2  # a question and an answer of TOFU, the means, and two line breaks
+    assert tokens(ICUL()) - tokens(ICUL(right=3)) == pytest.approx(3 * 40 * 3 * example)
+    more = tokens(ICUL(everywhere=True)) - tokens(ICUL())
+    assert more == pytest.approx((2 * 617 + 40) * 7 * example)
+    found = work.evaluate("forget01", ICUL()).parts["cache"] / work.cache_bytes
+    asked = 7 * example + 16.3 + stand_ins.prompt_tokens(e.model["template"])
+    assert found == pytest.approx(40 * (asked + e.ask["max_new_tokens"]))
+
+
+def test_beams_are_answers_at_a_time(meter: Meter) -> None:
+    """Forty-eight rows: six prompts of seven beams, each of which keeps its tokens."""
+    e = load_paper("guard").profile("paper").experiments["guard_phi"]
+    e = e.model_copy(update={"relearn": None})
+    work = work_of(e)(meter, e)
+    found = [work.write(40, 20, 200, n, beams) for n, beams in ((48, 1), (6, 7))]
+    guarded = work.evaluate("forget01", GUARD()).read - work.evaluate("forget01").read
+    assert guarded == pytest.approx(found[1].read - found[0].read, rel=0.01)
+    assert found[1].parts["cache"] == 6 * 7 * 220 * work.cache_bytes
+
+
+class TestDrawing:
+    """Of the ci size of RealEra's chapter."""
+
+    @pytest.fixture
+    def work(self, meter: Meter) -> Any:
+        e = load_paper("realera").profile("ci").experiments["erase_main"]
+        given = {**e.ask, "search": {**e.ask["search"], "steps": 5}}
+        return work_of(e)(meter, e.model_copy(update={"ask": given}))
+
+    def test_a_search_takes_what_all_its_steps_take(self, work: Any, meter: Meter) -> None:
+        """Two of five are run. Fails, too, where the first one alone reads the prompt."""
+        asked = work.e.ask["search"]
+        x = torch.zeros((asked["examples"], *work.image_shape))
+        given = {k: v for k, v in asked.items() if k != "examples"}
+        counted = work.measure_embedding(None, None)
+        with meter.measure() as run:
+            search_embedding(work.original, x, "a thing", seed=0, **given)
+        drawn = work.draw(work.e.ask["erased"])
+        assert counted.total - drawn.total == pytest.approx(run.total)
+
+    def test_sld_takes_three_passes_a_step(self, work: Any) -> None:
+        (target,) = work.targets(0)
+        plain, guided = work.evaluate(target), work.evaluate(target, SLD())
+        drawn = work.draw(work.images(target)).flops["conv, single"]
+        assert drawn > 0
+        more = guided.flops["conv, single"] - plain.flops["conv, single"]
+        assert more == pytest.approx(drawn / 2)
+
+    def test_rows_of_a_closed_form_lie_on_the_device(self, work: Any) -> None:
+        """In double precision, and a few times: what they are to give, their errors, the gain."""
+        (target,) = work.targets(0)
+        peaks = [
+            work.unlearn(RealEra(stages="closed_form", near=near, beyond=0), target).peak
+            for near in (500, 1000)
+        ]
+        encoder, general = work.original.prompts, work.data.general
+        rows = 0
+        for t in work.data.templates:
+            pair = (t.format(target), target, t.format(general), general)
+            rows += len(shared_rows(encoder, *pair)[0])
+        more = 8 * 500 * rows * encoder.dimensions
+        assert 4 * more <= peaks[1] - peaks[0] <= 6 * more
 
 
 def test_adapters_of_another_kind_are_another_training(meter: Meter) -> None:

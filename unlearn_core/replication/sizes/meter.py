@@ -18,7 +18,7 @@ import itertools
 import sys
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -34,7 +34,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from ...methods import ESD, forget_pairs
+from ...methods import ESD, cross_attention, forget_pairs, realera
 from ...models import Diffusion, ModelSpec, TinyLlama, TrainConfig, diffusion, language, training
 
 __all__ = ["Cost", "Meter", "bytes_of"]
@@ -260,6 +260,8 @@ class Meter(TorchDispatchMode):
         stand_ins = {
             training.train: self._training(training.train),
             forget_pairs.log_probs_before: _as_many(forget_pairs.log_probs_before),
+            realera.mine: _mined,
+            cross_attention.edit: self._editing(cross_attention.edit),
         }
         for module in [m for n, m in sys.modules.items() if n.startswith("unlearn_core")]:
             for own, stand_in in stand_ins.items():
@@ -312,6 +314,19 @@ class Meter(TorchDispatchMode):
                 own(*args, **kwargs)
 
         return attach
+
+    def _editing(self, own: Callable[..., None]) -> Callable[..., None]:
+        """`edit`, whose rows come from the CPU: as they lie on the device, where it solves."""
+
+        def lies(t: Tensor) -> Tensor:
+            with self.mode:
+                return torch.empty(t.shape, dtype=torch.float64)
+
+        def edit(model: Diffusion, rows: Tensor, instead: Any, scale: Tensor, ridge: float) -> None:
+            given = instead if isinstance(instead, Mapping) else lies(instead)
+            own(model, lies(rows), given, lies(scale), ridge)
+
+        return edit
 
     @property
     def _half_drawn(self) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -376,7 +391,7 @@ class Meter(TorchDispatchMode):
             found = self._steps[key]
             counted = found * (self.times * steps * config.accumulate)
             self.flops.update(counted.flops)
-            if found.peak >= self.peak or not self.parts:
+            if found.peak >= self.peak:
                 self.peak, self.parts = found.peak, found.parts
             if validate is not None:
                 with self.repeated(EARLY):
@@ -470,6 +485,11 @@ def _as_many(own: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return own(model, task, data, batch_size).repeat(len(data))[: len(data)]
 
     return found
+
+
+def _mined(e: Tensor, n: int, *_: Any) -> Tensor:
+    """`mine`, which draws on the CPU until it has found enough: what they are sets no size."""
+    return e.expand(n, *e.shape)
 
 
 def _copying(own: Callable[..., Tensor]) -> Callable[..., Tensor]:

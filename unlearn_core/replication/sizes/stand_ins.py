@@ -123,12 +123,12 @@ def images(spec: Mapping[str, Any]) -> ImageData:
 
 
 def captions(spec: Mapping[str, Any]) -> CaptionData:
-    """What ``data`` of a drawing experiment says; of people as many as MACE's authors name."""
+    """What ``data`` of a drawing experiment says; of people, whom a reader lists, ten to erase and ten to keep."""
     kind = spec["use"]
     if kind == "people":
-        nouns = tuple(Noun(f"person {i}") for i in range(200))
+        nouns = tuple(Noun(f"person {i}") for i in range(20))
         templates = tuple(f"{'a ' * i}portrait of {{}}" for i in range(5))
-        groups = {"the names to erase": tuple(n.name for n in nouns[:100])}
+        groups = {"the names to erase": tuple(n.name for n in nouns[:10])}
         return replace(_words_alone(nouns, templates, "a person"), groups=groups)
     if kind == "imagenette":
         data = _paired((9_469, 0, spec.get("size", 512), 3, 10), tuple(IMAGENETTE))

@@ -28,12 +28,13 @@ from ...data import (
     Denoising,
     ForgetSplit,
     ImageData,
+    QuestionSet,
     forget_class,
     forget_concepts,
     forget_questions,
     make_split,
 )
-from ...methods import SSD, Stage
+from ...methods import ICUL, SLD, SSD, FilterPrompting, Prompting, Stage
 from ...methods.adapters import adapters, submodule
 from ...methods.ssd import importances
 from ...metrics import CLIP
@@ -66,6 +67,12 @@ __all__ = ["Size", "size_of", "work_of"]
 
 #: Layers of a language model with which something is run, for a line through both.
 LAYERS = (1, 2)
+
+#: So many answers are generated at a time, beams counted.
+BATCH = 48
+
+#: Tokens of the line breaks in an example of `ICUL`.
+BREAKS = 2
 
 #: Models whose language side is layers that are alike, by the name in ``model``; and ids that go without saying.
 LAYERED = ("causal_lm", "llava", "smollm2")
@@ -191,30 +198,39 @@ class Work:
         plain = self.e.model_dump(mode="json", exclude=own)
         return digest({**plain, "forget": list(self.e.forget)})
 
-    def measured(self, running: Any, run: Callable[[], Any]) -> Cost:
+    def measured(self, running: Any, run: Callable[[], Any], alone: bool = False) -> Cost:
         """What a function takes; with few layers of a language model of the hub, and then with all.
 
-        All layers of one are alike, so that whatever it takes is a line in their number.
+        All layers of one are alike, so that whatever it takes is a line in their number. ``alone``: there
+        is no original beside it.
         """
         if self.id is None:
-            return self.at(None, running, run)
+            return self.at(None, running, run, alone)
         for self.layers in LAYERS:  # both are there, whichever is run
             _ = self.original
-        few, more = (self.at(n, running, run) for n in LAYERS)
+        few, more = (self.at(n, running, run, alone) for n in LAYERS)
         self.layers = LAYERS[0]
         return few.beyond(more, (layers_of(self.id) - LAYERS[0]) / (LAYERS[1] - LAYERS[0]))
 
-    def at(self, layers: int | None, running: Any, run: Callable[[], Any]) -> Cost:
+    def at(
+        self, layers: int | None, running: Any, run: Callable[[], Any], alone: bool = False
+    ) -> Cost:
         gc.collect()  # what stands in a circle is alive until then
         self.layers = layers
         self.meter.running = digest([self.e.model, running, layers])
         _ = self.original  # made before anything is counted
         with self.meter.measure() as cost:
             run()
-        others = bytes_of(*(m for n, m in self._originals.items() if n != layers))
+        others = bytes_of(*(m for n, m in self._originals.items() if alone or n != layers))
         part = "copies" if "copies" in cost.parts else "weights"
         parts = {**cost.parts, part: cost.parts[part] - others}
         return replace(cost, peak=cost.peak - others, parts=parts)
+
+    def repeated(self, running: Any, run: Callable[[int], Callable[[], Any]], times: int) -> Cost:
+        """What takes so many turns of a loop: the first and the second, which stands for all that follow."""
+        one, two = (self.measured(running, run(n)) for n in (1, 2))
+        second = replace(two, flops=two.flops - one.flops)
+        return one + second * (times - 1)
 
     # --- the rows ---------------------------------------------------------------------------------
 
@@ -262,8 +278,8 @@ class Work:
         yield ("asked", key, self.e.ask), "Retrain", self.asked(split, target)
 
     def asked(self, split: Any, target: Any, method: Any = None) -> Callable[[], Cost]:
-        key = ["asked", split, type(method).__name__ if self.acts(method) else None]
-        return self.once(key, lambda: self.evaluate(target, method))
+        acting = [type(method).__name__, _shape(describe(method))] if self.acts(method) else None
+        return self.once(["asked", split, acting], lambda: self.evaluate(target, method))
 
     def acts(self, method: Any) -> bool:
         """Whether a method takes part in what its model answers."""
@@ -296,8 +312,10 @@ class Work:
         fit = self.once(["fit", split], lambda: self.fit(target))
         return fit() + self.asked(split, target)()
 
-    def trained(self, data: Any, name: str, config: TrainConfig | None = None) -> Cost:
-        """`Recipe.fit` without its start."""
+    def trained(
+        self, data: Any, name: str, config: TrainConfig | None = None, alone: bool = False
+    ) -> Cost:
+        """`Recipe.fit` without its start; ``alone``, of the original itself."""
         config = config or self.recipe.train
 
         def run() -> None:
@@ -305,7 +323,7 @@ class Work:
             epochs = shuffled_epochs(data, config, 0)
             training.train(model, epochs, self.recipe.task.loss, config, name=name, **self.stop())
 
-        return self.measured(name, run)
+        return self.measured(name, run, alone)
 
     def stop(self) -> dict[str, Any]:
         return {}
@@ -347,7 +365,9 @@ class Classifying(Work):
         return {"validate": lambda model: predict(model, self.data.validation).logits.mean().item()}
 
     def fit(self, target: Any) -> Cost:
-        return self.trained(self.data.train if target is None else self.split(target).retain, "fit")
+        if target is None:
+            return self.trained(self.data.train, "fit", alone=True)
+        return self.trained(self.split(target).retain, "fit")
 
     def unlearn(self, method: Any, target: Any) -> Cost:
         split = self.split(target)
@@ -541,7 +561,8 @@ class AnsweringWork(Work):
 
     def fit(self, target: Any) -> Cost:
         if target is None:
-            return self.trained(self.encoded(self.data(self.targets(0)[0]).train), "fit")
+            every = self.encoded(self.data(self.targets(0)[0]).train)
+            return self.trained(every, "fit", alone=True)
         return self.trained(self.split(target).retain, "fit")
 
     def acts(self, method: Any) -> bool:
@@ -559,6 +580,16 @@ class AnsweringWork(Work):
             method(copy.deepcopy(self.original), self.split(target), 0, inplace=True)
 
         return self.measured(_shape(describe(method)), run)
+
+    def before(self, method: Any, target: Any) -> float:
+        """Tokens that a method puts before a question on which it acts."""
+        if isinstance(method, Prompting | FilterPrompting):
+            return stand_ins.TOKENS_PER_WORD * len(method.instruction.split())
+        if not isinstance(method, ICUL):
+            return 0.0
+        split = self.split(target)
+        shown = (method.wrong, split.forget.questions), (method.right, split.retain.questions)
+        return sum(n * (self.scale * _words(part) + BREAKS) for n, part in shown)
 
     # --- what is asked ----------------------------------------------------------------------------
 
@@ -636,16 +667,24 @@ class AnsweringWork(Work):
         cost, longest = Cost(), self.e.ask["max_new_tokens"]
         beams = getattr(method, "beams", 1)
         double = 2 if type(method).__name__ == "WHP" else 1
+        before = self.before(method, target)
         for name, asked in self.asked_of(target).items():
             n = len(asked)
-            prompt, said = self.tokens(asked)
+            plain, said = self.tokens(asked)
+            acts = name == "forget" or getattr(method, "everywhere", False)
+            prompt = plain + before if acts else plain
             # The right answer and the wrong ones behind one prompt.
             more = 2 + len(asked.wrong[0]) if asked.wrong else 1
             cost += self.read(n * (prompt + more * said)) * double
-            batch, wide = (1, beams) if name == "forget" and beams > 1 else (48, 1)
-            cost += self.write(n, prompt, longest, batch, wide) * double
+            wide = beams if acts else 1
+            cost += self.write(n, prompt, longest, _together(wide), wide) * double
             if name == "forget":  # strangers' questions, templates, what was said
-                cost += self.read(3 * n * (prompt + said))
+                strangers = prompt if getattr(method, "everywhere", False) else plain
+                cost += self.read(n * (strangers + prompt + plain + 3 * said))
+                if self.acts(
+                    method
+                ):  # the likelihoods of the model inside, strangers' questions, too
+                    cost += self.read(n * (2 * plain + (more + 1) * said))
         if self.e.relearn is not None:
             few = self.split(target).forget.subset(range(self.e.relearn["examples"]))
             steps = self.e.relearn["steps"]
@@ -665,9 +704,11 @@ class AnsweringWork(Work):
 
     def measure_wordings(self, row: Any, target: Any) -> Cost:
         gone = self.asked_of(target)["forget"]
-        prompt, _ = self.tokens(gone)
-        longest = self.e.ask["max_new_tokens"]
-        return self.write(len(gone), prompt, longest, 48) * len(self.e.ask["wordings"])
+        method, longest = self.methods.get(row.label), self.e.ask["max_new_tokens"]
+        prompt = self.tokens(gone)[0] + self.before(method, target)
+        beams = getattr(method, "beams", 1)
+        each = self.write(len(gone), prompt, longest, _together(beams), beams)
+        return each * len(self.e.ask["wordings"])
 
     def measure_decoding(self, row: Any, target: Any) -> Cost:
         gone = self.asked_of(target)["forget"]
@@ -686,6 +727,16 @@ class AnsweringWork(Work):
         looks = steps // self.e.ask["every"] + 1
         pairs = 2 * len(gone) + len(asked["retain"])
         return self.unlearn(method, target) + self.read(looks * pairs * (prompt + said))
+
+
+def _together(beams: int) -> int:
+    """How many answers are generated at a time."""
+    return max(BATCH // beams, 1)
+
+
+def _words(questions: QuestionSet) -> float:
+    """Of a question and its answer together, the mean."""
+    return sum(stand_ins.tokens_of(f"{q} {a}") for q, a in questions) / len(questions)
 
 
 def _ids(data: Any) -> list[Any]:
@@ -708,20 +759,27 @@ class Completing(AnsweringWork):
     def evaluate(self, target: Any, method: Any = None) -> Cost:
         data = self.data(target)
         longest, short = (self.e.ask[k] for k in ("max_new_tokens", "answer_tokens"))
-        n = len(data.ask_forget) + len(data.ask_retain)
-        prompt, said = self.tokens(data.ask_forget)
+        plain, said = self.tokens(data.ask_forget)
+        gone, kept, held = map(len, (data.ask_forget, data.ask_retain, data.holdout))
         double = 2 if type(method).__name__ == "WHP" else 1
-        beams = getattr(method, "beams", 1)
-        passages = n + len(data.holdout)
-        cost = self.read(passages * (prompt + said))
-        if beams > 1:
-            cost += self.write(len(data.ask_forget), prompt, longest, 1, beams)
-            n -= len(data.ask_forget)
-        cost += self.write(n, prompt, longest, 48)
+        beams, everywhere = getattr(method, "beams", 1), getattr(method, "everywhere", False)
+        before = self.before(method, target)
+        prompt = plain + before
+        others = prompt if everywhere else plain
+        cost = self.read(gone * (prompt + said) + (kept + held) * (others + said))
+        if self.acts(method):  # each kind of question apart
+            cost += self.write(gone, prompt, longest, _together(beams), beams)
+            cost += self.write(kept, others, longest, BATCH)
+        else:
+            cost += self.write(gone + kept, plain, longest, BATCH)
         for asked in (data.questions_forget, data.questions_retain):
             if len(asked):
-                cost += self.write(len(asked), self.tokens(asked)[0], short, 48)
-        return cost * double
+                length = self.tokens(asked)[0] + (before if everywhere else 0)
+                cost += self.write(len(asked), length, short, BATCH)
+        cost *= double
+        if self.acts(method):  # the likelihoods of the model inside
+            cost += self.read((gone + kept + held) * (plain + said))
+        return cost
 
 
 class Drawing(Work):
@@ -761,8 +819,9 @@ class Drawing(Work):
             keep = ["", *(first.format(w) for w in (general, *kept))]
             return Concepts(tuple((name, general) for name in gone), keep, data.templates)
         if target == "nudity":
-            names = self.trial.NAMES
-            return Concepts(tuple((n, self.trial.ANCHOR) for n in names), [""], data.templates)
+            names, anchor = self.trial.NAMES, self.trial.ANCHOR
+            keep = ["", *(first.format(w) for w in (anchor, *(n.name for n in data.nouns)))]
+            return Concepts(tuple((n, anchor) for n in names), keep, data.templates)
         others = [n.name for n in data.nouns if n.name != target]
         keep = ["", *(first.format(w) for w in (general, *others))]
         return Concepts(((target, general),), keep, data.templates)
@@ -779,21 +838,30 @@ class Drawing(Work):
         return ForgetSplit(str(target), Denoising(concepts), nothing, nothing)
 
     def fit(self, target: Any) -> Cost:
-        images = self.data.train.images if self.by_class else self.data.train
-        return self.trained(images if target is None else self.split(target).retain, "fit")
+        if target is None:
+            images = self.data.train.images if self.by_class else self.data.train
+            return self.trained(images, "fit", alone=True)
+        return self.trained(self.split(target).retain, "fit")
 
     def unlearn(self, method: Any, target: Any) -> Cost:
         return self.measured(
             _shape(describe(method)), lambda: method(self.original, self.split(target), 0)
         )
 
-    @cached_property
-    def one_image(self) -> Cost:
+    def acts(self, method: Any) -> bool:
+        return isinstance(method, SLD)
+
+    def drawn(self, model: nn.Module) -> Cost:
+        """One image, of a batch of them."""
         ask = self.e.ask
         n = ask.get("batch_size", 64)
         asked = [0] * n if self.by_class else ["a picture"] * n
         how = {"steps": ask["steps"], "guidance": ask["guidance"], "batch_size": n}
-        return self.measured("draw", lambda: self.original.sample(asked, 0, **how)) * (1 / n)
+        return self.measured("draw", lambda: model.sample(asked, 0, **how)) * (1 / n)
+
+    @cached_property
+    def one_image(self) -> Cost:
+        return self.drawn(self.original)
 
     def draw(self, images: float) -> Cost:
         return self.one_image * images
@@ -819,7 +887,12 @@ class Drawing(Work):
         return total
 
     def evaluate(self, target: Any, method: Any = None) -> Cost:
-        return self.draw(self.images(target)) + self.judged(self.images(target))
+        images = self.images(target)
+        if not self.acts(method):
+            return self.draw(images) + self.judged(images)
+        return self.drawn(method(self.original, self.split(target), 0)) * images + self.judged(
+            images
+        )
 
     @cached_property
     def look(self) -> Cost:
@@ -897,10 +970,15 @@ class Drawing(Work):
 
         given = self.e.ask["search"]
         x = torch.zeros((given["examples"], *self.image_shape))
-        found = {k: v for k, v in given.items() if k != "examples"}
-        search = self.measured(
-            "embedding", lambda: search_embedding(self.original, x, "a thing", seed=0, **found)
-        )
+        found = {k: v for k, v in given.items() if k not in ("examples", "steps")}
+
+        def run(steps: int) -> Callable[[], Any]:
+            return lambda: search_embedding(
+                self.original, x, "a thing", seed=0, steps=steps, **found
+            )
+
+        self.original.embed(["a thing"])  # remembered, so that every step takes the same
+        search = self.repeated("embedding", run, given.get("steps", 100))
         return search + self.draw(self.e.ask["erased"])
 
     def measure_relearning(self, row: Any, target: Any) -> Cost:
@@ -968,7 +1046,7 @@ class Tuning(AnsweringWork):
         return stand_ins.encoded_visual(self.chat, data)
 
     def fit(self, target: Any) -> Cost:
-        return self.trained(self.visual(self.e.data["base"]), "fit")
+        return self.trained(self.visual(self.e.data["base"]), "fit", alone=True)
 
     def learned(self, method: Any, tasks: list[str]) -> Cost:
         """The first two tasks as they are, and the second for all that follow."""
@@ -986,9 +1064,7 @@ class Tuning(AnsweringWork):
 
         if type(method).__name__ == "Joint":
             return self.measured(_shape(describe(method)), run(1))
-        one, two = (self.measured(_shape(describe(method)), run(n)) for n in (1, 2))
-        second = replace(two, flops=two.flops - one.flops)
-        return one + second * (len(tasks) - 1)
+        return self.repeated(_shape(describe(method)), run, len(tasks))
 
     @cached_property
     def one_token(self) -> Cost:
@@ -1064,7 +1140,7 @@ class Refusing(Tuning):
         return stand_ins.encoded_visual(self.chat, data)
 
     def fit(self, target: Any) -> Cost:
-        return self.trained(self.visual(4 * self.e.data["base_images"]), "fit")
+        return self.trained(self.visual(4 * self.e.data["base_images"]), "fit", alone=True)
 
     def split(self, target: Any) -> ForgetSplit:
         return self.request
