@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from unlearn_core.data import MissingSourceError, resolve
 from unlearn_core.data.image_files import decoded
@@ -41,6 +42,19 @@ def places(
     monkeypatch.setitem(PACKAGES, ID, Package("pip install things", str(found["package"])))
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     return found, calls
+
+
+def test_the_hub_gives_files_of_the_folder_itself_too(
+    places: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its patterns are matched otherwise than a folder's are."""
+    _, calls = places
+    monkeypatch.delenv("UNLEARN_HUB")
+    monkeypatch.delitem(PACKAGES, ID)
+    resolve(ID, repo_type="model")
+    names = ["config.json", "1_Pooling/config.json"]
+    found = filter_repo_objects(names, allow_patterns=calls[0]["allow_patterns"])
+    assert [*found] == names
 
 
 def test_the_hub_folder_comes_first_and_the_log_says_so(

@@ -172,7 +172,9 @@ def resolve(
         from huggingface_hub import snapshot_download
 
         try:
-            path = snapshot_download(id, repo_type=repo_type, allow_patterns=list(patterns))
+            # To the hub "**/" is a folder; to us it may be none.
+            wanted = sorted({p for own in patterns for p in (own, own.removeprefix("**/"))})
+            path = snapshot_download(id, repo_type=repo_type, allow_patterns=wanted)
             found = ("hub", Path(path))
         except Exception as error:  # offline, unknown id, gated: all end in one clear message
             tried.append(f"the Hugging Face hub ({type(error).__name__})")
