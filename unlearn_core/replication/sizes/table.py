@@ -104,7 +104,7 @@ def compute(profile_name: str, papers: Iterable[str]) -> Iterator[tuple[str, str
                 cost = size.cost
                 found[name] = {
                     "rows": size.rows,
-                    "flops": {k: _short(v) for k, v in cost.flops.items()},
+                    "flops": {k: _short(v) for k, v in sorted(cost.flops.items())},
                     "read": _short(cost.read),
                     "peak_gb": _short(cost.peak / 1e9),
                     "parts_gb": {k: _short(v / 1e9) for k, v in cost.parts.items() if v > 5e7},
