@@ -7,6 +7,7 @@ from .answer_styles import (
     VisualTask,
     box_iou,
     format_valid,
+    in_own_style,
     parse_box,
     style_of,
 )
@@ -93,6 +94,7 @@ __all__ = [
     "style_of",
     "parse_box",
     "format_valid",
+    "in_own_style",
     "box_iou",
     "VisualTask",
     "VisualItem",
