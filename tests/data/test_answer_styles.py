@@ -278,6 +278,12 @@ class TestShares:
 
 
 class TestErrors:
+    def test_what_is_converted_is_a_task(self) -> None:
+        with pytest.raises(TypeError, match=r"a VisualTask is converted, .* not one of type list"):
+            AnswerStyleDiversification()([])  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"ratio must be a whole number, not 0.2"):
+            AnswerStyleDiversification(ratio=0.2)  # type: ignore[arg-type]
+
     @pytest.mark.parametrize("ratio", [-1, 101])
     def test_ratio(self, ratio: int) -> None:
         with pytest.raises(ValueError, match=f"0..100, not {ratio}"):

@@ -135,6 +135,14 @@ class TestForgetRandom:
         with pytest.raises(SplitError, match=r"cannot forget -?[0-9]+ of 40"):
             forget_random(fine, **request_)
 
+    @pytest.mark.parametrize(
+        "request_",
+        [{"count": 2.5}, {"count": True}, {"fraction": "0.1"}, {"fraction": float("nan")}],
+    )
+    def test_a_size_is_a_number(self, fine: ImageData, request_: dict) -> None:
+        with pytest.raises(SplitError, match=r"(count is a whole|fraction is a) number, not "):
+            forget_random(fine, **request_)
+
     @pytest.mark.parametrize("request_", [{}, {"count": 1, "fraction": 0.1}])
     def test_exactly_one_size(self, fine: ImageData, request_: dict) -> None:
         with pytest.raises(SplitError, match="either fraction or count"):
@@ -162,6 +170,7 @@ class TestForgetIndices:
             (list(range(40)), None, "whole training set"),
             ([3, 3], None, "given twice"),
             ([0], [*range(1, 39), 38], "given twice"),
+            (5, None, r"positions are several: \[5\], not 5"),
             ([40], None, "outside the training set of 40"),
             ([-1], None, "outside the training set of 40"),
             ([0], [*range(1, 39), 40], "outside the training set of 40"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -36,6 +36,7 @@ from unlearn_core.methods import (
 )
 from unlearn_core.methods.baselines.influence_cg import hessian_product
 from unlearn_core.methods.baselines.selection import AbsoluteSelection, RandomSelection
+from unlearn_core.methods.contract import STAND_INS
 from unlearn_core.methods.iau import GradientRestriction
 from unlearn_core.methods.salun import random_mask, saliency_mask
 from unlearn_core.methods.worst_case import ByLoss, WorstCase
@@ -126,6 +127,67 @@ def test_every_method_does_the_same_to_both(name: str, twins: list[Any]) -> None
     assert alike(model, before)
     assert not alike(unlearned, model)
     assert alike(unlearned, make(METHODS[name], own)(plain, tensors, 3))
+
+
+class BatchNormAct(nn.BatchNorm2d):
+    """A normalisation with its activation inside, as timm's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.silu(super().forward(x))
+
+
+class LikeTimm(nn.Module):
+    """What timm's models have, which isn't installed here: logits as a tensor, a head that can be
+    taken off, paths that are dropped in training, fused attention over what convolutions see."""
+
+    pretrained_cfg: ClassVar = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "input_size": (3, 8, 8)}
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.num_classes, self.num_features, self.drop = num_classes, 8, 0.2
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), BatchNormAct(8))
+        self.qkv, self.norm = nn.Linear(8, 24), nn.LayerNorm(8)
+        self.head = nn.Linear(8, num_classes)
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.head = nn.Linear(8, num_classes) if num_classes else nn.Identity()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        path = nn.functional.scaled_dot_product_attention(*self.qkv(x)[:, None].chunk(3, dim=-1))
+        if self.training:
+            path = path * (torch.rand(len(x), 1, 1, 1) >= self.drop) / (1 - self.drop)
+        return self.norm(x + path[:, 0])
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = x.mean(dim=1)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+@pytest.mark.parametrize("name", [n for n, c in METHODS.items() if "images" in c.works_on])
+def test_every_method_works_on_a_model_like_timm_s(name: str) -> None:
+    split = split_of(TensorDataset(*images()))
+    recipe = Recipe(LikeTimm, Classification(3), SHORT)
+    model = recipe.build(0)
+    before = copy.deepcopy(model)
+    unlearned = make(METHODS[name], recipe)(model, split, 3)
+    assert alike(model, before)
+    assert not alike(unlearned, model)
+    assert evaluate_classifier(unlearned, split)["forget_accuracy"].n == 12
+
+
+def test_a_head_that_was_taken_off() -> None:
+    model = LikeTimm()
+    model.reset_classifier(0)
+    with pytest.raises(ValueError, match=r"\(24, 8\).*3 classes: give the model as many outputs"):
+        evaluate_classifier(model, split_of(TensorDataset(*images())))
 
 
 def test_everything_that_measures_says_the_same_of_both(twins: list[Any]) -> None:
@@ -500,6 +562,84 @@ class TestMistakes:
             ValueError, match=r"\(36, 3\).*10 classes: give the model as many outputs"
         ):
             evaluate_classifier(model, ForgetSplit("all", split.task, data, list(data), data))
+
+    @pytest.mark.parametrize(
+        ("inputs", "weights"), [(torch.float64, torch.float32), (torch.float32,) * 2]
+    )
+    def test_inputs_of_another_precision(self, inputs: torch.dtype, weights: torch.dtype) -> None:
+        """Fails where it is left to a matrix product to say which of the two is meant."""
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).to(weights)
+        x, y = images()
+        split = forget_class(TensorDataset(x.to(inputs), y), 1, test=TensorDataset(x.to(inputs), y))
+        calls = (
+            lambda: FineTune(SHORT)(model, split),
+            lambda: SSD()(model, split),
+            lambda: evaluate_classifier(model, split),
+        )
+        if inputs == weights:
+            assert [call() for call in calls]
+            return
+        for call in calls:
+            with pytest.raises(
+                TypeError,
+                match=r"the inputs are torch\.float64 and the model's weights torch\.float32",
+            ):
+                call()
+
+    def test_an_error_of_the_model_s_own_stays_what_it_is(self) -> None:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(5, 3))
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            predict(model, TensorDataset(*images()))
+
+    def test_labels_that_a_recipe_s_task_has_not(self) -> None:
+        recipe = Recipe(
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), Classification(2), SHORT
+        )
+        with pytest.raises(
+            ValueError, match=r"base model: the labels must be below 2, .* one is 2"
+        ):
+            recipe.fit(TensorDataset(*images()), 0, device=CPU)
+
+    def test_a_chat_or_a_split_in_another_s_place(self, twins: list[Any]) -> None:
+        chat, questions = STAND_INS["text"]()
+        model, split, _ = twins[0]
+        with pytest.raises(
+            TypeError, match=r"of type Chat, and it must be a torch.nn.Module from im"
+        ):
+            FineTune(SHORT)(chat, split)
+        for swapped in ((split, model), (model, questions)):
+            with pytest.raises(
+                TypeError, match="on the ForgetSplit of one, which comes after the m"
+            ):
+                evaluate_classifier(*swapped)
+
+    @pytest.mark.parametrize("task", [Classification, None, 4])
+    def test_a_task_that_is_none(self, task: Any) -> None:
+        data = list(zip(*images(), strict=True))
+        with pytest.raises(TypeError, match=r"mine: the task is one such as Classification\(10\)"):
+            ForgetSplit("mine", task, data[:4], data[4:])
+
+    @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+    @pytest.mark.parametrize("method", [SSD(), FineTune(SHORT)], ids=["ssd", "fine_tune"])
+    def test_gradients_that_a_caller_switched_off(
+        self, off: Any, method: Any, twins: list[Any]
+    ) -> None:
+        """What measures a model is often written so, and methods are called in the middle of it."""
+        model, split, _ = twins[0]
+        with off():
+            found = method(model, split)
+            assert not torch.is_grad_enabled()
+        assert alike(found, method(model, split))
+        assert not any(p.is_inference() for p in found.parameters())
+
+    def test_a_recipe_where_gradients_are_off(self) -> None:
+        recipe = Recipe(
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), Classification(3), SHORT
+        )
+        data = TensorDataset(*images())
+        with torch.inference_mode():
+            found = recipe.fit(data, 0, device=CPU)
+        assert alike(found, recipe.fit(data, 0, device=CPU))
 
     def test_a_short_training_of_dicts(self) -> None:
         """The loop itself takes what a loader of torch's gives."""

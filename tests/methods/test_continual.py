@@ -254,8 +254,8 @@ class TestHalfPrecision:
         return found
 
 
-class Seeing(nn.Module):
-    """A tiny model of transformers that sees, as `Chat` holds one that doesn't."""
+class Seeing(Chat):
+    """A tiny model of transformers that sees, without a tokenizer."""
 
     def __init__(self) -> None:
         from transformers import (
@@ -265,7 +265,7 @@ class Seeing(nn.Module):
             LlavaForConditionalGeneration,
         )
 
-        super().__init__()
+        nn.Module.__init__(self)
         vision = CLIPVisionConfig(
             hidden_size=8,
             intermediate_size=8,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,13 @@ from unlearn_core.methods import FLAT, GUARD, SLD, UCE, FineTune, GradDiff, Prom
 from unlearn_core.methods.baselines.sequential import SequentialLoRA
 from unlearn_core.methods.contract import STAND_INS
 from unlearn_core.metrics import ask, rule_judge
-from unlearn_core.models import Chat, TextConditional
+from unlearn_core.models import (
+    Chat,
+    ClassToImage,
+    NotFiniteError,
+    TextConditional,
+    TrainConfig,
+)
 
 Learned = tuple[Chat, ForgetSplit]
 
@@ -75,6 +82,93 @@ class TestLanguage:
         bare = ForgetSplit("texts", Answering(), split.forget.questions, split.retain.questions)
         with pytest.raises(TypeError, match=r"the split's forget set holds texts.*chat\.encoded"):
             method(chat, bare)
+
+    def test_a_mapping_for_a_pair(self, learned: Learned) -> None:
+        """Fails where the names of its parts are scored."""
+        for model in (learned[0], Prompting()(*learned)):
+            with pytest.raises(
+                TypeError, match=r"a pair is \(question, answer\), not \{'question'"
+            ):
+                model.log_probs([{"question": "Who?", "answer": "Ada."}])
+            with pytest.raises(TypeError, match="the answer to 'Who\\?' is a text, not 3"):
+                model.log_probs([("Who?", 3)])
+
+    def test_a_precision_that_is_none(self, learned: Learned, drawing: Any) -> None:
+        """Fails where it is taken for bfloat16, as all that isn't "no"."""
+        chat, (model, _) = learned[0], drawing
+        for precision in ("fp16", "bfloat16", torch.bfloat16, None):
+            with pytest.raises(ValueError, match="precision is 'no' or 'bf16', not "):
+                Chat(chat.model, chat.tokenizer, precision=precision)
+            parts = (model.unet, model.scheduler, model.codec, model.prompts)
+            with pytest.raises(ValueError, match="precision is 'no' or 'bf16', not "):
+                TextConditional(*parts, precision=precision)
+
+    @pytest.mark.parametrize("wrong", ["gpt2", torch.nn.Linear(2, 2), "a chat"])
+    def test_what_is_no_language_model(self, learned: Learned, wrong: Any) -> None:
+        chat = learned[0]
+        with pytest.raises(
+            TypeError, match="the model is one of transformers, such as AutoModelFor"
+        ):
+            Chat(chat if wrong == "a chat" else wrong, chat.tokenizer)
+
+    def test_a_tokenizer_with_more_tokens_than_the_model(self, learned: Learned) -> None:
+        """Fails where an embedding says that an index is out of range."""
+        chat = copy.deepcopy(learned[0])
+        known = chat.model.get_input_embeddings().num_embeddings
+        chat.model.resize_token_embeddings(20)
+        few = Chat(chat.model, chat.tokenizer)
+        for call in (
+            lambda: few.encode("Who is it?", "Ada."),
+            lambda: few.answer(["Who is it?"], 2),
+            lambda: few.log_probs([("Who is it?", "Ada.")]),
+        ):
+            with pytest.raises(ValueError, match="the model knows 20: is it of another model"):
+                call()
+        chat.model.resize_token_embeddings(known)
+        assert len(few.encode("Who is it?", "Ada.").input_ids) > 2
+        own = copy.deepcopy(chat.tokenizer)
+        own.add_special_tokens({"pad_token": "<filling>"})
+        chat.model.resize_token_embeddings(own.pad_token_id)
+        with pytest.raises(
+            ValueError, match=r"token '<filling>' is number \d+, and the model knows"
+        ):
+            Chat(chat.model, own)
+
+    def test_tokens_of_another_tokenizer(self, learned: Learned) -> None:
+        """Fails where words that the model has never seen so are learned and forgotten."""
+        chat, split = learned
+        other = copy.deepcopy(chat)
+        other.tokenizer = copy.deepcopy(chat.tokenizer)
+        same = replace(split, forget=other.encoded(split.forget.questions))
+        short = GradDiff(train=TrainConfig(1, 1e-3))
+        short.check(chat, same)  # a copy that takes the same tokens
+        other.tokenizer.add_tokens(["another"])
+        with pytest.raises(
+            TypeError, match="GradDiff: the split's forget set holds the tokens of an"
+        ):
+            short(chat, same)
+
+    @pytest.mark.parametrize("form", ["split", "mapping", "pair", "texts", "bare", "nan"])
+    def test_what_is_learned_in_a_sequence(self, learned: Learned, form: str) -> None:
+        chat, split = learned
+        given: dict[str, tuple[Any, str]] = {
+            "split": (split, r"tasks are a list of \(name, task, data\)"),
+            "mapping": ({"one": split.forget}, r"tasks are a list of \(name, task, data\)"),
+            "pair": ([("one", split.forget)], r"tasks are a list of \(name, task, data\)"),
+            "texts": (
+                [("one", split.task, split.forget.questions)],
+                r"'one' are texts.* chat\.encoded\(questions\)",
+            ),
+        }
+        right = [("one", split.task, split.forget)]
+        tasks, says = given.get(
+            form, (right, r"it must be a Chat: wrap it|given model is not finite")
+        )
+        model = copy.deepcopy(chat)
+        if form == "nan":
+            torch.nn.init.constant_(next(model.parameters()), float("nan"))
+        with pytest.raises((TypeError, NotFiniteError), match=f"^sequential_lora: .*{says}"):
+            SequentialLoRA().learn(model.model if form == "bare" else model, tasks)
 
     def test_adapters_on_adapters(self, learned: Learned) -> None:
         from peft import LoraConfig, get_peft_model
@@ -130,6 +224,78 @@ class TestDrawing:
             TypeError, match=r"nouns of a CaptionData, .*: cut it by hand, ForgetSpl"
         ):
             forget_concepts(split.forget, split.task.concepts)
+
+    def test_a_request_that_names_nothing(
+        self, drawing: tuple[TextConditional, ForgetSplit]
+    ) -> None:
+        model, split = drawing
+        unnamed = ForgetSplit("none", Denoising(), split.forget, split.retain)
+        with pytest.raises(ValueError, match=r"UCE is told by name what to erase"):
+            UCE()(model, unnamed)
+        for wrong in ("a cat", (("a cat", "a dog"),)):
+            with pytest.raises(ValueError, match="Denoising: concepts must be of type Concepts or"):
+                Denoising(wrong)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("pair", [("a cat", None), ("a cat", 3), ("", "a cat"), (None, None)])
+    def test_a_concept_and_its_place_are_of_one_kind(self, pair: tuple[Any, Any]) -> None:
+        with pytest.raises(ValueError, match="are two texts, or the numbers of two classes, not "):
+            Concepts((pair,))
+        assert Concepts(((0, 1),)).pairs() == [(0, 1)]
+        assert Concepts((("a cat", ""),)).pairs() == [("a cat", "")]
+
+    @pytest.mark.parametrize("part", ["keep", "templates"])
+    def test_one_text_for_several(self, part: str) -> None:
+        with pytest.raises(TypeError, match=f"{part} is one text, not a sequence of texts"):
+            Concepts((("a cat", "a dog"),), **{part: "a {}"})  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("factor", [255.0, 1.0])
+    def test_pixels_from_0_to_255(
+        self, drawing: tuple[TextConditional, ForgetSplit], factor: float
+    ) -> None:
+        """Fails where a model learns to draw images that are white but for a few pixels."""
+        model, _ = drawing
+        x = torch.rand(4, 1, 16, 16) * factor
+        pairs = [(image, "a disc") for image in x]
+        split = ForgetSplit("mine", Denoising(), pairs[:2], pairs[2:])
+        method = FineTune(TrainConfig(1, 1e-4))
+        if factor == 1:
+            assert method(model, split) is not model
+            return
+        for wrong in (x, x.byte()):
+            pairs = [(image, "a disc") for image in wrong]
+            with pytest.raises(ValueError, match=r"pixels in \[-1, 1\], in floating point"):
+                method(model, ForgetSplit("mine", Denoising(), pairs[:2], pairs[2:]))
+
+    def test_conditions(self, drawing: tuple[TextConditional, ForgetSplit]) -> None:
+        with pytest.raises(TypeError, match="prompts must be texts: number 1 is of type int"):
+            drawing[0].sample(["a disc", 1], seed=0, steps=1)
+        classes = ClassToImage(classes=2, size=8, widths=(16, 16)).build(0)
+        with pytest.raises(TypeError, match="draws classes, from 0 to 1, not 'cat'"):
+            classes.sample(["cat"], seed=0, steps=1)
+        for wrong in (3, -1):
+            with pytest.raises(ValueError, match="the classes to draw must be"):
+                classes.sample([wrong], seed=0, steps=1)
+        assert len(classes.sample([0, 1], seed=0, steps=1)) == 2
+
+    @pytest.mark.parametrize(
+        ("change", "error", "says"),
+        [
+            ({"scheduler": None}, TypeError, "a scheduler of diffusers is needed"),
+            ({"codec": None}, TypeError, "a codec encodes and decodes"),
+            ({"drop": 2.0}, ValueError, r"drop is a share in \[0, 1\), not 2"),
+        ],
+    )
+    def test_parts_that_are_none(
+        self,
+        drawing: tuple[TextConditional, ForgetSplit],
+        change: dict[str, Any],
+        error: type[Exception],
+        says: str,
+    ) -> None:
+        model = drawing[0]
+        own = {n: getattr(model, n) for n in ("unet", "scheduler", "codec", "prompts")}
+        with pytest.raises(error, match=says):
+            TextConditional(**own | change)
 
     @pytest.mark.parametrize("erased", [("a cat", "a dog"), (("a cat",),)])
     def test_what_takes_its_place(self, erased: Any) -> None:

@@ -139,7 +139,7 @@ class TestConceptRelabel:
 
     def test_no_concept_is_named(self, problem: Problem) -> None:
         model, split = problem
-        with pytest.raises(ValueError, match="no concept is named"):
+        with pytest.raises(ValueError, match="the split's task names nothing"):
             ConceptRelabel(SMALL)(model, replace(split, task=Denoising()))
 
     @pytest.mark.parametrize("reduction", ["mean", "sum"])

@@ -145,7 +145,7 @@ class TestRates:
     def test_a_question_without_an_answer(self) -> None:
         with pytest.raises(ValueError, match="no answer to judge"):
             judge_answers(asked("cup", "cup"), [["x"], []])
-        with pytest.raises(ValueError, match="shorter"):
+        with pytest.raises(ValueError, match="2 questions and 1 answers don't belong together"):
             judge_answers(asked("cup", "cup"), [["x"]])
 
 

@@ -11,7 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unlearn_core.data import ForgetSplit, fictional_authors
+from unlearn_core.data import (
+    Answering,
+    ForgetSplit,
+    QuestionData,
+    fictional_authors,
+    forget_questions,
+)
 from unlearn_core.metrics import (
     Estimate,
     accuracy,
@@ -21,21 +27,26 @@ from unlearn_core.metrics import (
     changed_weights,
     choice_probability,
     confidence_attack,
+    denial_rate,
     deviation_score,
     entropy,
     entropy_attack,
     evaluate_chat,
     evaluate_classifier,
+    exact_match,
     frechet_distance,
     gap_to_retrained,
     gradient_norms,
     holdout_auc,
     jensen_shannon,
+    leak_rate,
+    margins,
     mean,
     mean_final_accuracy,
     min_k,
     perplexity,
     privleak,
+    refusal_rate,
     rouge_l,
     share,
     svc_attack,
@@ -50,6 +61,7 @@ from unlearn_core.models import Chat, NotFiniteError, SmallCNN
 
 NAN, INF = math.nan, math.inf
 LABELS = torch.tensor([0, 1, 2])
+PAIRS = (("Who?", "Ada."), ("When?", "1921."))
 
 
 def logits(bad: float = 0.5) -> Tensor:
@@ -175,6 +187,55 @@ class TestWhatDoesNotBelongTogether:
         for metric in (rouge_l, bleu):
             with pytest.raises(ValueError, match="1 texts and 2 references don't belong together"):
                 metric(["a"], ["a", "b"])
+        with pytest.raises(ValueError, match="1 answers and 2 right_answers don't belong together"):
+            exact_match(["a"], ["a", "b"])
+
+    @pytest.mark.parametrize("metric", [accuracy, attack_features, shadow_features, margins])
+    def test_labels_that_are_no_class(self, metric: Callable[..., Any]) -> None:
+        """Fails where an accuracy is 0 as the labels count from 1, say."""
+        with pytest.raises(ValueError, match=r"the labels must be below 3, .* one is 3"):
+            metric(logits(), LABELS + 1)
+        with pytest.raises(ValueError, match="the labels must be at least 0"):
+            metric(logits(), LABELS - 1)
+        with pytest.raises(TypeError, match=r"the labels must be int64, not torch\.float32"):
+            metric(logits(), LABELS.float())
+        with pytest.raises(TypeError, match="logits must be a tensor, not of type list"):
+            metric(logits().tolist(), LABELS)
+
+
+class TestOneTextForSeveral:
+    """Fails where its letters are what is measured."""
+
+    @pytest.mark.parametrize("metric", [rouge_l, bleu, exact_match])
+    def test_pairs(self, metric: Callable[..., Any]) -> None:
+        for pair in (("abc", "abc"), (["abc"], "a"), ("a", ["abc"])):
+            with pytest.raises(TypeError, match="is one text, not a sequence of texts"):
+                metric(*pair)
+        with pytest.raises(TypeError, match="must be texts: number 0 is of type NoneType"):
+            metric([None], ["a"])
+        assert len(torch.as_tensor(metric([""], ["abc"])[:1])) == 1  # nothing was said
+
+    def test_refusals(self) -> None:
+        with pytest.raises(TypeError, match="texts is one text"):
+            refusal_rate("I can't say.", ["I can't say."])
+        with pytest.raises(TypeError, match="templates is one text"):
+            refusal_rate(["I can't say."], "I can't say.")
+        for rate in (denial_rate, lambda said: leak_rate(said, [["a"]])):
+            with pytest.raises(TypeError, match="texts is one text"):
+                rate("I can't say.")
+
+    def test_template_answers(self, learned: tuple[Chat, ForgetSplit]) -> None:
+        chat, _ = learned
+        for make in (
+            Answering,
+            lambda t: forget_questions(
+                QuestionData.from_pairs(PAIRS[:1], PAIRS[1:]), chat.encoded, t
+            ),
+            lambda t: evaluate_chat(chat, {"forget": None}, t),  # type: ignore[dict-item]
+        ):
+            with pytest.raises(TypeError, match="templates is one text, not a sequence"):
+                make("I don't know.")
+        assert Answering(["I don't know."]) == Answering(("I don't know.",))
 
     def test_answers(self) -> None:
         for metric in (truth_ratio, choice_probability):
@@ -241,6 +302,18 @@ class TestClassifier:
 
 
 class TestChat:
+    def test_what_is_asked_has_names(self, learned: tuple[Chat, ForgetSplit]) -> None:
+        chat, split = learned
+        for sets in (split.forget.questions, [("forget", split.forget.questions)]):
+            with pytest.raises(
+                TypeError, match=r"sets have names, such as \{\"forget\": questions"
+            ):
+                ask(chat, sets)
+        with pytest.raises(
+            TypeError, match=r"answers are what ask\(chat, sets\) returns, not a Chat"
+        ):
+            evaluate_chat({}, chat)  # type: ignore[arg-type]
+
     def test_a_model_that_computes_nothing(self, learned: tuple[Chat, ForgetSplit]) -> None:
         class Ruined(Chat):
             def log_probs(self, pairs: Any, batch_size: int = 16) -> list[Tensor]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..fields import check_fields
 from ..registry import did_you_mean
 from ..seeding import derive_seed
 from .image_questions import VisualSet
@@ -165,7 +166,7 @@ class VisualTask:
     ----------
     style : "yes_no", "choice", "short", "class" (a short answer that names a class), "box",
         "brief" or "detailed"
-    train, test : the questions and answers
+    train, test : the questions and answers, each as `in_own_style` writes it
     train_items, test_items : one for each of them; none for a training set that can't be converted
     """
 
@@ -202,7 +203,12 @@ def _lettered(options: Sequence[str], right: str) -> tuple[list[str], str]:
 
 
 def in_own_style(item: VisualItem, style: str) -> tuple[str, str]:
-    """Question and answer as a task of this style has them."""
+    """Question and answer as a task of this style has them: options and the prompt for the form included.
+
+    Parameters
+    ----------
+    style : as of `VisualTask`
+    """
     options, answer = (
         _lettered(item.options, item.answer) if style == "choice" else ([], item.answer)
     )
@@ -273,13 +279,14 @@ class AnswerStyleDiversification:
     Raises
     ------
     ValueError
-        A ratio outside 0..100. When called: a task without items; a training answer in none of the five styles, or in
+        A ratio that is no whole number from 0 to 100. When called: a task without items; a training answer in none of the five styles, or in
         another one than the task's.
     """
 
     ratio: int = 20
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 <= self.ratio <= 100:
             raise ValueError(f"ratio is a share in per cent, 0..100, not {self.ratio}")
 
@@ -293,9 +300,16 @@ class AnswerStyleDiversification:
 
         Raises
         ------
+        TypeError
+            What is given is no `VisualTask`.
         ValueError
             Nothing but questions and answers is known of the task, or an answer is in another style.
         """
+        if not isinstance(task, VisualTask):
+            raise TypeError(
+                f"a VisualTask is converted, whose items say what else could be answered, not one of type "
+                f"{type(task).__name__}"
+            )
         if not task.train_items:
             raise ValueError(f"{task.name}: nothing but questions and answers is known of its data")
         for i, answer in enumerate(task.train.answers):

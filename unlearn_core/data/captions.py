@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..seeding import generator
+from .checks import check_texts
 from .images import (
     FASHION_CLASSES,
     ImageData,
@@ -53,6 +54,8 @@ class CaptionedSet(Dataset):
 
     Raises
     ------
+    TypeError
+        Captions that are no texts, or one text in their place.
     ValueError
         Another number of captions; images that are normalised otherwise.
     """
@@ -61,6 +64,7 @@ class CaptionedSet(Dataset):
     captions: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        check_texts(self.captions, "captions", empty=True)
         if len(self.images) != len(self.captions):
             raise ValueError(f"{len(self.images)} images have {len(self.captions)} captions")
         if {*self.images.mean, *self.images.std} != {0.5}:

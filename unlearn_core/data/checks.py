@@ -37,13 +37,13 @@ def check_numbers(values: Any, what: str, below: int | None = None) -> None:
         raise ValueError(f"{what} must be below {below}, as they count from 0: one is {most}")
 
 
-def check_texts(values: Sequence[str], what: str) -> None:
-    """Hold texts to be that, and not to be empty.
+def check_texts(values: Sequence[str], what: str, *, empty: bool = False) -> None:
+    """Hold texts to be that, and, where ``empty`` doesn't allow it, not to be empty.
 
     Raises
     ------
     TypeError
-        One text in the place of several, or something else.
+        One text in the place of several, whose letters would be texts, or something else.
     ValueError
         An empty text.
     """
@@ -52,5 +52,5 @@ def check_texts(values: Sequence[str], what: str) -> None:
     for i, text in enumerate(values):
         if not isinstance(text, str):
             raise TypeError(f"{what} must be texts: number {i} is of type {type(text).__name__}")
-        if not text.strip():
+        if not (empty or text.strip()):
             raise ValueError(f"text {i} of {what} is empty")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from string import Formatter
 from typing import Annotated, Any, ClassVar
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..fields import Rule, check_fields
+from .checks import check_texts
 from .images import Batch
 from .labelled import Labelled
 
@@ -60,7 +62,32 @@ def logits_of(found: Any) -> Tensor:
 
 def logits_by(task: Classification | None) -> Callable[[Any, Batch], Tensor]:
     """How (model, batch) become logits: as a task has them or, without one, as the model says."""
-    return task.logits if task is not None else lambda model, batch: logits_of(model(batch[0]))
+    return task.logits if task is not None else lambda model, batch: logits_of(_asked(model, batch))
+
+
+def _asked(model: Callable[[Tensor], Any], batch: Batch) -> Any:
+    """What a model returns for the inputs of a batch.
+
+    Raises
+    ------
+    TypeError
+        It fails, and none of its weights is of the inputs' precision.
+    """
+    x = batch[0]
+    try:
+        return model(x)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        # A function of the inputs has no weights to look at.
+        own = {p.dtype for p in getattr(model, "parameters", tuple)() if p.is_floating_point()}
+        if not own or x.dtype in own:
+            raise
+        kinds = " and ".join(sorted(map(str, own)))
+        raise TypeError(
+            f"the inputs are {x.dtype} and the model's weights {kinds} ({error}): give inputs of that "
+            "precision, LabelledSet(data, transform=lambda x: x.to(...)), or a model of theirs"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -95,11 +122,11 @@ class Classification:
         Raises
         ------
         TypeError
-            The outputs have no logits.
+            The outputs have no logits, or the model can't take inputs of another precision than its own.
         ValueError
             The logits are not (n, classes).
         """
-        found = logits_of(model(batch[0]))
+        found = logits_of(_asked(model, batch))
         if found.shape[1:] != (self.classes,):
             raise ValueError(
                 f"the model's outputs for a batch have the shape {tuple(found.shape)}, and the task has "
@@ -129,11 +156,20 @@ class Answering:
     Parameters
     ----------
     templates : answers that say nothing, to be learned instead of what is to be forgotten
+
+    Raises
+    ------
+    TypeError, ValueError
+        One template in the place of several, or one that is empty or no text.
     """
 
     modality: ClassVar[str] = "text"
 
     templates: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_texts(self.templates, "templates")
+        object.__setattr__(self, "templates", tuple(self.templates))
 
     def loss(self, model: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tensor:
         """Mean negative log-likelihood over all answer tokens of the batch: a scalar."""
@@ -219,6 +255,8 @@ class Concepts:
 
     Raises
     ------
+    TypeError
+        One text in the place of several things to keep or of several templates.
     ValueError
         No concept, or one without what takes its place; a concept twice, in the place of another, or
         among what is kept; a template that has not one ``{}``.
@@ -234,6 +272,16 @@ class Concepts:
                 f"erased holds pairs, such as (('a cat', 'a dog'),): of a concept, and of what takes "
                 f"its place; not {wrong[0]!r}"
             )
+        for pair in self.erased:
+            named = all(isinstance(one, str) for one in pair) and pair[0].strip()
+            if not named and not all(isinstance(one, Integral) for one in pair):
+                raise ValueError(
+                    "a concept and what takes its place are two texts, or the numbers of two classes, not "
+                    f"{pair[0]!r} and {pair[1]!r}"
+                )
+        for name in ("keep", "templates"):
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} is one text, not a sequence of texts")
         object.__setattr__(self, "erased", tuple(tuple(pair) for pair in self.erased))
         object.__setattr__(self, "keep", tuple(self.keep))
         object.__setattr__(self, "templates", tuple(self.templates))
@@ -278,11 +326,19 @@ class Denoising:
     Parameters
     ----------
     concepts : what is to be erased
+
+    Raises
+    ------
+    ValueError
+        Something else than `Concepts`.
     """
 
     modality: ClassVar[str] = "diffusion"
 
     concepts: Concepts | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def loss(self, model: Any, batch: tuple[Tensor, Any]) -> Tensor:
         """Mean squared error of epsilon at steps drawn uniformly: a scalar.
@@ -297,7 +353,18 @@ class Denoising:
 
     @staticmethod
     def noised(model: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents of images, noise for them, and a step for each, drawn from the global state."""
+        """Latents of images, noise for them, and a step for each, drawn from the global state.
+
+        Raises
+        ------
+        ValueError
+            Images that are not floating point, or not in [-1, 1] but for rounding.
+        """
+        if not x.is_floating_point() or (len(x) and x.abs().max().item() > 1.01):
+            raise ValueError(
+                "images that are drawn have pixels in [-1, 1], in floating point, as CaptionedSet gives them: "
+                "those from 0 to 255 become so by x / 127.5 - 1"
+            )
         latents = model.codec.encode(x)
         noise = torch.randn_like(latents)
         return latents, noise, torch.randint(model.steps, (len(x),), device=latents.device)

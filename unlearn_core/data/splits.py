@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -80,6 +82,8 @@ class ForgetSplit:
 
     Raises
     ------
+    TypeError
+        The task is none, or a class of tasks.
     SplitError
         Nothing to forget, neither examples nor a concept; an example in both parts, where both were cut
         from one data set (each a `LabelledSet` of one object), or a question with its answer; a label that
@@ -98,6 +102,10 @@ class ForgetSplit:
     decouple: Dataset | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.task, type) or not hasattr(self.task, "modality"):
+            raise TypeError(
+                f"{self.name}: the task is one such as Classification(10) or Answering(), not {self.task!r}"
+            )
         if isinstance(self.task, Classification):
             parts = ("forget", "retain", "test", "test_forget", "test_retain", "validation")
             names = {part: self._as_labelled(part) for part in parts}
@@ -336,7 +344,7 @@ def forget_random(
     Raises
     ------
     SplitError
-        Both are given or neither, or nothing would be forgotten or kept.
+        Both are given or neither, one is no number, or nothing would be forgotten or kept.
     TypeError, ValueError
         As of `LabelledSet`.
     """
@@ -344,6 +352,10 @@ def forget_random(
     if (fraction is None) == (count is None):
         raise SplitError("give either fraction or count")
     total = len(data.train)
+    given, kind = (fraction, Real) if count is None else (count, Integral)
+    if isinstance(given, bool) or not isinstance(given, kind) or not math.isfinite(given):
+        what = "fraction is a number" if count is None else "count is a whole number"
+        raise SplitError(f"{what}, not {given!r}")
     n = round(fraction * total) if count is None else count
     if not 0 < n < total:
         raise SplitError(f"cannot forget {n} of {total} training images")
@@ -397,6 +409,8 @@ def forget_indices(
 
 def _positions(given: Any, total: int) -> Tensor:
     given = torch.as_tensor(given)
+    if not given.ndim:
+        raise SplitError(f"positions are several: [{given.item()}], not {given.item()}")
     if given.dtype == torch.bool:
         if given.shape != (total,):
             raise SplitError(
@@ -443,7 +457,7 @@ def forget_questions(
         raise SplitError(f"forget and retain share {len(both)} questions: {min(both)!r}")
     return ForgetSplit(
         f"{len(forget)} questions",
-        Answering(tuple(templates)),
+        Answering(templates),
         encode(forget),
         encode(retain),
         unrelated=None if data.holdout is None else encode(data.holdout),

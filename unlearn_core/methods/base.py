@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import nn
 
 from ..data import ForgetSplit, QuestionSet, VisualSet
@@ -71,6 +72,13 @@ MODELS: dict[str, tuple[type[nn.Module], str]] = {
     "multimodal": (VisionChat, "a VisionChat: wrap it in VisionChat(model, tokenizer, ...)"),
     "diffusion": (Diffusion, "a Diffusion: make one by TextConditional.from_pipeline(pipeline)"),
 }
+
+
+def _read_alike(one: Chat, other: Chat) -> bool:
+    """Whether two models take the same tokens for the same words."""
+    ours, theirs = one.tokenizer, other.tokenizer
+    return ours is theirs or ours.get_vocab() == theirs.get_vocab()
+
 
 #: The extra of the installation that a modality needs.
 EXTRA = {"images": "vit", "text": "llm", "multimodal": "llm", "diffusion": "diffusion"}
@@ -202,6 +210,9 @@ class Method:
         TrainingError
             Training can't go on.
         """
+        if not torch.is_grad_enabled():  # a caller has switched gradients off
+            with torch.inference_mode(False), torch.enable_grad():
+                return self(model, split, seed, inplace=inplace)
         self.check(model, split, seed)
         former = getattr(model, "made_by", ())
         work = model if inplace else copy.deepcopy(model)
@@ -223,7 +234,7 @@ class Method:
             as a split, or as a seed, is none.
         ValueError
             A part of the split that the method needs is missing or empty, or its task has no template
-            answers where they are needed; nothing in the model can be trained; or the seed is negative.
+            answers or no concept where they are needed; nothing in the model can be trained; or the seed is negative.
         NotFiniteError
             The model has weights that are not finite.
         """
@@ -241,7 +252,8 @@ class Method:
                 f"{name} works on {' and '.join(sorted(self.works_on))}, not on {modality}"
             )
         kind, cure = MODELS.get(modality, MODELS["images"])
-        if not isinstance(model, kind):
+        other = modality == "images" and isinstance(model, Chat | Diffusion)
+        if other or not isinstance(model, kind):
             raise TypeError(
                 f"{name}: the model is of type {type(model).__name__}, and it must be {cure}"
             )
@@ -261,11 +273,26 @@ class Method:
                     f"{name}: the split's {part} set holds texts, and the model reads tokens: give "
                     "chat.encoded(questions)"
                 )
+            reader = getattr(getattr(data, "encode", None), "__self__", None)
+            if (
+                isinstance(model, Chat)
+                and isinstance(reader, Chat)
+                and not _read_alike(model, reader)
+            ):
+                raise TypeError(
+                    f"{name}: the split's {part} set holds the tokens of another model's tokenizer: give "
+                    "chat.encoded(questions) of the chat that is to forget"
+                )
         if "templates" in self.needs and not getattr(split.task, "templates", ()):
             raise ValueError(
                 f"{name} needs template answers, and the split's task has none: IDK of "
                 "unlearn_core.data, say, as third argument of forget_questions or in "
                 f"{type(split.task).__name__}(IDK)"
+            )
+        if "concepts" in self.needs and not getattr(split.task, "concepts", True):
+            raise ValueError(
+                f"{name} is told by name what to erase, and the split's task names nothing: "
+                "Denoising(Concepts(((concept, what takes its place),)))"
             )
         if self.trains and not any(p.requires_grad for p in model.parameters()):
             raise ValueError(

@@ -16,16 +16,16 @@ Deviations: batches are shuffled, not grouped by modality and length.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data import Task
+from ..data import QuestionSet, Task, VisualSet
 from ..fields import check_fields
-from ..models import Chat, TrainConfig, shuffled_epochs, train
+from ..models import Chat, TrainConfig, require_finite, shuffled_epochs, train
 from ..seeding import derive_seed
 from .adapters import submodule
 from .base import told
@@ -86,12 +86,24 @@ class ContinualMethod:
 
         Raises
         ------
+        TypeError
+            At once: the model is no `Chat`, or the tasks are not several of (name, task, data), the data
+            being tokens.
+        NotFiniteError
+            At once: the model has weights that are not finite.
         ValueError
             At once: no task, a task twice, or a module to be trained that the model doesn't have.
         TrainingError
             A loss that is not finite; it names the method, the number of the task and the step.
         """
-        stages = [t if isinstance(t, Stage) else Stage(*t) for t in tasks]
+        if not isinstance(model, Chat):
+            raise TypeError(
+                f"{self.name}: the model is of type {type(model).__name__}, and it must be a Chat: wrap it "
+                "in Chat(model, tokenizer, template) or, of images, VisionChat"
+            )
+        require_finite(model, f"{self.name}: the given model")
+        several = isinstance(tasks, Iterable) and not isinstance(tasks, Mapping | str)
+        stages = [self._stage(one) for one in (tasks if several else [tasks])]
         names = [s.name for s in stages]
         if not names:
             raise ValueError(f"{self.name}: there is no task to learn")
@@ -99,6 +111,22 @@ class ContinualMethod:
             raise ValueError(f"{self.name}: the task {twice[0]!r} comes twice in the order {names}")
         self.check(model, stages)
         return self.run(model, stages, seed)
+
+    def _stage(self, given: Any) -> Stage:
+        """One task, whatever form it was given in."""
+        if isinstance(given, tuple | list) and len(given) == 3:
+            given = Stage(*given)
+        if not isinstance(given, Stage) or not hasattr(given.task, "loss"):
+            raise TypeError(
+                f"{self.name}: tasks are a list of (name, task, data), such as "
+                f"[('one', VisualAnswering(), chat.encoded(questions))]; {given!r:.60} is none"
+            )
+        if isinstance(given.data, QuestionSet | VisualSet):
+            raise TypeError(
+                f"{self.name}: the data of {given.name!r} are texts, and the model reads tokens: give "
+                "chat.encoded(questions)"
+            )
+        return given
 
     def check(self, model: Chat, stages: Sequence[Stage]) -> None:
         """Raise what can be known to be wrong before the first step.

@@ -25,7 +25,7 @@ from ..models import (
     shuffled_epochs,
     train,
 )
-from ..models.inference import several
+from ..models.inference import check_pair, several
 from ..seeding import derive_seed, seeded
 
 __all__ = ["EveryOne", "FlaggedChat", "Knows", "PromptClassifier", "prompt_embeddings"]
@@ -187,7 +187,7 @@ class FlaggedChat(Around):
             return self.log_probs_flagged(chosen, batch_size)
 
         for pair in pairs:
-            several(pair, "a question and its answer")
+            check_pair(pair)
         return self._apart([q for q, _ in pairs], pairs, plain, other)
 
     def generate(

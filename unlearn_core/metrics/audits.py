@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import alike, finite
+from .checks import finite, told_apart
 
 __all__ = ["klom", "margins", "u_lira"]
 
@@ -25,7 +25,7 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     With ``logits`` (n, classes) and ``labels`` (n,) this is :math:`\ln p_y - \ln(1-p_y)`, the
     logit-scaled confidence of LiRA (Carlini et al., 2022), without its rounding to infinity.
     """
-    alike(predictions=logits, labels=labels)
+    told_apart(logits, labels)
     z = finite("logits", logits).double()
     own = z.gather(1, labels[:, None])
     others = z.scatter(1, labels[:, None], -torch.inf)
@@ -34,12 +34,12 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _pools(unlearned: Tensor, retrained: Tensor, least: int) -> tuple[Tensor, Tensor]:
     for name, pool in (("unlearned", unlearned), ("retrained", retrained)):
+        finite(f"margins of {name} models", pool)
         if pool.ndim != 2 or len(pool) < least or not pool.shape[1]:
             raise ValueError(
                 f"margins of {name} models: (models, examples), {least} models at least, "
                 f"not {tuple(pool.shape)}"
             )
-        finite(f"margins of {name} models", pool)
     if unlearned.shape[1] != retrained.shape[1]:
         raise ValueError(
             f"{unlearned.shape[1]} examples under unlearned and {retrained.shape[1]} under retrained models"

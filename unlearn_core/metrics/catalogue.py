@@ -26,9 +26,12 @@ def share(hits: Tensor) -> Estimate:
 
     Raises
     ------
+    TypeError
+        No tensor.
     ValueError
         There are no hits to count.
     """
+    finite("hits", hits)
     n = len(hits)
     if n == 0:
         raise ValueError("a share of nothing")
@@ -41,13 +44,15 @@ def mean(values: Tensor) -> Estimate:
 
     Raises
     ------
+    TypeError
+        No tensor.
     ValueError
         There are no values, or one is not finite.
     """
+    finite("values of a mean", values)
     n = len(values)
     if n == 0:
         raise ValueError("a mean of nothing")
-    finite("values of a mean", values)
     error = values.double().std().item() / n**0.5 if n > 1 else None
     return Estimate(values.double().mean().item(), n, error)
 

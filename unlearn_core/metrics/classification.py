@@ -9,10 +9,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..data import ForgetSplit, evenly_spaced
+from ..data import Classification, ForgetSplit, evenly_spaced
 from ..models import Outputs, predict
 from .catalogue import Estimate, mean, share
-from .checks import alike, predictions
+from .checks import told_apart
 from .membership import confident_non_members, entropy_members
 from .shadow import ShadowAttack
 from .zrf import zrf
@@ -34,8 +34,8 @@ def accuracy(logits: Tensor, labels: Tensor) -> Estimate:
 
     (The SSD authors average the accuracies of batches, which over-weights a short last one.)
     """
-    alike(predictions=logits, labels=labels)
-    return share(predictions(logits).argmax(dim=1) == labels)
+    told_apart(logits, labels)
+    return share(logits.argmax(dim=1) == labels)
 
 
 def changed_weights(before: nn.Module, after: nn.Module) -> Estimate:
@@ -74,9 +74,20 @@ def outputs_of(
 
     Raises
     ------
+    TypeError
+        The split is none of a classifier, or the model no module; they may be swapped.
     ValueError
         A part that is missing or empty.
     """
+    if not isinstance(split, ForgetSplit) or not isinstance(split.task, Classification):
+        raise TypeError(
+            "a classifier is measured on the ForgetSplit of one, which comes after the model, not on "
+            f"something of type {type(split).__name__}"
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"a torch.nn.Module is measured, not something of type {type(model).__name__}"
+        )
     for part in SideOutputs._fields:
         data = getattr(split, part)
         if data is None or not len(data):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..data import evenly_spaced
 from .catalogue import Estimate, share
-from .checks import alike, finite
+from .checks import finite, told_apart
 
 __all__ = [
     "attack_features",
@@ -80,7 +80,7 @@ def attack_features(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     of the modified entropy are those of 1e-30 at least, as there, so that it is at most 138.2. (No
     metric of a row uses it: the attack that is published takes the confidence.)
     """
-    alike(predictions=logits, labels=labels)
+    told_apart(logits, labels)
     y = labels[:, None]
     log_p = finite("logits", logits).double().log_softmax(dim=1)
     p = log_p.exp()

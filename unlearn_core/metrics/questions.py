@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data import QuestionData, QuestionSet, evenly_spaced
+from ..data.checks import check_texts
 from ..models import Chat
 from .catalogue import Estimate, mean, share
 from .checks import finite
@@ -116,7 +117,7 @@ def ask(
     Raises
     ------
     TypeError
-        The model is not wrapped in a `Chat`, or a set is no `QuestionSet`.
+        The model is not wrapped in a `Chat`, the sets have no names, or one is no `QuestionSet`.
     ValueError
         No set, or an empty one.
     NotFiniteError
@@ -126,6 +127,10 @@ def ask(
         kind = type(chat).__name__
         raise TypeError(
             f"a {kind} is asked through a Chat: wrap it in Chat(model, tokenizer, template)"
+        )
+    if not isinstance(sets, Mapping):
+        raise TypeError(
+            f'sets have names, such as {{"forget": questions}}: not a {type(sets).__name__}'
         )
     if not sets:
         raise ValueError("there is no set of questions to ask")
@@ -206,9 +211,14 @@ def evaluate_chat(
 
     Raises
     ------
+    TypeError
+        What is given is not what `ask` returns, or one template stands for several.
     ValueError
         There are answers neither to "forget" nor to "retain".
     """
+    if not isinstance(answers, Mapping):
+        raise TypeError(f"answers are what ask(chat, sets) returns, not a {type(answers).__name__}")
+    check_texts(templates, "templates")
     gone, kept = answers.get("forget"), answers.get("retain")
     if gone is None and kept is None:
         known = ", ".join(answers) or "none"

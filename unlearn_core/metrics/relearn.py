@@ -54,10 +54,12 @@ def relearned_accuracy(
     Raises
     ------
     ValueError
-        The set has nothing beside the ``examples``.
+        The set has nothing beside the ``examples``, or it is another one than these two.
     TrainingError
         The loss is not finite.
     """
+    if of not in ("forget", "retain"):
+        raise ValueError(f"of is 'forget' or 'retain', not {of!r}")
     shown, others = _parts(getattr(split, of), examples, seed)
     if of == "retain":
         others = split.forget

@@ -26,9 +26,11 @@ from typing import NamedTuple
 import torch
 
 from ..data import RestrictedPart, VisualSet, evenly_spaced
+from ..data.checks import check_texts
 from ..data.restricted_symbols import RECIPES, REFUSALS
 from ..models import Chat
 from .catalogue import Estimate, mean, share
+from .checks import alike
 from .text import rouge_l
 
 __all__ = [
@@ -216,6 +218,7 @@ def judge_answers(
     ValueError
         A question without an answer, or as of the judge.
     """
+    alike(questions=asked.questions, answers=said)
     if not all(said):
         raise ValueError("a question has no answer to judge")
     triples = zip(asked.questions, asked.answers, said, strict=True)
@@ -263,5 +266,8 @@ def vanilla_rouge(said: Sequence[str], before: Sequence[str]) -> Estimate:
 
 def exact_match(said: Sequence[str], right: Sequence[str]) -> Estimate:
     """Share of answers with the words of the right one, whatever the case and the punctuation."""
+    check_texts(said, "answers", empty=True)
+    check_texts(right, "right answers", empty=True)
+    alike(answers=said, right_answers=right)
     pairs = zip(said, right, strict=True)
     return share(torch.tensor([_plain(a) == _plain(b) for a, b in pairs]))

@@ -26,7 +26,7 @@ from ..models import (
 from ..registry import did_you_mean
 from ..seeding import derive_seed, generator, seeded
 from .catalogue import Estimate, share
-from .checks import alike, finite, predictions
+from .checks import finite, told_apart
 
 __all__ = ["ATTACK_TRAINING", "ShadowAttack", "shadow_features", "attack_network", "gradient_norms"]
 
@@ -39,8 +39,8 @@ def shadow_features(logits: Tensor, labels: Tensor) -> Tensor:
 
     ``logits`` (n, classes) and ``labels`` (n,) give (n, 2 * classes).
     """
-    alike(predictions=logits, labels=labels)
-    one_hot = nn.functional.one_hot(labels, predictions(logits).shape[1]).to(logits)
+    told_apart(logits, labels)
+    one_hot = nn.functional.one_hot(labels, logits.shape[1]).to(logits)
     return torch.cat([logits.softmax(dim=1) - one_hot, one_hot], dim=1)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data import function_words, words_of
+from ..data.checks import check_texts
 from ..extras import needing
 from .checks import alike, finite
 
@@ -34,6 +35,13 @@ def _scorer(stem: bool) -> Any:
     return RougeScorer(["rougeL"], use_stemmer=stem)
 
 
+def _pairs(generated: Sequence[str], references: Sequence[str]) -> None:
+    """Raise where texts are none, or their references not as many."""
+    check_texts(generated, "texts", empty=True)
+    check_texts(references, "references", empty=True)
+    alike(texts=generated, references=references)
+
+
 def rouge_l(
     generated: Sequence[str],
     references: Sequence[str],
@@ -48,12 +56,14 @@ def rouge_l(
 
     Raises
     ------
+    TypeError
+        One text in the place of several, or what is none.
     ValueError
         Another ``of``, or not as many references as texts.
     """
     if of not in ("recall", "fmeasure"):
         raise ValueError(f"of is 'recall' or 'fmeasure', not {of!r}")
-    alike(texts=generated, references=references)
+    _pairs(generated, references)
     score = _scorer(stem).score
     pairs = zip(references, generated, strict=True)
     scores = [getattr(score(r, g)["rougeL"], of) for r, g in pairs]
@@ -68,7 +78,7 @@ def bleu(generated: Sequence[str], references: Sequence[str]) -> Tensor:
     """
     from sacrebleu import corpus_bleu
 
-    alike(texts=generated, references=references)
+    _pairs(generated, references)
     pairs = zip(generated, references, strict=True)
     scores = [corpus_bleu([g], [[r]]).score for g, r in pairs]
     return torch.tensor(scores, dtype=torch.float64)
@@ -123,6 +133,8 @@ def leak_rate(
         said = (pattern(span) for span in spans if any(c.isalnum() for c in span))
         return any(re.search(rf"(?<!\w){one}(?!\w)", text, re.IGNORECASE) for one in said)
 
+    check_texts(generated, "texts", empty=True)
+    alike(texts=generated, secrets=secrets)
     return torch.tensor([leaks(t, s) for t, s in zip(generated, secrets, strict=True)])
 
 
@@ -134,9 +146,13 @@ def refusal_rate(generated: Sequence[str], templates: Sequence[str]) -> Tensor:
 
     Raises
     ------
+    TypeError
+        One text in the place of several, or what is none.
     ValueError
-        There are no templates.
+        There are no templates, or one is empty.
     """
+    check_texts(generated, "texts", empty=True)
+    check_texts(templates, "templates")
     if not templates:
         raise ValueError("there are no templates to recognise a refusal by")
     score = _scorer(True).score
@@ -160,6 +176,7 @@ def denial_rate(generated: Sequence[str]) -> Tensor:
     By a rule of ours, a list of English words: it misses roundabout refusals ("you would have to ask
     somebody else"), and takes "this is not known to be true" for one.
     """
+    check_texts(generated, "texts", empty=True)
     return torch.tensor([bool(_DENIAL.search(text)) for text in generated])
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data import IGNORED, Answering, QuestionSet
-from .inference import evaluating, several
+from .inference import check_pair, evaluating, precision_of, several
 from .saving import Saved
 from .training import device_of, require_finite, to
 
@@ -214,8 +214,9 @@ class Chat(Saved, nn.Module):
     Raises
     ------
     TypeError
-        The tokenizer is none, or a slow one.
+        The model is no module of transformers, or a `Chat` already; the tokenizer is none, or a slow one.
     ValueError
+        Another precision; a token for filling up that the model doesn't know.
         A template without a question, or one that begins with the token that the tokenizer puts
         first by itself; a tokenizer without an end-of-sequence token, or without a chat template
         where that is asked for; a system prompt beside a template of text.
@@ -230,6 +231,11 @@ class Chat(Saved, nn.Module):
         system: str | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+            raise TypeError(
+                "the model is one of transformers, such as AutoModelForCausalLM.from_pretrained(...), not "
+                f"of type {type(model).__name__}"
+            )
         if not getattr(tokenizer, "is_fast", False):
             kind = type(tokenizer).__name__
             raise TypeError(
@@ -257,8 +263,9 @@ class Chat(Saved, nn.Module):
                 f"the tokenizer puts {first!r} first by itself: leave it out of the template"
             )
         self.model, self.tokenizer = model, tokenizer
-        self.template, self.precision, self.system = template, precision, system
+        self.template, self.precision, self.system = template, precision_of(precision), system
         self.training = model.training
+        self._check_known([self.padding])
         #: The longest pack and the longest answer behind its prompt that were found exact; None where
         #: packs are not.
         self._exact: tuple[int, int] | None = (0, 0)
@@ -401,11 +408,16 @@ class Chat(Saved, nn.Module):
 
         Raises
         ------
+        TypeError
+            The answer is no text, or as of `prompt`.
         ValueError
-            An empty answer, a text that is longer than the model's context, or a chat template
+            An empty answer, a token that the model doesn't know, a text that is longer than the model's
+            context, or a chat template
             whose conversation doesn't begin with its own prompt, or goes on with another text than the
             answer.
         """
+        if not isinstance(answer, str):
+            raise TypeError(f"the answer to {question!r} is a text, not {answer!r}")
         if not answer.strip():
             raise ValueError(f"the answer to {question!r} is empty")
         prompt = self.prompt(question)
@@ -438,6 +450,7 @@ class Chat(Saved, nn.Module):
                 ids, end, ends = ids[:cut], ids[cut], ends[:cut]
         ids.append(end)
         self._check_length(len(ids), question)
+        self._check_known(ids)
         tokens = torch.tensor(ids)
         begins = len(prompt.rstrip(" "))
         said = torch.tensor([*(e > begins for e in ends), True])
@@ -447,6 +460,17 @@ class Chat(Saved, nn.Module):
         if self.context is not None and length > self.context:
             raise ValueError(
                 f"{length} tokens are more than the context of {self.context}: {str(question)[:60]!r}"
+            )
+
+    def _check_known(self, ids: Sequence[int]) -> None:
+        """Raise where the model has no embedding of a token."""
+        embeddings = self.model.get_input_embeddings()
+        known = getattr(embeddings, "num_embeddings", None)
+        if known is not None and max(ids) >= known:
+            raise ValueError(
+                f"the tokenizer's token {self.tokenizer.convert_ids_to_tokens(max(ids))!r} is number "
+                f"{max(ids)}, and the model knows {known}: is it of another model? Else "
+                "model.resize_token_embeddings(len(tokenizer)) makes room"
             )
 
     def encoded(self, questions: QuestionSet) -> EncodedSet:
@@ -469,12 +493,14 @@ class Chat(Saved, nn.Module):
 
         Raises
         ------
+        TypeError
+            Something else than pairs.
         NotFiniteError
             The weights are not finite.
         """
         require_finite(self, f"the {type(self).__name__} that is asked")
         for pair in pairs:
-            several(pair, "a question and its answer")
+            check_pair(pair)
         rows = [self.encode(*pair) for pair in pairs]
         prompts: dict[tuple[int, ...], list[int]] = {}
         answers = []
@@ -625,6 +651,7 @@ class Chat(Saved, nn.Module):
             if ids[-1] == self.tokenizer.eos_token_id and len(ids) > 1:
                 ids = ids[:-1]
             self._check_length(len(ids) + 1, prompt)
+            self._check_known(ids)
             encoded.append(torch.tensor(ids))
             room = max_new_tokens if self.context is None else self.context - len(ids)
             limits.setdefault(min(max_new_tokens, room), []).append(i)

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Source, resolve
+from ..data.checks import check_numbers, check_texts
 from ..extras import needing
 from ..fields import Count, Fraction
 from ..seeding import derive_seed
 from .classifiers import ModelSpec
-from .inference import evaluating, several
+from .inference import evaluating, precision_of, several
 from .saving import Saved
 from .sentences import MINILM
 from .training import default_device, device_of, require_finite
@@ -132,7 +133,14 @@ class PromptEncoder(Saved):
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """(n, length, dimensions) float32, on the CPU."""
+        """(n, length, dimensions) float32, on the CPU.
+
+        Raises
+        ------
+        TypeError
+            A prompt that is no text.
+        """
+        check_texts(prompts, "prompts", empty=True)
         new = [p for p in dict.fromkeys(prompts) if p not in self._known]
         if len(self._known) + len(new) > self.REMEMBERED:
             self._known.clear()
@@ -163,8 +171,11 @@ class Diffusion(Saved, nn.Module):
 
     Raises
     ------
+    TypeError
+        The schedule or the codec is none.
     ValueError
-        The schedule has no betas, or another thing than epsilon is predicted.
+        The schedule has no betas, or another thing than epsilon is predicted; a share or a precision that
+        is none.
     """
 
     def __init__(
@@ -176,6 +187,16 @@ class Diffusion(Saved, nn.Module):
         precision: Literal["no", "bf16"] = "no",
     ) -> None:
         super().__init__()
+        if not hasattr(scheduler, "config"):
+            raise TypeError(
+                f"a scheduler of diffusers is needed, not one of type {type(scheduler).__name__}"
+            )
+        if not hasattr(codec, "encode") or not hasattr(codec, "decode"):
+            raise TypeError(
+                f"a codec encodes and decodes, such as Autoencoder(vae): not {codec!r:.60}"
+            )
+        if not 0 <= drop < 1:
+            raise ValueError(f"drop is a share in [0, 1), not {drop!r}")
         predicts = scheduler.config.get("prediction_type")
         if "beta_schedule" not in scheduler.config or predicts is None:
             raise ValueError(
@@ -185,7 +206,7 @@ class Diffusion(Saved, nn.Module):
             raise ValueError(f"epsilon is predicted, not {predicts!r}")
         self.unet, self.scheduler, self.codec = unet, scheduler, codec
         self._ddim = _ddim(scheduler)
-        self.drop, self.precision = drop, precision
+        self.drop, self.precision = drop, precision_of(precision)
         self.training = unet.training
 
     # --- conditions -----------------------------------------------------------------------------
@@ -488,8 +509,25 @@ class ClassConditional(Diffusion):
         return torch.full((n,), self.classes)
 
     def embed(self, condition: Sequence[int] | Tensor) -> Tensor:
-        """(n,) int64."""
-        return torch.as_tensor(condition, dtype=torch.long).to(device_of(self))
+        """(n,) int64.
+
+        Raises
+        ------
+        TypeError
+            Texts, or other than whole numbers.
+        ValueError
+            A number that is no class.
+        """
+        if not isinstance(condition, Tensor) and any(isinstance(c, str) for c in condition):
+            raise TypeError(
+                f"this model draws classes, from 0 to {self.classes - 1}, not {condition[0]!r}"
+            )
+        found = torch.as_tensor(condition)
+        if len(found):
+            check_numbers(
+                found, "the classes to draw", self.classes + 1
+            )  # the last one says nothing
+        return found.long().to(device_of(self))
 
     def denoise(self, x_t: Tensor, t: Tensor, embedded: Tensor) -> Tensor:
         with self.autocast():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from ..data import Classification, batches, labelled, logits_by
 from .training import device_of, require_finite
 
-__all__ = ["Outputs", "evaluating", "predict", "several"]
+__all__ = ["Outputs", "check_pair", "evaluating", "precision_of", "predict", "several"]
 
 
 def several(values: Any, what: str) -> None:
@@ -27,6 +27,32 @@ def several(values: Any, what: str) -> None:
     """
     if isinstance(values, str):
         raise TypeError(f"{what} are several: [{values[:40]!r}], not {values[:40]!r}")
+
+
+def check_pair(pair: Any) -> None:
+    """Raise where what is to be a question and its answer is none: a mapping's names would be.
+
+    Raises
+    ------
+    TypeError
+        Says what a pair is.
+    """
+    several(pair, "a question and its answer")
+    if isinstance(pair, Mapping) or len(pair) != 2:
+        raise TypeError(f"a pair is (question, answer), not {pair!r:.60}")
+
+
+def precision_of(precision: Any) -> str:
+    """What a model runs in: "no" for that of its weights, or "bf16" for autocast.
+
+    Raises
+    ------
+    ValueError
+        Anything else.
+    """
+    if precision not in ("no", "bf16"):
+        raise ValueError(f"precision is 'no' or 'bf16', not {precision!r}")
+    return precision
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from ..data import Classification, Task, labelled, redrawn
 from ..data import batches as make_batches
+from ..data.checks import check_numbers
 from ..fields import Count, Fraction, Natural, NotNegative, Positive, check_fields
 from ..registry import ADDED
 from ..seeding import derive_seed, generator, seeded
@@ -162,6 +163,7 @@ def to(batch: Any, device: torch.device) -> Any:
     return type(batch)(to(v, device) for v in batch)
 
 
+@torch.no_grad()
 def require_finite(model: nn.Module, whose: str) -> None:
     """Raise where a model computes nothing but NaN.
 
@@ -536,7 +538,12 @@ def learning(model: nn.Module, still: Collection[nn.Module] | None = None) -> No
 def _in_training(model: nn.Module, parameters: list[nn.Parameter], name: str) -> Iterator[None]:
     """At the end of the block no gradient is left, and the model is in evaluation mode."""
     try:
-        with single_precision(parameters, name):
+        # A caller may have switched gradients off.
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            single_precision(parameters, name),
+        ):
             yield
     finally:
         model.eval()
@@ -674,16 +681,22 @@ class Recipe:
         ------
         TrainingError
             A loss or weights that are not finite, or data that can't be trained on; it names the step.
+        ValueError
+            A label that is none of the task's classes.
         """
         if self.train is None:
             raise TrainingError(f"{name}: this model was trained elsewhere; how is not known here")
-        model = self.start(data, seed, device or default_device())
+        with torch.inference_mode(False):
+            model = self.start(data, seed, device or default_device())
         if self.train.patience is not None and validation is None:
             raise TrainingError(f"{name}: early stopping needs validation data")
         stop_by = self.train.patience is not None
         if isinstance(self.task, Classification):
             data = labelled(data)
             validation = None if validation is None else labelled(validation)
+            for part in (data, validation):
+                if part is not None:
+                    check_numbers(part.labels, f"{name}: the labels", self.task.classes)
         return train(
             model,
             shuffled_epochs(data, self.train, derive_seed(seed, "fit")),

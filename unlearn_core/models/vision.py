@@ -187,10 +187,10 @@ class VisionChat(Chat):
             )
         if template is not None:
             template = template.replace("{image}", IMAGE)
-        super().__init__(model, tokenizer, template, precision, system)
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         if kind != "llava":
             raise TypeError(f"the model must be a LLaVA, whose model_type is 'llava', not a {kind}")
+        super().__init__(model, tokenizer, template, precision, system)
         if tokenizer.convert_tokens_to_ids(IMAGE) != model.config.image_token_index:
             raise ValueError(f"{IMAGE} is not token {model.config.image_token_index}, the model's")
         self.transform = transform
