@@ -681,9 +681,7 @@ class AnsweringWork(Work):
             if name == "forget":  # strangers' questions, templates, what was said
                 strangers = prompt if getattr(method, "everywhere", False) else plain
                 cost += self.read(n * (strangers + prompt + plain + 3 * said))
-                if self.acts(
-                    method
-                ):  # the likelihoods of the model inside, strangers' questions, too
+                if self.acts(method):  # the same, and strangers', of the model inside
                     cost += self.read(n * (2 * plain + (more + 1) * said))
         if self.e.relearn is not None:
             few = self.split(target).forget.subset(range(self.e.relearn["examples"]))
