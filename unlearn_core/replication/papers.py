@@ -184,6 +184,7 @@ class Claim(Model):
     needs: tuple[str, ...] = Field((), description="preconditions")
     where: str = Field(description="where the paper says it, or where it follows from")
     margin: str = Field(description="what the margin measures, with its unit")
+    unit: str = Field("", description="of the margin, as it stands behind the number")
     explanation: str = Field(description="what might explain a failure; shown beside one")
     judged_at: tuple[str, ...]
 

@@ -30,6 +30,7 @@ EXPERIMENTS = {
         drawn=False,
         oracle="Retrain",
         model={"use": "llama"},
+        data={"authors": 20},
         ask={"wordings": ASKED} if name == WORDINGS else {},
         methods=dict.fromkeys(METHODS.get(name, ())),
     )
@@ -97,8 +98,8 @@ def one(experiment: str, method: str, **metrics: float) -> Values:
 
 #: claim -> the margin in the good run, and what makes it fail, with the margin that must come out.
 CASES: dict[str, tuple[float, Values, float]] = {
-    # 0.4, 0.3 and 0.2 from the retrained model's 0.4, GUARD 0.1; then 0.4.
-    "C1": (0.2, one(GUARDED, "GUARD", forget_rouge=0.0), -0.1),
+    # 0.4, 0.3 and 0.2 from the retrained model's 0.4, of which the nearest counts; GUARD 0.1, then 0.4.
+    "C1": (0.1, one(GUARDED, "GUARD", forget_rouge=0.0), -0.2),
     "C2": (0.4, one(GUARDED, "GUARD", model_utility=0.1), -0.1),
     "C3": (0.8 - 0.8 / 3, one(GUARDED, "GUARD", retain_rouge=0.2), 0.2 - 0.8 / 3),
     "C4": (15.0, one(GUARDED, "GUARD", leak_rate=30.0), -10.0),
@@ -159,3 +160,12 @@ def test_what_is_presupposed(
     check = run.preconditions[name]
     assert check(as_rows(good(), make_row), 0).holds
     assert check(as_rows(good() | change, make_row), 0) == (False, found)
+
+
+def test_more_than_a_tenth_is_no_benchmark(
+    run: Any, make_row: MakeRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = as_rows(good(), make_row)
+    assert run.preconditions["share"](rows, 0) == (True, "10 %")
+    monkeypatch.setitem(EXPERIMENTS[GUARDED].data, "authors", 10)
+    assert run.preconditions["share"](rows, 0) == (False, "20 %")

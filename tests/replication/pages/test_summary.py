@@ -22,7 +22,12 @@ def file(tiny: dict[str, Any]) -> PaperFile:
     """A paper with two headlines, one other claim and one of ours."""
     claim = tiny["claims"]["C1"]
     for key, more in {
-        "C1": {"headline": True, "paper_value": "0.15 <points>", "paper_margin": 2.1},
+        "C1": {
+            "headline": True,
+            "paper_value": "0.15 <points>",
+            "paper_margin": 2.1,
+            "unit": "nats",
+        },
         "C2": {"headline": True, "paper_margin": -0.5},
         "C3": {},
         "C4": {"whose": "ours"},
@@ -70,10 +75,15 @@ def test_the_front_page_has_a_line_a_headline(file: PaperFile, record: Record) -
         "Tiny nowhere 2024 laptop, 2 seeds",
         "Title of C1",
         "0.15 <points>",
-        "2.3 points margin +1.75 ± 0.25",
+        "2.3 points margin +1.75 ± 0.25 nats",
         "✓ holds",
     ]
-    assert cells(second) == ["Title of C2", "margin -0.50", "margin -1.50 ± 0.25", "✗ fails"]
+    assert cells(second) == [
+        "Title of C2",
+        "margin -0.50",
+        "margin -1.50 ± 0.25",
+        "✗ fails rule written after its result",
+    ]
     assert page.select_one('th[rowspan="2"] a[href="papers/tiny.html"]')
 
 
@@ -103,8 +113,16 @@ def test_every_claim_is_listed_with_whose_it_is_and_its_rule_s_age(
     listed = summary.all_claims([("tiny", file, record, [record])])
     assert listed.startswith("## Tiny\n")
     assert [cells(row) for row in soup(listed).select("tbody tr")] == [
-        ["C1", "Title of C1", "headline", "laptop", "+1.75 ± 0.25", "✓ holds", "before its rows"],
-        ["C2", "Title of C2", "headline", "laptop", "-1.50 ± 0.25", "✗ fails", "after its rows"],
+        [
+            "C1",
+            "Title of C1",
+            "headline",
+            "laptop",
+            "+1.75 ± 0.25 nats",
+            "✓ holds",
+            "before its result",
+        ],
+        ["C2", "Title of C2", "headline", "laptop", "-1.50 ± 0.25", "✗ fails", "after its result"],
         ["C3", "Title of C3", "paper’s", "laptop", "+0.25 ± 0.25", "≈ tie", "not known"],
         [
             "C4",
@@ -132,7 +150,7 @@ def test_a_chapter_opens_with_findings_regime_and_headlines(
     assert cells(first)[:4] == [
         "C1 Sentence of C1.",
         "0.15 <points>",
-        "2.3 points margin +1.75 ± 0.25",
+        "2.3 points margin +1.75 ± 0.25 nats",
         "✓ holds",
     ]
     assert cells(second)[3] == "✗ fails rule written after its result"
@@ -173,13 +191,23 @@ def test_a_claim_has_the_verdict_of_the_largest_size_that_judges_it(
         ("C4", "holds", "workstation"),
     ]
     front = soup(summary.front_page([("tiny", file, record, both)])).select("tbody tr")
-    assert cells(front[0])[3] == "2.3 points margin +1.75 ± 0.25"
+    assert cells(front[0])[3] == "2.3 points margin +1.75 ± 0.25 nats"
     assert cells(front[1])[2:] == ["4 points margin +0.50 ± 0.25 (workstation)", "≈ tie"]
     for of_all, said in ((True, "4 points margin"), (False, "margin -1.50 ± 0.25")):
         text = summary.first_screen(file, record, both, of_all)
         assert cells(soup(text).select(".headlines tbody tr")[1])[2].startswith(said)
     listed = soup(summary.all_claims([("tiny", file, record, both)])).select("tbody tr")
     assert [cells(row)[3] for row in listed] == [r for _, _, r in found]
+
+
+def test_a_margin_that_judges_nothing_is_not_quoted(file: PaperFile, record: Record) -> None:
+    """Fails where a number stands beside "not tested", as if it were a result."""
+    untested = verdict("C1", "not tested", 1.75, reason="the original does not know the class")
+    one = record.model_copy(update={"verdicts": (untested, *VERDICTS[1:])})
+    first = soup(summary.front_page([("tiny", file, one, [one])])).select_one("tbody tr")
+    assert cells(first)[3:] == ["–", "– not tested"]
+    listed = soup(summary.all_claims([("tiny", file, one, [one])])).select_one("tbody tr")
+    assert cells(listed)[4] == "–"
 
 
 def test_a_margin_of_one_seed_says_so(file: PaperFile, record: Record) -> None:
@@ -190,7 +218,7 @@ def test_a_margin_of_one_seed_says_so(file: PaperFile, record: Record) -> None:
         summary.first_screen(file, one, [one], True),
         summary.front_page([("tiny", file, one, [one])]),
     ):
-        assert "margin +1.75&nbsp;±&nbsp;0.25, seed 4 alone" in text
+        assert "margin +1.75&nbsp;±&nbsp;0.25&nbsp;nats, seed 4 alone" in text
         assert text.count("alone") == 1
     more = record.model_copy(update={"seeds": (0, 1, 2)})
     said = summary.front_page([("tiny", file, more, [more])])
@@ -199,7 +227,7 @@ def test_a_margin_of_one_seed_says_so(file: PaperFile, record: Record) -> None:
         cells(row)[4]
         for row in soup(summary.all_claims([("tiny", file, one, [one])])).select("tbody tr")
     ]
-    assert listed[:2] == ["+1.75 ± 0.25, seed 4 alone", "-1.50 ± 0.25"]
+    assert listed[:2] == ["+1.75 ± 0.25 nats, seed 4 alone", "-1.50 ± 0.25"]
 
 
 class TestLadder:
@@ -242,7 +270,7 @@ class TestForest:
             f"C{i} Title of C{i}" for i in range(1, 5)
         ]
         assert [w for w in words if "±" in w or w == "not tested"] == [
-            "+1.75 ± 0.25",
+            "+1.75 ± 0.25 nats",
             "-1.50 ± 0.25",
             "+0.25 ± 0.25",
             "not tested",
@@ -266,7 +294,7 @@ def test_a_verdict_tells_what_it_presupposes_and_why_it_was_not_tested(file: Pap
     assert "Presupposes: it memorises (✓ seed 0: train 99 %)" in cells(first)[1]
     assert "What might explain it." in cells(first)[1]
     assert cells(first)[2:] == [
-        "+0.25 ± 0.25 seed 0: +0.25 ± 0.40 seed 1: +0.25 ± 0.40",
+        "+0.25 ± 0.25 nats seed 0: +0.25 ± 0.40 seed 1: +0.25 ± 0.40",
         "≈ tie rule written after its result",
     ]
     assert "Not tested: it does not memorise." in cells(second)[1]

@@ -41,7 +41,7 @@ def forest(file: PaperFile, verdicts: Sequence[Verdict]) -> Shown | None:
     with figure(
         "Mean margins of all claims, in standard errors; small dots are seeds. In the grey band a margin "
         "is a tie: right of it the claim holds, left of it the claim fails. At the right the margin ± its "
-        "standard error in its own unit. Hollow: not tested, the reason stands below.",
+        "standard error. Hollow: not tested, the reason stands below.",
         f"Mean margin over its standard error, a line a claim: {counted}.",
         size=(8.8, 0.31 * len(verdicts) + 0.9),
     ) as ((ax,), shown):
@@ -49,7 +49,7 @@ def forest(file: PaperFile, verdicts: Sequence[Verdict]) -> Shown | None:
         ax.axvline(0, color=INK, lw=0.8, alpha=0.5)
         ax.set_xscale("asinh", linear_width=2)
         for y, v in enumerate(verdicts):
-            text = _draw(ax, y, v)
+            text = _draw(ax, y, v, file.claims[v.claim].unit)
             place = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 9}
             ax.text(1.015, y, text, **place)
         ax.set_yticks(
@@ -71,12 +71,12 @@ def forest(file: PaperFile, verdicts: Sequence[Verdict]) -> Shown | None:
     return shown
 
 
-def _draw(ax: mpl.axes.Axes, y: int, v: Verdict) -> str:
+def _draw(ax: mpl.axes.Axes, y: int, v: Verdict, unit: str) -> str:
     """One claim's line; returns what stands at its end."""
     if v.mean is None:
         return "not tested"
     colour, marker = LOOKS[v.verdict]
-    text = tables.signed(v.mean, v.stderr)
+    text = tables.signed(v.mean, v.stderr, unit)
     if v.stderr is None:
         return f"{text}, error not known"
     if v.stderr == 0:  # no error: as sure as can be

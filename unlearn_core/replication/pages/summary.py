@@ -17,8 +17,8 @@ __all__ = ["all_claims", "evidence", "first_screen", "front_page", "size_of"]
 ON_FRONT = 2
 
 AGES = {
-    "older": "before its rows",
-    "younger": "after its rows",
+    "older": "before its result",
+    "younger": "after its result",
     "unknown": "not known",
 }
 
@@ -74,21 +74,24 @@ def _paper_number(claim: Claim) -> str:
     if claim.paper_value:
         return html.escape(claim.paper_value)
     if claim.paper_margin is not None:
-        return f"margin {tables.signed(claim.paper_margin, None)}"
+        return f"margin {tables.signed(claim.paper_margin, None, html.escape(claim.unit))}"
     return '<span class="muted">not available</span>'
 
 
-def _our_number(v: Verdict, judge: Record, shown: Record) -> str:
+def _our_number(claim: Claim, v: Verdict, judge: Record, shown: Record) -> str:
     """Our number in words, where the chapter gives it, the margin with its error, and its size where that
     is not the one shown."""
-    found = _number(v, judge)
+    found = _number(claim, v, judge)
     return found if judge is shown else f'{found} <span class="muted">({judge.profile})</span>'
 
 
-def _number(v: Verdict, judge: Record) -> str:
-    if v.mean is None:
+def _number(claim: Claim, v: Verdict, judge: Record) -> str:
+    if (
+        v.mean is None or v.verdict == "not tested"
+    ):  # a margin there says nothing, and would be quoted
         return html.escape(v.ours) or '<span class="muted">–</span>'
-    margin = f"margin {tables.signed(v.mean, v.stderr).replace(' ', '&nbsp;')}{_alone(v, judge)}"
+    found = tables.signed(v.mean, v.stderr, html.escape(claim.unit)).replace(" ", "&nbsp;")
+    margin = f"margin {found}{_alone(v, judge)}"
     return f'{html.escape(v.ours)} <span class="muted">{margin}</span>' if v.ours else margin
 
 
@@ -122,8 +125,8 @@ def front_page(chapters: Iterable[Told]) -> str:
             [
                 html.escape(c.title),
                 _paper_number(c),
-                _our_number(v, r, record),
-                tables.verdict_badge(v),
+                _our_number(c, v, r, record),
+                _judged(v),
             ]
             for c, v, r in found[:ON_FRONT]
         ]
@@ -145,7 +148,9 @@ def all_claims(chapters: Iterable[Told]) -> str:
         for v, judge in evidence(record, published):
             claim = file.claims[v.claim]
             whose = "ours" if claim.whose == "ours" else "headline" if claim.headline else "paper’s"
-            margin = "–" if v.mean is None else tables.signed(v.mean, v.stderr) + _alone(v, judge)
+            margin = "–"
+            if v.mean is not None and v.verdict != "not tested":
+                margin = tables.signed(v.mean, v.stderr, html.escape(claim.unit)) + _alone(v, judge)
             badge = tables.verdict_badge(v)
             if v.reason:
                 badge += f'<br><span class="muted">{html.escape(v.reason)}</span>'
@@ -212,7 +217,13 @@ def _headline_table(
             sentence += f'<br><span class="muted">Not tested: {html.escape(v.reason)}</span>'
         steps_shown = ladder(f"{v.claim}, {claim.title}", steps, claim.paper_margin)
         rows.append(
-            [sentence, _paper_number(claim), _our_number(v, judge, record), _judged(v), steps_shown]
+            [
+                sentence,
+                _paper_number(claim),
+                _our_number(claim, v, judge, record),
+                _judged(v),
+                steps_shown,
+            ]
         )
     if not rows:
         return ""

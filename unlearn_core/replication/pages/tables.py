@@ -65,13 +65,13 @@ def count(n: int, thing: str) -> str:
     return f"{n} {thing}{'s' if n != 1 else ''}"
 
 
-def signed(value: float, stderr: float | None) -> str:
+def signed(value: float, stderr: float | None, unit: str = "") -> str:
     """A margin with its sign and, where it is known, its standard error, to the same digit."""
     size = stderr if stderr else abs(value)
     digits = 2 if size == 0 else max(0, 1 - math.floor(math.log10(size)))
     digits = min(digits, 4)
     error = "" if stderr is None else f" ± {stderr:.{digits}f}"
-    return f"{value:+.{digits}f}{error}"
+    return f"{value:+.{digits}f}{error} {unit}".rstrip()
 
 
 def table(
@@ -204,7 +204,8 @@ def verdicts_table(paper: PaperFile, verdicts: Iterable[Verdict]) -> HTML:
             seeds = f"<br>seed {next(iter(v.margins))} alone"
         margins = "–"
         if v.mean is not None:
-            margins = f'<b>{signed(v.mean, v.stderr)}</b><span class="seeds">{seeds}</span>'
+            margin = signed(v.mean, v.stderr, html.escape(claim.unit))
+            margins = f'<b>{margin}</b><span class="seeds">{seeds}</span>'
         rows.append([html.escape(v.claim), _told(claim, v), margins, _sign(claim, v)])
     head = ["", "Claim, and what its margin is", "Margin ± error", "Verdict"]
     return table(head, rows, kind="wide verdicts")
