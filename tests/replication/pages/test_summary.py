@@ -202,7 +202,8 @@ def test_a_claim_has_the_verdict_of_the_largest_size_that_judges_it(
 
 def test_a_margin_that_judges_nothing_is_not_quoted(file: PaperFile, record: Record) -> None:
     """Fails where a number stands beside "not tested", as if it were a result."""
-    untested = verdict("C1", "not tested", 1.75, reason="the original does not know the class")
+    why = "the original does not know the class"
+    untested = verdict("C1", "not tested", 1.75, reason=why, age="younger")
     one = record.model_copy(update={"verdicts": (untested, *VERDICTS[1:])})
     first = soup(summary.front_page([("tiny", file, one, [one])])).select_one("tbody tr")
     assert cells(first)[3:] == ["–", "– not tested"]

@@ -105,7 +105,7 @@ def _alone(v: Verdict, record: Record) -> str:
 
 def _judged(v: Verdict) -> str:
     """The badge, and whether the rule is younger than its rows."""
-    return tables.verdict_badge(v) + (tables.YOUNGER if v.age == "younger" else "")
+    return tables.verdict_badge(v) + tables.age_of_rule(v)
 
 
 # --- the front page --------------------------------------------------------------------------

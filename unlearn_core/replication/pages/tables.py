@@ -229,8 +229,11 @@ def _told(claim: Claim, v: Verdict) -> str:
     return out
 
 
-#: Beside the badge of a verdict whose rule was not there when its rows were made.
-YOUNGER = '<br><span class="muted">rule written after its result</span>'
+def age_of_rule(verdict: Verdict) -> str:
+    """What stands beside a verdict whose rule was not there when its rows were made."""
+    if verdict.age != "younger" or verdict.verdict == "not tested":
+        return ""
+    return '<br><span class="muted">rule written after its result</span>'
 
 
 def _sign(claim: Claim, v: Verdict) -> str:
@@ -238,9 +241,7 @@ def _sign(claim: Claim, v: Verdict) -> str:
     out = verdict_badge(v)
     if claim.whose == "ours":
         out += '<br><span class="muted">our claim</span>'
-    if v.age == "younger":
-        out += YOUNGER
-    return out
+    return out + age_of_rule(v)
 
 
 #: What a target's kind is called.
