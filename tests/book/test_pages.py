@@ -546,8 +546,10 @@ def test_every_claim_is_listed(site: Any, slug: str) -> None:
         verdict = judging.get(largest, own)
         assert size == largest
         assert said.startswith(f"{SIGNS[verdict.verdict][1]} {verdict.text}")
-        if verdict.mean is not None:
-            assert margin.split(",")[0] == signed(verdict.mean, verdict.stderr)
+        told = "–"
+        if verdict.mean is not None and verdict.verdict != "not tested":
+            told = signed(verdict.mean, verdict.stderr, file.claims[own.claim].unit)
+        assert margin.split(",")[0] == told
 
 
 def test_the_status_page_names_every_run(site: Any) -> None:

@@ -90,7 +90,7 @@ def test_the_hub_comes_last_and_gets_kind_and_patterns(
     monkeypatch.delitem(PACKAGES, ID)
     source = resolve(ID, repo_type="model", patterns=("*.txt", "*.json"))
     assert (source.kind, source.path) == ("hub", found["hub"])
-    assert calls == [{"id": ID, "repo_type": "model", "allow_patterns": ["*.txt", "*.json"]}]
+    assert calls == [{"id": ID, "repo_type": "model", "allow_patterns": ["*.json", "*.txt"]}]
 
 
 def test_a_package_may_be_an_importable_module(
