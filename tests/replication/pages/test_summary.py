@@ -131,7 +131,7 @@ def test_every_claim_is_listed_with_whose_it_is_and_its_rule_s_age(
             "laptop",
             "–",
             "– not tested not judged at this size",
-            "not known",
+            "–",
         ],
     ]
 
@@ -219,7 +219,7 @@ def test_a_margin_of_one_seed_says_so(file: PaperFile, record: Record) -> None:
         summary.first_screen(file, one, [one], True),
         summary.front_page([("tiny", file, one, [one])]),
     ):
-        assert "margin +1.75&nbsp;±&nbsp;0.25&nbsp;nats, seed 4 alone" in text
+        assert "margin +1.75&nbsp;±&nbsp;0.25 nats, seed 4 alone" in text
         assert text.count("alone") == 1
     more = record.model_copy(update={"seeds": (0, 1, 2)})
     said = summary.front_page([("tiny", file, more, [more])])

@@ -90,8 +90,8 @@ def _number(claim: Claim, v: Verdict, judge: Record) -> str:
         v.mean is None or v.verdict == "not tested"
     ):  # a margin there says nothing, and would be quoted
         return html.escape(v.ours) or '<span class="muted">–</span>'
-    found = tables.signed(v.mean, v.stderr, html.escape(claim.unit)).replace(" ", "&nbsp;")
-    margin = f"margin {found}{_alone(v, judge)}"
+    found = tables.signed(v.mean, v.stderr).replace(" ", "&nbsp;")
+    margin = f"margin {found} {html.escape(claim.unit)}".rstrip() + _alone(v, judge)
     return f'{html.escape(v.ours)} <span class="muted">{margin}</span>' if v.ours else margin
 
 
@@ -155,7 +155,8 @@ def all_claims(chapters: Iterable[Told]) -> str:
             if v.reason:
                 badge += f'<br><span class="muted">{html.escape(v.reason)}</span>'
             key, title = html.escape(v.claim), html.escape(claim.title)
-            rows.append([key, title, whose, judge.profile, margin, badge, AGES[v.age]])
+            age = "–" if v.verdict == "not tested" else AGES[v.age]
+            rows.append([key, title, whose, judge.profile, margin, badge, age])
         head = ["", "Claim", "Whose", "Size", "Margin ± error", "Verdict", "Rule written"]
         shown = tables.table(head, rows, kind="claims").data
         out.append(
