@@ -309,8 +309,8 @@ class WorstCase:
     direction : "worst", the smallest losses after unlearning; "easiest", the largest
     by : whether an "example" or a whole "class" has a weight
     settled : end as soon as 90 % of the weights are 0 or 1 and at least this share of the set was
-        chosen one iteration before; None for all iterations. A search that comes to neither has
-        found nothing: see the last entry of its log
+        chosen one iteration before; None for all iterations. A search whose choice never comes
+        to rest has found nothing: see the last entry of its log
     """
 
     version: ClassVar[int] = 1
