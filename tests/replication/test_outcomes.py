@@ -8,7 +8,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from unlearn_core.replication.outcomes import SHARES, gaps, outcome, pack, shares, unpack
+from unlearn_core.replication.outcomes import (
+    SHARES,
+    STILL,
+    gaps,
+    left_alone,
+    outcome,
+    pack,
+    shares,
+    unpack,
+)
 from unlearn_core.replication.records import MissingRowError, Row
 
 
@@ -89,3 +98,20 @@ def test_without_outcomes_errors_are_those_of_the_metrics(make_row: Callable[...
     assert (gap.nominal_value, gap.std_dev) == pytest.approx((2.0, np.sqrt(8 * 0.25) / 4))
     ((test,), (other,)) = shares([aim, aim], "test")
     assert (test - other).std_dev == pytest.approx(np.sqrt(0.5))
+
+
+def test_what_hardly_changed_the_original_is_named(make_row: Callable[..., Row]) -> None:
+    """Fails where a mean hides a seed or a metric that moved, or one seed's original is another's."""
+
+    def row(method: str, seed: int, *moved: float) -> Row:
+        at = [90.0 + 5 * seed + m for m in (*moved, 0, 0, 0, 0)[:4]]
+        return make_row("random", method, seed, **dict(zip(SHARES.values(), at, strict=True)))
+
+    rows = [row("Original", s) for s in (0, 1)]
+    rows += [row("SSD", 0, STILL), row("SSD", 1, 0, 0, 0, -STILL)]
+    rows += [row("RL", 0), row("RL", 1, 0, 0, 0.6)]
+    rows += [row("FT", 0), row("FT", 1), row("FT", 1, -0.6)]  # in another variant
+    rows += [row("GA", 2)]  # its original is not there
+    rows += [make_row("random", "Anatomy", 0, seconds=1.0)]
+    assert left_alone(rows) == ["SSD"]
+    assert left_alone([]) == []

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from uncertainties import UFloat, correlated_values
 
-from .records import MissingRowError, Row, error_of_none, error_to_judge_by, with_error
+from .records import ORIGINAL, MissingRowError, Row, error_of_none, error_to_judge_by, with_error
 
-__all__ = ["OUTCOMES", "SHARES", "gaps", "outcome", "pack", "shares", "unpack"]
+__all__ = [
+    "OUTCOMES",
+    "SHARES",
+    "STILL",
+    "gaps",
+    "left_alone",
+    "outcome",
+    "pack",
+    "shares",
+    "unpack",
+]
 
 #: Where a row's detail keeps them.
 OUTCOMES = "outcomes"
@@ -107,3 +117,28 @@ def gaps(rows: Sequence[Row], retrained: Row) -> list[UFloat]:
     aim, *found = ([value for part in each for value in part] for each in zip(*parts, strict=True))
     apart = ([a - b for a, b in zip(own, aim, strict=True)] for own in found)
     return [sum(d if d.nominal_value >= 0 else -d for d in own) / len(aim) for own in apart]
+
+
+#: Points within which a classifier is what it was.
+STILL = 0.5
+
+
+def left_alone(rows: Iterable[Row]) -> list[str]:
+    """Which methods hardly changed the original, of the rows of one experiment and forget set.
+
+    Theirs are all `SHARES` within `STILL` points of the original's, in every variant and on every seed.
+    Where retraining changes little a search may well choose that: it comes closer than what goes too far.
+    """
+    by_method: dict[str, list[Row]] = {}
+    for row in rows:
+        if all(name in row.metrics for name in SHARES.values()):
+            by_method.setdefault(row.method, []).append(row)
+    before = {row.seed: row for row in by_method.pop(ORIGINAL, [])}
+
+    def is_still(row: Row) -> bool:
+        if row.seed not in before:
+            return False
+        was = before[row.seed].metrics
+        return all(abs(row.metrics[m].value - was[m].value) <= STILL for m in SHARES.values())
+
+    return [method for method, made in by_method.items() if all(map(is_still, made))]

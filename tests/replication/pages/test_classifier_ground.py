@@ -91,6 +91,23 @@ class TestTables:
             ],
         }
 
+    def test_what_left_the_original_as_it_was_is_told(
+        self, make_record: MakeRecord, row: Callable[..., Row]
+    ) -> None:
+        """Fails where a method that a search chose to do nothing looks like one that unlearns."""
+        same = {"forget_accuracy": 99.0, "test_accuracy": 93.0, "confidence_mia": 5.0}
+        rows = (
+            row("random", "Original", **same),
+            row("random", "SSD", is_="SSD", gap=2.5, **same),
+            row("random", "Fine-tune", is_="FineTune", gap=2.0, **same | {"forget_accuracy": 97.0}),
+        )
+        page = bases(classifier_tables([make_record(rows=rows)]))[FITTED]
+        _, told = page.select("p")
+        assert words(told) == (
+            "Forgetting, random: on every seed all four accuracies and rates of SSD are within 0.5 points of "
+            "the original's."
+        )
+
     def test_a_base_that_was_not_run_says_so(
         self, make_record: MakeRecord, row: Callable[..., Row]
     ) -> None:

@@ -13,6 +13,7 @@ from scipy.stats import rankdata, spearmanr
 
 from ...methods import METHODS
 from ..cache import digest
+from ..outcomes import STILL, left_alone
 from ..papers import load_paper
 from ..records import ORIGINAL, Record, Row
 from . import tables
@@ -164,6 +165,12 @@ def classifier_tables(records: Iterable[Record]) -> str:
         if not parts:
             continue
         out.append(_classifier_overview(parts, f"Every method on this base ({records[0].profile})"))
+        for kind, rows in parts.items():
+            if still := left_alone(rows):
+                out.append(
+                    f"<p>Forgetting, {html.escape(kind)}: on every seed all four accuracies and rates of "
+                    f"{html.escape(', '.join(still))} are within {STILL:g} points of the original's.</p>"
+                )
         for kind, rows in parts.items():
             detail = tables.results_table(rows, CLASSIFIER_DETAIL, f"Forgetting: {kind}").data
             out.append(
