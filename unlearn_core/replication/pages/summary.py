@@ -108,6 +108,15 @@ def _judged(v: Verdict) -> str:
     return tables.verdict_badge(v) + tables.age_of_rule(v)
 
 
+def _why_not(v: Verdict) -> str:
+    """Why a claim is not tested, in a few words; its reason in full stands in the chapter and the list."""
+    if v.verdict != "not tested":
+        return ""
+    missed = not all(p.holds for p in v.presupposes)
+    why = "a precondition does not hold" if missed else v.reason
+    return f'<br><span class="muted">{html.escape(why)}</span>'
+
+
 # --- the front page --------------------------------------------------------------------------
 
 
@@ -126,7 +135,7 @@ def front_page(chapters: Iterable[Told]) -> str:
                 html.escape(c.title),
                 _paper_number(c),
                 _our_number(c, v, r, record),
-                _judged(v),
+                _judged(v) + _why_not(v),
             ]
             for c, v, r in found[:ON_FRONT]
         ]
