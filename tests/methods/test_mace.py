@@ -165,6 +165,35 @@ class TestRefinement:
         assert moved(refined) < 0.75 * moved(UCE(keep_scale=1.0)(model, split))
 
 
+class TestFusion:
+    def test_of_one_concept(
+        self, model: TextConditional, split: ForgetSplit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where the LoRA is added to all text, or the fusion starts from another matrix than
+        the refined one."""
+        draw = torch.Generator().manual_seed(0)
+        added = {
+            n: 0.1 * torch.randn(p.shape, generator=draw) for n, p in projections(model).items()
+        }
+        monkeypatch.setattr(module, "low_rank", lambda *_: added)
+        refined = MACE(stages="closed_form", ridge=0.3, keep_scale=0.2)(model, split)
+        found = MACE(ridge=0.3, keep_scale=0.2, images=2, steps=2)(model, split)
+        states = model.prompts(["a photo of a ring", "a photo of a square", ""]).double()
+        e, kept = states[0][:7], torch.cat([states[1][:7], states[2][:2]])
+        for n, p in projections(found).items():
+            w, before = (projections(m)[n].detach().double() for m in (model, refined))
+            system = 0.3 * torch.eye(w.shape[1]).double()
+            aims = 0.3 * before
+            for row in e:
+                system += torch.outer(row, row)
+                aims += torch.outer((before + added[n].double()) @ row, row)
+            for row in kept:
+                system += 0.2 * torch.outer(row, row)
+                aims += 0.2 * torch.outer(w @ row, row)
+            expected = aims @ torch.linalg.inv(system)
+            torch.testing.assert_close(p.double(), expected, rtol=0, atol=1e-5)
+
+
 def test_the_original_draws(
     model: TextConditional, split: ForgetSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -264,6 +264,17 @@ class TestMethod:
         assert list(before) == [n for n, _ in changed.named_parameters()]
         assert all(p.requires_grad for p in changed.parameters())
 
+    def test_what_one_concept_has_learned_is_added(
+        self, model: TextConditional, split: ForgetSplit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where it acts on the concept's own prompts alone, and not on its neighbours."""
+        added = {n: torch.ones_like(p) for n, p in projections(model).items()}
+        monkeypatch.setattr(module, "low_rank", lambda *_: added)
+        edited = RealEra(stages="closed_form")(model, split)
+        found = RealEra(**SMALL)(model, split)
+        for n, p in projections(found).items():
+            torch.testing.assert_close(p, projections(edited)[n] + 1, rtol=0, atol=0)
+
     def test_two_concepts(self, model: TextConditional, split: ForgetSplit) -> None:
         """Fails where a second LoRA can't be put on."""
         concepts = Concepts((("a ring", "a shape"), ("a disc", "a square")), ("",))

@@ -266,16 +266,12 @@ def fuse(
     keep_weight: float,
     ridge: float,
 ) -> None:
-    """Add each concept's LoRA to the projections, in place: MACE's closed-form fusion.
+    """Put the concepts' LoRAs into the projections, in place: MACE's closed-form fusion.
 
-    One is added as it is. Of several, every matrix is to give each concept's rows what it would give
-    with that concept's LoRA alone, and what is to be kept what the original gave; the ridge pulls to
-    the original, too.
+    Every matrix is to give each concept's rows what it would give with that concept's LoRA alone, and
+    what is to be kept what the original gave; the ridge pulls to the matrix as it is. So a LoRA acts on
+    its concept's rows, also where there is one alone.
     """
-    if len(added) == 1:
-        for name, w in projections(model).items():
-            w += added[0][name]
-        return
     encoder = model.prompts
     parts = [whole(encoder, [prompt for prompt, _ in pairs]) for pairs in requests]
     kept = whole(encoder, keep)
@@ -290,5 +286,4 @@ def fuse(
             for part, more in zip(parts, added, strict=True)
         ]
         values[name] = torch.cat([*own, kept.to(at) @ original[name].double().T])
-        w.copy_(original[name])
     edit(model, rows, values, scale, ridge)

@@ -26,8 +26,9 @@ text states :math:`e` (all rows, as one vector), the same prompt with the anchor
           + \lVert\epsilon_{\theta'}(x_t, e+\eta) - \epsilon_\theta(x_t, e^*)\rVert^2
           + \lambda\,\lVert\epsilon_{\theta'}(x_t, e+\eta') - \epsilon_\theta(x_t, e+\eta')\rVert^2,
 
-:math:`x_t` being noised images of the concept that the original draws, at uniform steps or, ``focal``, at MACE's. The LoRA is added to the matrices; of
-several concepts, each has its own, and they are fused in closed form as MACE does it.
+:math:`x_t` being noised images of the concept that the original draws, at uniform steps or, ``focal``, at MACE's. One concept's LoRA is added to the
+matrices, as it has to act on the neighbours, too; of several concepts each has its own, and they are fused in closed form
+as MACE does it.
 
 The sampler is that of the authors of CRCE (arXiv 2503.14232), ``srcs/realera_tools.py``, whose D of 400 is
 :math:`1.16\,\mathbb E\lVert v-e\rVert` for Stable Diffusion; here D is given as that factor, rows that only fill up
@@ -268,7 +269,11 @@ class RealEra(Method):
             self.lora(model, original, pairs, data, derive_seed(seed, "lora", i))
             for i, (pairs, data) in enumerate(zip(requests, drawn, strict=False))
         ]
-        if added:
+        if len(added) == 1:
+            with torch.no_grad():
+                for name, w in projections(model).items():
+                    w += added[0][name]
+        elif added:
             fuse(model, original, added, requests, concepts.keep, self.keep_weight, self.ridge)
         return model
 

@@ -8,7 +8,13 @@ and what fills up) get the keys and values that they have around the anchor; the
 
 *Suppression*, a LoRA a concept: on noised images of it, which the original draws, attention to its words and to
 the token that ends the text is pressed down, :math:`\sum_\ell \lVert A_\ell[\cdot, c]\rVert`, at steps that are drawn where objects form,
-:math:`p(t) \propto \sigma(\gamma(t - t_1)) - \sigma(\gamma(t - t_2))`. *Fusion* of several LoRAs, in closed form.
+:math:`p(t) \propto \sigma(\gamma(t - t_1)) - \sigma(\gamma(t - t_2))`.
+
+*Fusion*, in closed form: the rows :math:`e_j` of every concept's prompts get what they get with its own LoRA
+:math:`\Delta_i`, one concept's, too, so that a LoRA acts on its concept's prompts and not on all text,
+
+.. math:: \min_{W^*} \sum_i \sum_j \lVert W^*e_j - (W' + \Delta_i)e_j\rVert^2
+          + \lambda_1 \sum_p \lVert (W^*-W)e^p\rVert^2 + \lambda \lVert W^*-W'\rVert^2 .
 
 Code: github.com/Shilin-LU/MACE, commit 057e7a6 (non-commercial; read, not copied), whose norm is not squared as the
 paper's is; its settings for objects are the defaults, which keep no prompts. Deviations: no segmentation, so attention
@@ -93,6 +99,7 @@ class MACE(Method):
     draws: ClassVar[bool] = True
     works_on: ClassVar[frozenset[str]] = DIFFUSION
     trains: ClassVar[bool] = False
+    version: ClassVar[int] = 2  # 1 added a single concept's LoRA to the matrices
 
     ridge: NotNegative = 10.0
     keep_scale: NotNegative = 0.0
