@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from unlearn_core.methods import SSD
 from unlearn_core.metrics import Estimate
 from unlearn_core.registry import ConfigError
 from unlearn_core.replication.cache import Cache, CacheError, CacheWarning
@@ -319,6 +320,43 @@ class TestCleanOnly:
         monkeypatch.setenv("UNLEARN_CLEAN", "1")
         assert row(replication(), work) == made
         assert work.done == 2
+
+    def test_what_an_earlier_version_made_stays_where_no_row_is_made(
+        self, project: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails where a method's new version keeps a chapter from being published again for its text, where
+        its former row passes for one of the new version, or judges a claim, or where another setting's
+        row is taken for it."""
+
+        def asked(run: Replication, version: int, alpha: float = 10.0, base: int = 1) -> Row:
+            method = {"is": "SSD", "version": version, "alpha": alpha}
+            recipe = {"is": "Recipe", "version": base}
+            return row(run, work, spec={"recipe": recipe, "method": {"is": "Around", "of": method}})
+
+        monkeypatch.setenv("UNLEARN_CLEAN", "1")
+        commit(project.root)
+        run, work = replication(), Work()
+        made = asked(run, SSD.version)
+        run.claim("C1")(lambda rows, seed: rows.value("full_class", "SSD", "zrf", 0))
+        assert run.verdicts["C1"].verdict == "holds"
+        run.finish().write(project.root / "book" / "published" / "ci" / "tiny.json")
+        commit(project.root)
+
+        monkeypatch.setattr(SSD, "version", SSD.version + 1)
+        monkeypatch.setenv("UNLEARN_ROWS", "published")
+        later = replication()
+        assert asked(later, SSD.version) == made
+        assert made.superseded == ("SSD",)
+        later.claim("C1")(lambda rows, seed: rows.value("full_class", "SSD", "zrf", 0))
+        found = later.verdicts["C1"]
+        assert found.verdict == "not tested"
+        assert found.reason == "a row of SSD was made by an earlier version of the method"
+        for other in ({"alpha": 11.0}, {"base": 2}):
+            with pytest.raises(NotMadeError):
+                asked(later, SSD.version, **other)
+        monkeypatch.delenv("UNLEARN_ROWS")
+        again = asked(replication(), SSD.version)
+        assert (work.done, again.superseded) == (2, ())
 
     def test_a_dirty_tree_is_refused_at_once(
         self, project: Any, monkeypatch: pytest.MonkeyPatch

@@ -153,8 +153,9 @@ def publish(profile: str, papers: Sequence[str] = (), *, rows: str = "") -> list
 
     The cache is shared: rows that a clean commit has made are taken from it, or else from what the
     book has published; the others are made. With ``rows="published"`` none is, and a chapter that
-    lacks one is not published: for a change of text or rules alone. With ``rows="made"`` what is
-    made of a chapter is published, and what is not made yet is said to be so.
+    lacks one is not published: for a change of text or rules alone. What an earlier version of a
+    method has made stays, and is marked. With ``rows="made"`` what is made of a chapter is published,
+    and what is not made yet is said to be so.
 
     Raises
     ------

@@ -13,7 +13,7 @@ import secrets
 import subprocess
 import time
 import warnings
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -44,6 +44,7 @@ __all__ = [
     "Verdict",
     "git",
     "git_state",
+    "whatever_version",
     "with_error",
 ]
 
@@ -122,6 +123,43 @@ class Row(Model):
     metrics: dict[str, Value]
     detail: dict[str, Any] = {}
     provenance: Provenance
+
+    @property
+    def superseded(self) -> tuple[str, ...]:
+        """The methods behind it that have another version by now: it would be made again."""
+        known = _versions()
+        found = {p["is"]: p["version"] for p in _described(self.spec) if "version" in p}
+        return tuple(name for name, own in found.items() if known.get(name, own) != own)
+
+
+def _versions() -> dict[str, int]:
+    """The version of every method and selection rule, by its class's name."""
+    # Imported here: whoever only lists papers needs no PyTorch.
+    from ..methods import CONTINUAL, METHODS
+    from ..methods.worst_case import SELECTORS
+    from ..methods.worst_prompts import PROMPT_SELECTORS
+
+    kinds: tuple[Mapping[str, Any], ...] = (METHODS, CONTINUAL, SELECTORS, PROMPT_SELECTORS)
+    return {cls.__name__: cls.version for kind in kinds for cls in kind.values()}
+
+
+def _described(spec: Any) -> Iterator[dict[str, Any]]:
+    """Every object that a row's spec describes (`registry.describe`), those inside others, too."""
+    if isinstance(spec, dict):
+        if "is" in spec:
+            yield spec
+        spec = list(spec.values())
+    if isinstance(spec, list | tuple):
+        for part in spec:
+            yield from _described(part)
+
+
+def whatever_version(spec: Any) -> Any:
+    """A row's spec without the versions of methods."""
+    if isinstance(spec, Mapping):
+        left_out = {"version"} if spec.get("is") in _versions() else set()
+        return {k: whatever_version(v) for k, v in spec.items() if k not in left_out}
+    return [whatever_version(v) for v in spec] if isinstance(spec, list | tuple) else spec
 
 
 class Margin(Model):

@@ -43,11 +43,15 @@ from .records import (
     faults,
     git_state,
     now,
+    whatever_version,
 )
 
 __all__ = ["InvariantError", "Replication", "finite_values"]
 
 log = logging.getLogger(__name__)
+
+#: What a row is called.
+NAMES = ("experiment", "method", "seed", "variant")
 
 #: Why an experiment, or some of its seeds, is left out where only made rows are asked for.
 UNMADE = "not all of its rows are made yet"
@@ -71,7 +75,8 @@ class Replication:
     UNLEARN_CACHE : the cache's folder, relative to the project's root (default ``build/cache``)
     UNLEARN_CLEAN : "1" accepts only rows that were made on a clean commit, and makes others again;
         what the cache lacks is taken from the records in ``book/published``
-    UNLEARN_ROWS : "published" makes no row: one that was not made before ends the run. "made" takes
+    UNLEARN_ROWS : "published" makes no row: one that was not made before ends the run, and one that an
+        earlier version of its method has made is taken as it was published. "made" takes
         what is there of a long measurement: seeds and experiments whose rows are not all made are
         left out, and what needs them is not tested yet
     UNLEARN_REHEARSE : "1" runs the profile for a few steps (`make rehearse`)
@@ -175,6 +180,14 @@ class Replication:
         files = sorted((self.root / "book" / "published").glob("*/*.json"))
         return {row.key: row for file in files for row in Record.read(file).rows}
 
+    @cached_property
+    def _formers(self) -> dict[str, Row]:
+        """The published rows by what they are, whatever version of its method made each."""
+        return {
+            _whatever_version(row.model_dump(include={*NAMES}), row.spec): row
+            for row in self.published.values()
+        }
+
     def experiments(self, prefix: str = "") -> list[str]:
         """The experiments that run in this profile: the one of that name, or those that begin so."""
         known, skipped = self.profile.experiments, {s.experiment for s in self.skips if not s.seeds}
@@ -264,6 +277,8 @@ class Replication:
         content = digest([seed, names["variant"], dict(spec)]) if alike else None
         if row is None and content and (same := self._alike(content)):
             row = same.model_copy(update={**names, "key": key})
+        if row is None and self.rows_asked == "published":
+            row = self._formers.get(_whatever_version(names, spec))
         if row is not None:
             self.progress.found(called)
         elif self.rows_asked or self.only not in (None, content or key):
@@ -418,11 +433,14 @@ class Replication:
         return f"notebooks/{self.slug}.ipynb"
 
     def unsettled(self, keys: set[str]) -> str:
-        """Why rows of these keys can't be judged yet: what chose their settings stands at an edge."""
+        """Why rows of these keys can't be judged yet: an earlier version of their method made them, or what
+        chose their settings stands at an edge."""
         for row in self.rows:
             experiment = self.profile.experiments.get(row.experiment)
             if row.key not in keys or experiment is None:
                 continue
+            if row.superseded:
+                return f"a row of {row.method} was made by an earlier version of the method"
             names = reversed(experiment.tuned or (row.experiment,))
             found = (self.searches.get((name, row.method)) for name in names)
             search = next(filter(None, found), None)  # of several the later one chose
@@ -499,6 +517,11 @@ class Replication:
                 "; ".join(f"{i.experiment}, seed {i.seed}: {i.name} ({i.detail})" for i in broken)
             )
         return record
+
+
+def _whatever_version(names: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+    """What identifies a row but for the versions of the methods behind it."""
+    return digest({**names, "spec": whatever_version(spec)})
 
 
 def finite_values(whose: str, metrics: Mapping[str, Estimate]) -> dict[str, Value]:

@@ -17,6 +17,7 @@ import torch
 from bs4 import BeautifulSoup
 from IPython.display import HTML
 
+from unlearn_core.methods import SSD
 from unlearn_core.registry import ConfigError
 from unlearn_core.replication.pages import book, continual, drawings, notebook, summary, tables
 from unlearn_core.replication.pages.figures import COLOURS, MARKERS, figure, seed_dots, strip
@@ -115,6 +116,32 @@ def test_the_time_in_rows_is_the_records(project: Any, published: Published) -> 
     assert "93.2" not in made
     assert f"{chapter.shown.record.seconds_spent / 60:.1f} minutes (the sum" in made
     assert html.escape(notebook.time_in_rows(chapter.shown.record)) in made
+
+
+def test_a_row_of_an_earlier_version_is_marked(
+    project: Any, published: Published, make_row: Callable[..., Any]
+) -> None:
+    """Fails where a method has changed, and the page shows what it did before as if nothing were."""
+    specs = {
+        "SSD": {"method": {"is": "SSD", "version": SSD.version}},
+        "Old & gone": {"method": {"is": "Masked", "version": 1, "of": {"is": "SSD", "version": 0}}},
+        ORIGINAL: {"recipe": {"is": "Recipe", "version": 1}, "method": None},
+        "Unknown": {"method": {"is": "Elsewhere", "version": 3}},
+    }
+    rows = [make_row(method=m, zrf=0.5).model_copy(update={"spec": s}) for m, s in specs.items()]
+    published(rows=rows)
+    (chapter,) = book.find_chapters(project.root)
+    line = book.which_run(chapter, chapter.shown)
+    assert "as their method has changed since: Old &amp; gone." in line
+    page = BeautifulSoup(tables.results_table(rows, ["zrf"], "").data, "html.parser")
+    marked = {th.next: "by an earlier version" in th.text for th in page.select("tbody th")}
+    assert marked == {m: m == "Old & gone" for m in specs}
+    assert "Of an earlier version" in notebook.provenance(chapter.shown.record).data
+
+    published(rows=rows[:1])
+    (chapter,) = book.find_chapters(project.root)
+    assert "made again" not in book.which_run(chapter, chapter.shown)
+    assert "earlier version" not in notebook.provenance(chapter.shown.record).data
 
 
 def test_read_only_sources_can_be_copied(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "search",
     "setup",
     "strips",
+    "superseded",
     "targets",
     "verdicts",
 ]
@@ -360,6 +361,11 @@ def time_in_rows(record: Record) -> str:
     )
 
 
+def superseded(record: Record) -> str:
+    """Whose rows an earlier version of the method has made, in HTML; "" where none are such."""
+    return html.escape(", ".join(dict.fromkeys(r.method for r in record.rows if r.superseded)))
+
+
 def provenance(record: Record) -> HTML:
     """When, on what and from which commits; the invariants; every skip with its reason."""
     commits = sorted({(r.provenance.commit or "none", r.provenance.dirty) for r in record.rows})
@@ -380,6 +386,8 @@ def provenance(record: Record) -> HTML:
         *(["Skipped", f"{s.experiment}: {s}"] for s in record.skips),
     ]
     rows = [[html.escape(k), html.escape(v)] for k, v in facts]
+    if older := superseded(record):
+        rows.append(["Of an earlier version of the method", older])
     return HTML(
         tables.table(["", ""], rows, kind="facts").data
         + "<p>Facts that must hold whatever a method does, checked on every run:</p>"

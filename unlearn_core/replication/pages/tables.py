@@ -158,6 +158,8 @@ def results_table(rows: Sequence[Row], metrics: Sequence[str], caption: str) -> 
             label += (
                 f'<br><span class="muted" title="{html.escape(why, quote=True)}">came apart</span>'
             )
+        if row.superseded:
+            label += '<br><span class="muted">by an earlier version of the method</span>'
         own = [f"{k} = {row.variant[k]}" for k in varied if k in row.variant]
         if own:
             label += "<br>" + html.escape(", ".join(own))
