@@ -363,7 +363,7 @@ def time_in_rows(record: Record) -> str:
 
 def superseded(record: Record) -> str:
     """Whose rows an earlier version of the method has made, in HTML; "" where none are such."""
-    return html.escape(", ".join(dict.fromkeys(r.method for r in record.rows if r.superseded)))
+    return html.escape("; ".join(dict.fromkeys(r.method for r in record.rows if r.superseded)))
 
 
 def provenance(record: Record) -> HTML:
