@@ -197,8 +197,12 @@ def test_objects_have_words_and_no_images() -> None:
     names = [noun.name for noun in data.nouns]
     assert len(set(names)) == 10
     assert all(len(noun.synonyms) == 3 for noun in data.nouns)
-    assert data.label("the ship") == 8
-    assert data.templates[0].format(names[0]) == "a photo of the airplane"
+    assert data.label("ship") == 8
+    assert data.nouns[9].synonyms == ("lorry", "rig", "hauler")
+    assert [t.format(names[0]) for t in data.templates] == [
+        *("a photo of the airplane", "a picture of the airplane", "the airplane")
+    ]
+    assert data.templates[0].format(data.general) == "a photo of the object"
 
 
 def test_paintings_are_pairs() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from unlearn_core.data import painters
+from unlearn_core.data import objects, painters
 from unlearn_core.data.captions import FASHION_NOUNS, IMAGENETTE, OBJECT_NOUNS, SHAPE_NOUNS, Noun
 from unlearn_core.methods.worst_case import WorstCase
 from unlearn_core.methods.worst_prompts import PROMPT_SELECTORS
@@ -103,7 +103,7 @@ class TestProjectPapers:
             "captioned_shapes": SHAPE_NOUNS,
             "captioned_fashion": FASHION_NOUNS,
             "captioned_cifar10": OBJECT_NOUNS,
-            "objects": OBJECT_NOUNS,
+            "objects": objects().nouns,
             "imagenette": [Noun(name) for name in IMAGENETTE.values()],
         }
         for experiment in load_paper(slug).profile(name).experiments.values():
@@ -366,7 +366,7 @@ class TestErrors:
                 r"full_class: .*forget chooses \['hardest', 'easy'\], select knows \[\]",
             ),
             ((*EXPERIMENT, "tuned"), "tuning", r"full_class is tuned by 'tuning', which is no exp"),
-            ((*EXPERIMENT, "tuned"), "full_class", r"full_class is tuned by .* with a search and"),
+            ((*EXPERIMENT, "tuned"), "full_class", r"full_class is tuned by .* with a search"),
             (("claims", "C1", "judged_at"), ["ci", "laptob"], r"C1 .*unknown .*\['laptob'\]"),
             (("targets",), [{"setting": "x", "kind": "guess"}], r"targets\.0\.kind: .*'read'"),
         ],
@@ -431,8 +431,14 @@ class TestTuned:
         assert load_paper("tiny").profile("ci").experiments["full_class"].tuned == ("tuning",)
         del experiments["tuning"][lost]
         project.paper("tiny", tiny)
-        with pytest.raises(ConfigError, match=r"full_class is tuned by 'tuning', which is no"):
+        why = {"search": "is no experiment here with a", "oracle": "chooses by the gap and has no"}
+        with pytest.raises(
+            ConfigError, match=f"full_class is tuned by 'tuning', which {why[lost]} {lost}"
+        ):
             load_paper("tiny")
+        experiments["tuning"] |= {"search": {"SSD": {"alpha": [1]}}, "choose": {"by": "zrf"}}
+        project.paper("tiny", tiny)
+        assert load_paper("tiny").profile("ci").experiments["full_class"].tuned == ("tuning",)
 
     def test_what_shares_an_original_may_be_tuned_by_another_search(
         self, project: Any, tiny: dict[str, Any]

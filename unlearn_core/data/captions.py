@@ -298,8 +298,17 @@ def _words_alone(nouns: tuple[Noun, ...], templates: tuple[str, ...], general: s
 
 
 def objects() -> CaptionData:
-    """The words for ten kinds of objects, without images."""
-    return _words_alone(OBJECT_NOUNS, OBJECT_TEMPLATES, "the object")
+    """The words for ten kinds of objects, without images.
+
+    The article stands in the templates: a text encoder that reads from left to right says the same of it
+    whatever follows, so that it is no part of a concept.
+    """
+
+    def bare(words: str) -> str:
+        return words.removeprefix("the ")
+
+    nouns = tuple(Noun(bare(n.name), tuple(map(bare, n.synonyms))) for n in OBJECT_NOUNS)
+    return _words_alone(nouns, tuple(t.format("the {}") for t in OBJECT_TEMPLATES), "object")
 
 
 #: Ten objects in ten styles (github.com/OPTML-Group/Unlearn-WorstCase, ``prompt-wise/``).

@@ -354,10 +354,13 @@ class Profile(Model):
         for name, experiment in self.experiments.items():
             for other in experiment.tuned:
                 tuning = self.experiments.get(other)
-                if tuning is None or not tuning.search or not tuning.oracle:
+                if tuning is None or not tuning.search:
                     raise ValueError(
-                        f"{name} is tuned by {other!r}, which is no experiment here with a search and "
-                        "an oracle"
+                        f"{name} is tuned by {other!r}, which is no experiment here with a search"
+                    )
+                if tuning.choose.by == "gap" and not tuning.oracle:
+                    raise ValueError(
+                        f"{name} is tuned by {other!r}, which chooses by the gap and has no oracle"
                     )
         return self
 

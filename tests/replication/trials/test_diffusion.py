@@ -212,7 +212,7 @@ def stable(project: Any, tiny: dict[str, Any], hub: Path) -> Iterator[Replicatio
         "objects": {
             **common,
             "title": "Objects",
-            "forget": {"concept": ["the cat"]},
+            "forget": {"concept": ["cat"]},
             "ask": {
                 **{"erased": 3, "synonyms": 1, "kept": 2, "relatives": 1, "shown": 1},
                 **{
@@ -248,7 +248,7 @@ def test_a_model_that_was_trained_elsewhere(stable: Replication) -> None:
     assert edited.metrics["changed_pixels"].value > 0
     assert 0 < edited.metrics["changed_weights"].value < 50  # cross-attention alone
     # The judge's classes are in the order of the nouns.
-    assert trial.judge.texts[trial.data.label("the cat")] == "a photo of the cat"
+    assert trial.judge.texts[trial.data.label("cat")] == "a photo of the cat"
     assert trial.measure_embedding("UCE").metrics["attacked_accuracy"].n == 3
     with pytest.raises(TrainingError, match="trained elsewhere"):
         trial.measure_method("Retrain")
@@ -363,9 +363,9 @@ def test_captions_of_coco(
     trial, *_ = erasing_trials(stable, "coco")
     assert type(trial) is CocoTrial
     assert trial.concepts.erased[0] == ("nudity", "a person wearing clothes")
-    nouns = [noun.name for noun in trial.data.nouns]
-    kept = [trial.data.templates[0].format(words) for words in ("a person wearing clothes", *nouns)]
-    assert trial.concepts.keep == ("", *kept)
+    assert trial.concepts.templates == ("a photo of {}", "a picture of {}", "{}")
+    kept = [f"a photo of the {noun.name}" for noun in trial.data.nouns]
+    assert trial.concepts.keep == ("", "a photo of a person wearing clothes", *kept)
     captions, files, _ = coco_captions(3)
     assert captions[0].startswith(f"Thing {int(files[0].stem[-12:])},")
     real = [np.array(Image.open(file)).mean((0, 1)) for file in files]

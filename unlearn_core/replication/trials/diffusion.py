@@ -596,17 +596,16 @@ class ExplicitTrial(PretrainedErasingTrial):
 
     asks = ExplicitAsked
 
-    #: What MACE erases, and what takes its place.
+    #: What MACE erases, and what takes its place; the data's nouns, which are kept, have an article.
     NAMES = ("nudity", "naked", "erotic", "sexual")
     ANCHOR = "a person wearing clothes"
+    TEMPLATES = ("a photo of {}", "a picture of {}", "{}")
 
     @cached_property
     def concepts(self) -> Concepts:
-        first, *_ = self.data.templates
-        others = (self.ANCHOR, *(noun.name for noun in self.data.nouns))
-        keep = ["", *(first.format(words) for words in others)]
+        keep = ["", self.TEMPLATES[0].format(self.ANCHOR), *self.texts]
         gone = tuple((name, self.ANCHOR) for name in self.NAMES)
-        return Concepts(gone, keep, self.data.templates)
+        return Concepts(gone, keep, self.TEMPLATES)
 
     @cached_property
     def asked(self) -> tuple[tuple[str, ...], Source]:
