@@ -149,8 +149,8 @@ def test_claims_are_judged_where_guard_ran(run: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "found"),
     [
-        ("known", one(TRAINED, "Original", forget_rouge=0.7), "recall 0.70, retrained 0.40"),
-        ("known", one(TRAINED, "Retrain", forget_rouge=0.8), "recall 0.90, retrained 0.80"),
+        ("known", one(TRAINED, "Original", forget_rouge=0.59), "recall 0.59, retrained 0.40"),
+        ("known", one(TRAINED, "Retrain", forget_rouge=0.6), "recall 0.90, retrained 0.60"),
         ("useful", one(TRAINED, "Original", model_utility=0.3), "utility 0.30"),
     ],
 )
@@ -160,6 +160,26 @@ def test_what_is_presupposed(
     check = run.preconditions[name]
     assert check(as_rows(good(), make_row), 0).holds
     assert check(as_rows(good() | change, make_row), 0) == (False, found)
+
+
+def test_what_the_paper_measured_is_judged(run: Any, make_row: MakeRow) -> None:
+    """Fails where a model of the paper's own tables does not count as one that knows the answers, or
+    is nearer to the limit than two of the largest errors of a mean over forty answers."""
+    asked = 40
+    found = 0
+    for table in load_paper("guard").target_tables:
+        if "ROUGE-L, forget" not in table.metrics or "Original" not in table.rows:
+            continue
+        at = table.metrics.index("ROUGE-L, forget")
+        original, retrained = table.rows["Original"][at], table.rows["Retained"][at]
+        rooms = [2 * (r * (1 - r) / asked) ** 0.5 for r in (original, retrained)]
+        change = one(TRAINED, "Original", forget_rouge=original - rooms[0])
+        change |= one(TRAINED, "Retrain", forget_rouge=retrained + rooms[1])
+        assert run.preconditions["known"](as_rows(good() | change, make_row), 0).holds, (
+            table.setting
+        )
+        found += 1
+    assert found == 12
 
 
 def test_more_than_a_tenth_is_no_benchmark(
