@@ -29,7 +29,9 @@ EXPERIMENTS = {
         seeds=(),
         grid={},
         tuned="tuning",
-        methods=dict.fromkeys((*RIVALS, "SSD", "Retrain")),
+        data={"use": "cifar10"},
+        model={"use": "resnet18", "width": 16},
+        methods={m: {"alpha": 10, "lam": 1} for m in (*RIVALS, "SSD", "Retrain")},
     )
     for name in ("full_class", "sub_class", "random", "tradeoff", "ablation")
 }
@@ -190,3 +192,71 @@ def test_an_alpha_that_was_not_searched_leaves_claims_untested(
     verdict, _ = judge("C6", run.rules["C6"], rows, (0,), preconditions=needs)
     assert (verdict.verdict, verdict.margins) == ("not tested", {})
     assert "the authors' value was carried over" in verdict.reason
+
+
+def of_profile(rules_of: Callable[..., Any], profile: str) -> Any:
+    """A run with the rules on what the chapter's own YAML says of a size."""
+    experiments = dict(load_paper("ssd").profile(profile).experiments)
+    return rules_of("ssd", experiments, (0,), FakeTrial)
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        ("laptop", (False, "the authors' value was carried over")),
+        ("workstation", (True, "searched")),
+        ("paper", (True, "the authors' own, for their networks and data")),
+    ],
+)
+def test_where_alpha_comes_from(
+    rules_of: Callable[..., Any], profile: str, expected: tuple[bool, str]
+) -> None:
+    """Fails where a size that carries alpha over is judged, or the authors' own is not accepted."""
+    assert of_profile(rules_of, profile).preconditions["searched"](Rows([]), 0) == expected
+
+
+@pytest.mark.parametrize("name", ["full_class_cifar20_vit", "random_cifar10_resnet18"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"use": "resnet18", "width": 16}},
+        {"data": {"use": "fashion_cifar"}},
+        {"methods": {"SSD": {"use": "ssd", "alpha": 7, "lam": 1}}},
+    ],
+)
+def test_another_base_or_alpha_is_not_the_authors(
+    rules_of: Callable[..., Any], name: str, change: dict[str, Any]
+) -> None:
+    run = of_profile(rules_of, "paper")
+    run.known[name] = run.known[name].model_copy(update=change)
+    found = run.preconditions["searched"](Rows([]), 0)
+    assert found == (False, "the authors' value was carried over")
+
+
+@pytest.mark.parametrize("profile", ["laptop", "workstation", "paper"])
+def test_every_network_that_has_rivals_has_memorised(
+    rules_of: Callable[..., Any], make_row: MakeRow, profile: str
+) -> None:
+    """Fails where a request that C1's mean is over is not looked at, or a pretrained ViT, which knows
+    less of its training set, leaves every claim untested."""
+    run = of_profile(rules_of, profile)
+    cells = [
+        (n, t)
+        for n in run.known
+        if n.startswith(("full_class", "sub_class"))
+        for t in run.targets(n)
+    ]
+    asked = [(n, t) for n, t in cells if not n.endswith("vit")]
+    assert len(asked) == {"laptop": 2, "workstation": 5, "paper": 20}[profile]
+
+    def check(low: tuple[str, Any], accuracy: float) -> Any:
+        rows = []
+        for n, t in cells:
+            known = accuracy if (n, t) == low else 92.0 if n.endswith("vit") else 99.5
+            row = make_row(n, "Original", 0, {"forget": t}, retain_accuracy=known)
+            rows.append(row.model_copy(update={"key": f"{n}{t}"}))
+        return run.preconditions["memorised"](Rows(rows), 0)
+
+    for low in asked:
+        assert check(low, 99.0) == (True, "train accuracy 99.0 %")
+        assert check(low, 98.9) == (False, "train accuracy 98.9 %")
