@@ -10,6 +10,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from numpy.typing import NDArray
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from unlearn_core.data import Concepts, Denoising, ForgetSplit
@@ -66,15 +67,15 @@ with tempfile.TemporaryDirectory() as folder:
     new = StableDiffusionPipeline.from_pretrained(folder)
 
 
-def draw(one: StableDiffusionPipeline, prompt: str) -> np.ndarray:
+def draw(one: StableDiffusionPipeline, prompt: str) -> NDArray[np.float32]:
     one.set_progress_bar_config(disable=True)
     noise = model.noise(1, seed=3)
     drawn = one(prompt, latents=noise, num_inference_steps=10, output_type="np")
-    image: np.ndarray = drawn.images[0]
+    image: NDArray[np.float32] = drawn.images[0]
     return image
 
 
-def apart(a: np.ndarray, b: np.ndarray) -> str:
+def apart(a: NDArray[np.float32], b: NDArray[np.float32]) -> str:
     return f"{np.abs(a - b).mean():.4f}"
 
 

@@ -277,9 +277,7 @@ class TestSLD:
     def test_against_diffusers(self, drawing: Drawing, setting: SLD) -> None:
         """The authors' code lives on in diffusers. Fails with another sign, threshold, clamp,
         momentum or warm-up, or the three predictions in another order."""
-        from diffusers.pipelines.deprecated.stable_diffusion_safe import (
-            pipeline_stable_diffusion_safe as theirs,
-        )
+        from diffusers import StableDiffusionPipelineSafe as Theirs
 
         model = GuidedAway(drawing[0], "a ring", setting)
         g = torch.Generator().manual_seed(0)
@@ -292,7 +290,7 @@ class TestSLD:
 
         model.denoise = denoise  # type: ignore[method-assign]
         guide, momentum = model.guide(["a disc", "a bar"], 7.5), None
-        step_of_theirs = theirs.StableDiffusionPipelineSafe.perform_safety_guidance
+        step_of_theirs = Theirs.perform_safety_guidance
         for step, (empty, prompt, unsafe) in enumerate(table):
             found = guide(torch.zeros(2, 4, 8, 8), torch.tensor(500), step)
             guidance, momentum = step_of_theirs(

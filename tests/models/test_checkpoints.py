@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -31,13 +32,18 @@ def holds(checkpoint: Checkpoint, value: float = 0.5) -> bool:
     return found == wanted and torch.equal(weights[0]["w"], weights[1]["w"])
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[None]:
-    """No file may grow beyond 200 bytes: PyTorch meets an error of the system while it writes."""
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """In the block no file may grow beyond 200 bytes: PyTorch meets an error of the system as it writes.
+
+    No fixture, under which pytest would say how the test went, to a file of the reader's perhaps.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class TestSave:
@@ -63,11 +69,11 @@ class TestSave:
         checkpoint.save(state())
         assert done == ["synced", "renamed"]
 
-    @pytest.mark.usefixtures("full_disk")
     def test_a_full_disk_is_named_and_loses_nothing(self, checkpoint: Checkpoint) -> None:
         """Fails where the half file stays (it holds the disk full for good), or where PyTorch's
         words reach the reader, which name neither disk nor file."""
-        with pytest.raises(CheckpointError, match=r"/run\.pt can't be written: File too large"):
+        wanted = r"/run\.pt can't be written: File too large"
+        with full_disk(), pytest.raises(CheckpointError, match=wanted):
             checkpoint.save(state())
         assert os.listdir(checkpoint.file.parent) == []
 
