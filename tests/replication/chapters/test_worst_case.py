@@ -229,7 +229,6 @@ WRONG: dict[str, tuple[Values, dict[str, dict[str, float]], str]] = {
     "settled": ({}, {"worst_case": {"overlap_previous": 0.73}}, "73 % of the choice kept"),
     "every_seed": ({}, {"worst_case": {"overlap_previous": 0.5}}, "; 50 % of the choice kept"),
     "forgets": ({("random", "Retrain", None, "forget_accuracy"): 99.5}, {}, "UA 0.5"),
-    "alters": ({("random", "BS", None, "forget_accuracy"): 96.0}, {}, "BS 4.0 %, retrained 10.0"),
     "sizes_settled": ({}, {"other_sizes": {"overlap_previous": 0.0}}, "worst 1 %: 0 % of"),
     "classes_settled": ({}, {"classes": {"overlap_previous": 0.5}}, "50 % of the choice kept"),
     "erases": ({}, {"prompts": {"objective": 0.42}}, "its loss rises by 5.0 %"),
