@@ -36,6 +36,7 @@ __all__ = [
     "load_paper",
     "project_root",
     "rehearsed",
+    "same_experiments",
 ]
 
 
@@ -433,6 +434,14 @@ def paper_sources(slug: str) -> list[Path]:
     }
     own = [folder / f"{slug}.{suffix}" for suffix in ("ipynb", "yaml")]
     return own + [folder / "shared" / f"{file}.yaml" for file in shared]
+
+
+def same_experiments(shared: str, profile: str) -> set[str]:
+    """The profiles, this one included, whose experiments ``notebooks/shared/<shared>.yaml`` defines alike."""
+    name = f"notebooks/shared/{shared}.yaml"
+    every = read_yaml(project_root() / "notebooks" / "shared" / f"{shared}.yaml", name)
+    own = every.get(profile)
+    return {profile, *(other for other, found in every.items() if found == own)}
 
 
 def _mapping(value: Any, file: str, place: str) -> dict[str, Any]:

@@ -238,6 +238,38 @@ class TestPage:
             assert words(table.caption) == "Every method on this base (laptop)"
             assert lines(table)["SSD"][0] == "9.0 n = 1"
 
+    @pytest.mark.parametrize(
+        ("change", "caption", "gaps"),
+        [
+            ({}, "Every method on this base (ci and laptop)", ["1.0 n = 1", "9.0 n = 1"]),
+            ({"relearn": {"steps": 3}}, "Every method on this base (laptop)", ["9.0 n = 1"]),
+        ],
+    )
+    def test_profiles_with_the_same_experiments_stand_together(
+        self,
+        chapter: Callable[..., Any],
+        project: Any,
+        tiny: dict[str, Any],
+        change: dict[str, Any],
+        caption: str,
+        gaps: list[str],
+    ) -> None:
+        """Fails where a page leaves out the rows of a smaller profile that is the same, mixes in those of
+        one that is not, or names a profile that no chapter shows."""
+        full = tiny["profiles"]["ci"]["experiments"]["full_class"]
+        says = {
+            "ci": {"random": full},
+            "laptop": {"random": full | change},
+            "workstation": {"random": full},
+        }
+        file = project.root / "notebooks" / "shared" / "classifiers.yaml"
+        chapters = [chapter("one", "ci", 1.0), chapter("two", "laptop", 9.0, "class_wise")]
+        file.write_text(yaml.safe_dump(says))
+        for order in (chapters, chapters[::-1]):
+            table = bases(ground(order))[FITTED].select_one("table")
+            assert words(table.caption) == caption
+            assert lines(table)["SSD"][: len(gaps)] == gaps
+
     def test_chapters_of_one_profile_stand_together(self, chapter: Callable[..., Any]) -> None:
         chapters = [chapter("one", "ci", 1.0), chapter("two", "ci", 9.0, "class_wise")]
         table = bases(ground(chapters))[FITTED].select_one("table")

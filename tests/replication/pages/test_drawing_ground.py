@@ -59,6 +59,28 @@ def test_both_chapters_rows_stand_together(
     assert "UCE, by name: 50 % gone, 80 % kept" in words
 
 
+def captions(html: str) -> list[str]:
+    return [c.get_text() for c in BeautifulSoup(html, "html.parser").select("caption")]
+
+
+def test_captions_name_the_profiles_that_rows_are_from(
+    make_record: MakeRecord, row: Callable[..., Row]
+) -> None:
+    """Fails where a row of two profiles counts twice, or a caption names a profile that has no row of its
+    concept, or only one of two that have."""
+    original = row("Original", None)
+    large = make_record(profile="workstation", rows=(original, row("SalUn", "SalUnGeneration")))
+    small = make_record(profile="laptop", rows=(original, row("UCE", "UCE", "a coat")))
+    own = make_record(profile="paper", rows=(row("ESD-x", "ESD", experiment="prompts"),))
+    html = drawing_tables([large, small, own])
+    bag, coat, _ = tables(html)
+    assert (list(bag)[1:], list(coat)[1:]) == (["Original", "SalUn"], ["UCE"])
+    both, one, _ = captions(html)
+    assert both.startswith("Every method (laptop and workstation)")
+    assert one.startswith("Every method (laptop)")
+    assert bag["Original"][0] == "50.0"
+
+
 def test_nothing_to_show(make_record: MakeRecord) -> None:
     assert drawing_tables([make_record(paper="realera", rows=())]) == ""
 

@@ -99,6 +99,24 @@ def test_other_questions_are_another_ground(
     assert headings == ["Five of sixteen drawn authors", "tofu_b: 5"]
 
 
+def test_captions_name_the_profiles_that_rows_are_from(
+    make_record: MakeRecord, row: Callable[..., Row]
+) -> None:
+    """Fails where a caption names one of two profiles alone, or one whose rows are on another ground."""
+    one = make_record(
+        paper="flat", profile="workstation", rows=(row("tofu_main", "GA", "GradientAscent"),)
+    )
+    npo = row("tofu_main", "NPO", "NPO")
+    other = npo.model_copy(update={"key": "other", "spec": npo.spec | {"asked": "z"}})
+    two = make_record(paper="guard", profile="laptop", rows=(npo, other))
+    page = BeautifulSoup(language_tables([one, two]), "html.parser")
+    found = [c.get_text() for c in page.select("caption") if "Every" in c.get_text()]
+    assert [c.split(")")[0] for c in found] == [
+        "Every method (laptop and workstation",
+        "Every method (laptop",
+    ]
+
+
 def test_rows_without_the_probe_are_left_out(
     make_record: MakeRecord, make_row: Callable[..., Row], row: Callable[..., Row]
 ) -> None:

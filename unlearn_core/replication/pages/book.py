@@ -25,7 +25,15 @@ import yaml
 
 from ...metrics import METRICS
 from ...registry import ConfigError, brief, did_you_mean, within
-from ..papers import PROFILES, PaperFile, known_papers, load_paper, paper_sources, project_root
+from ..papers import (
+    PROFILES,
+    PaperFile,
+    known_papers,
+    load_paper,
+    paper_sources,
+    project_root,
+    same_experiments,
+)
 from ..records import Record
 from ..run import source_hash
 from ..runner import build_folder, lock, stamped
@@ -228,15 +236,17 @@ def ground(
     shared: str = "classifiers",
     tables_of: Callable[[Iterable[Record]], str] = classifier_tables,
 ) -> str:
-    """A common ground's tables, of the largest profile that any chapter shows.
+    """A common ground's tables, of the largest profile that any chapter shows and those that are alike.
 
-    Only of chapters that include the ``shared`` experiments: others may use the same names.
+    Alike are profiles with the same ``shared`` experiments. Only of chapters that include these:
+    others may use the same names.
     """
     including = [c for c in chapters if f"{shared}.yaml" in {f.name for f in paper_sources(c.slug)}]
     records = [c.shown.record for c in including]
     # A chapter may have been published before it included these experiments.
     for profile in sorted({r.profile for r in records}, key=PROFILES.index, reverse=True):
-        if shown := tables_of(r for r in records if r.profile == profile):
+        alike = same_experiments(shared, profile)
+        if shown := tables_of(r for r in records if r.profile in alike):
             return shown
     return "<p>No chapter with these experiments was run yet.</p>"
 

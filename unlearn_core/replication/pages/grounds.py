@@ -14,7 +14,7 @@ from scipy.stats import rankdata, spearmanr
 from ...methods import METHODS
 from ..cache import digest
 from ..outcomes import STILL, left_alone
-from ..papers import load_paper
+from ..papers import PROFILES, load_paper
 from ..records import ORIGINAL, Record, Row
 from . import tables
 from .figures import COLOURS, figure, literal
@@ -22,6 +22,14 @@ from .figures import COLOURS, figure, literal
 __all__ = ["BASES", "classifier_tables", "drawing_tables", "language_tables", "needs_of"]
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
+
+
+def _profiles(records: Iterable[Record], rows: Iterable[Row]) -> str:
+    """Where rows come from: the profiles of the records that hold any of them."""
+    shown = {r.key for r in rows}
+    found = {record.profile for record in records if any(r.key in shown for r in record.rows)}
+    return " and ".join(sorted(found, key=PROFILES.index))
+
 
 # --- image classifiers: notebooks/shared/classifiers.yaml ------------------------------------
 
@@ -110,7 +118,7 @@ def _mean_gaps(rows: list[Row]) -> dict[str, float]:
     return {m: sum(v) / len(v) for m, v in gaps.items() if v and m not in oracle}
 
 
-def _side_by_side(bases: dict[str, dict[str, list[Row]]], profile: str) -> str:
+def _side_by_side(bases: dict[str, dict[str, list[Row]]], profiles: str) -> str:
     """A line a method: its mean gap and its rank on both bases, where a request ran on both.
 
     Ranks are among the methods that ran on both; the untouched original has none.
@@ -141,7 +149,7 @@ def _side_by_side(bases: dict[str, dict[str, list[Row]]], profile: str) -> str:
             [html.escape(m), *(cells.get(m, missing) for cells in columns.values())]
             for m in dict.fromkeys(m for cells in columns.values() for m in cells)
         ],
-        caption=f"Mean gap on both bases and, in brackets, the rank ({profile})",
+        caption=f"Mean gap on both bases and, in brackets, the rank ({profiles})",
         kind="results",
     ).data
     words = html.escape("; ".join(orders))
@@ -150,13 +158,14 @@ def _side_by_side(bases: dict[str, dict[str, list[Row]]], profile: str) -> str:
 
 
 def classifier_tables(records: Iterable[Record]) -> str:
-    """The page's tables, from records of one profile; HTML."""
+    """The page's tables, from records with the same experiments; HTML."""
     records = list(records)
     bases: dict[str, dict[str, list[Row]]] = {}
     for title, experiments in BASES.items():
         found = {kind: _classifier_rows(records, name) for kind, name in experiments.items()}
         bases[title] = {kind: rows for kind, rows in found.items() if rows}
-    out = [_side_by_side(bases, records[0].profile)]
+    every = [r for parts in bases.values() for rows in parts.values() for r in rows]
+    out = [_side_by_side(bases, _profiles(records, every))]
     for title, parts in bases.items():
         out.append(f"<h2>{html.escape(title)}</h2>")
         missing = [kind for kind in BASES[title] if kind not in parts]
@@ -164,7 +173,8 @@ def classifier_tables(records: Iterable[Record]) -> str:
             out.append(f"<p>Not run yet on this base: {html.escape(', '.join(missing))}.</p>")
         if not parts:
             continue
-        out.append(_classifier_overview(parts, f"Every method on this base ({records[0].profile})"))
+        profiles = _profiles(records, [r for rows in parts.values() for r in rows])
+        out.append(_classifier_overview(parts, f"Every method on this base ({profiles})"))
         for kind, rows in parts.items():
             if still := left_alone(rows):
                 out.append(
@@ -236,7 +246,7 @@ def drawn(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [max(y, LEAST) for _, y in points]
 
 
-def _utility_picture(title: str, rows: list[Row], profile: str) -> str:
+def _utility_picture(title: str, rows: list[Row], profiles: str) -> str:
     """Forget quality against model utility: a mark a method and seed."""
     points: dict[str, list[tuple[float, float]]] = {}
     first: dict[str, Row] = {}
@@ -258,7 +268,7 @@ def _utility_picture(title: str, rows: list[Row], profile: str) -> str:
     with figure(
         f"Up and to the right is better: as the retrained model by its truth ratios, and useful. Lines: the "
         f"original's utility, and p = 0.05; smaller values than {LEAST:g} stand there. A mark a seed ({title}, "
-        f"{profile}).",
+        f"{profiles}).",
         f"A scatter plot of forget quality on a logarithmic scale over model utility. {said}.",
         size=(8.4, 7.2),
     ) as ((ax,), shown):
@@ -284,14 +294,14 @@ def _utility_picture(title: str, rows: list[Row], profile: str) -> str:
 
 
 def language_tables(records: Iterable[Record]) -> str:
-    """The page's figures and tables, from records of one profile; HTML."""
+    """The page's figures and tables, from records with the same experiments; HTML."""
     records = list(records)
     out = []
     for title, rows in _language_grounds(records).items():
-        profile = records[0].profile
+        profiles = _profiles(records, rows)
         out.append(f"<h2>{html.escape(title)}</h2>")
-        out.append(_utility_picture(title, rows, profile))
-        out.append(tables.results_table(rows, LANGUAGE_COLUMNS, f"Every method ({profile})").data)
+        out.append(_utility_picture(title, rows, profiles))
+        out.append(tables.results_table(rows, LANGUAGE_COLUMNS, f"Every method ({profiles})").data)
         needs = {}
         for row in rows:
             if _is(row):
@@ -337,7 +347,7 @@ def _drawing_grounds(records: Iterable[Record]) -> dict[str, list[Row]]:
     return {concept: list(rows.values()) for concept, rows in found.items()}
 
 
-def _erasing_picture(concept: str, rows: list[Row], profile: str) -> str:
+def _erasing_picture(concept: str, rows: list[Row], profiles: str) -> str:
     """What is gone against what is still there: a mark a method and seed."""
     methods = list(dict.fromkeys(r.method for r in rows))
 
@@ -353,7 +363,7 @@ def _erasing_picture(concept: str, rows: list[Row], profile: str) -> str:
     )
     with figure(
         f"Up and to the right is better. Left the concept and the others by their names, which methods are "
-        f"given; right by synonyms, which those that read no images are not. A mark a seed ({concept}, {profile}).",
+        f"given; right by synonyms, which those that read no images are not. A mark a seed ({concept}, {profiles}).",
         f"Two scatter plots of how much of the concept is gone over how much of the rest is kept. {said}.",
         size=(9.0, 5.6),
         columns=2,
@@ -385,15 +395,15 @@ def _erasing_picture(concept: str, rows: list[Row], profile: str) -> str:
 
 
 def drawing_tables(records: Iterable[Record]) -> str:
-    """The page's figures and tables, from records of one profile; HTML."""
+    """The page's figures and tables, from records with the same experiments; HTML."""
     records = list(records)
     out = []
     for concept, rows in _drawing_grounds(records).items():
-        profile = records[0].profile
+        profiles = _profiles(records, rows)
         out.append(f"<h2>{html.escape(concept.capitalize())}</h2>")
-        out.append(_erasing_picture(concept, rows, profile))
+        out.append(_erasing_picture(concept, rows, profiles))
         shown = [c for c in DRAWING_COLUMNS if any(c in r.metrics for r in rows)]
-        out.append(tables.results_table(rows, shown, f"Every method ({profile})").data)
+        out.append(tables.results_table(rows, shown, f"Every method ({profiles})").data)
     needs = {
         row.method: [html.escape(row.method), html.escape(", ".join(sorted(needs_of(row))))]
         for rows in _drawing_grounds(records).values()
