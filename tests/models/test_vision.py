@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,15 +118,16 @@ class TestTransform:
         assert transform(black)[0, 0].aminmax() == pytest.approx((-0.2, 0.0), abs=1e-6)
 
     @pytest.mark.parametrize("shape", [(12, 20), (21, 10), (8, 8), (5, 7)])
-    def test_as_the_hub_does(self, shape: tuple[int, int]) -> None:
+    def test_as_the_hub_does(self, shape: tuple[int, int], tmp_path: Path) -> None:
         """Fails where another filter shrinks, or another part is cut out."""
-        from transformers import CLIPImageProcessor
+        from transformers import AutoImageProcessor
 
+        size = {"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}}
+        more = {"image_processor_type": "CLIPImageProcessor", "do_convert_rgb": False}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(size | more))
+        hub = AutoImageProcessor.from_pretrained(tmp_path)
         g = torch.Generator().manual_seed(0)
         images = torch.randint(256, (2, *shape, 3), generator=g, dtype=torch.uint8)
-        hub = CLIPImageProcessor(
-            size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}, do_convert_rgb=False
-        )
         expected = hub(list(images.permute(0, 3, 1, 2)), return_tensors="pt")["pixel_values"]
         found = ImageTransform(8, tuple(hub.image_mean), tuple(hub.image_std))(images)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

@@ -283,12 +283,8 @@ def built_from_geometry() -> Iterator[None]:
     """
     import diffusers
     import transformers
+    from transformers.initialization import no_init_weights
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
-
-    try:
-        from transformers.initialization import no_init_weights
-    except ImportError:  # before 5
-        from transformers.modeling_utils import no_init_weights
 
     from ...models import language, vision
 
