@@ -108,6 +108,15 @@ class TestTables:
             "the original's."
         )
 
+    def test_a_variant_is_no_seed(self, make_record: MakeRecord, row: Callable[..., Row]) -> None:
+        """Fails where the forget set's other order counts as one more seed of the method."""
+        other = row("worst_case", "RL", is_="RandomLabel", gap=1.0)
+        variant = {"forget": 0.1, "order": "forget_first"}
+        other = other.model_copy(update={"key": "other", "variant": variant})
+        rows = (row("worst_case", "RL", is_="RandomLabel", gap=20.0), other)
+        page = bases(classifier_tables([make_record(rows=rows)]))[FITTED]
+        assert lines(page.select_one("table"))["RL"][0] == "20.0 n = 1"
+
     def test_a_base_that_was_not_run_says_so(
         self, make_record: MakeRecord, row: Callable[..., Row]
     ) -> None:

@@ -69,7 +69,11 @@ def _classifier_rows(records: Iterable[Record], experiment: str) -> list[Row]:
 
 
 def _values(rows: list[Row], method: str, metric: str) -> list[float]:
-    mine = sorted((r for r in rows if r.method == method), key=lambda r: r.seed)
+    """Seed by seed, of the method as it is: a variant of it is another method."""
+    mine = sorted(
+        (r for r in rows if r.method == method and r.variant.keys() <= {"forget"}),
+        key=lambda r: r.seed,
+    )
     return [r.metrics[metric].value for r in mine if metric in r.metrics]
 
 
