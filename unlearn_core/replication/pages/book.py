@@ -401,7 +401,7 @@ def which_run(chapter: Chapter, edition: Edition) -> str:
             links = ", ".join(f"[{e.label}]({run_page(chapter, e)}.ipynb)" for e in chapter.others)
             words.append(f"Beside it: {links}.")
     if older := notebook.superseded(r):
-        words.append(f"**Rows to be made again**, as their method has changed since: {older}.")
+        words.append(f"**Rows to be made again**, of earlier versions of methods: {older}.")
     stem = f"../downloads/{r.profile}-{'published' if edition.published else 'own'}/{chapter.slug}"
     words.append(
         f"{{download}}`record <{stem}.json>`, {{download}}`rows (CSV) <{stem}.csv>`, "
