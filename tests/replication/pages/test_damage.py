@@ -132,7 +132,7 @@ def test_a_row_of_an_earlier_version_is_marked(
     published(rows=rows)
     (chapter,) = book.find_chapters(project.root)
     line = book.which_run(chapter, chapter.shown)
-    assert "as their method has changed since: Old &amp; gone." in line
+    assert "of earlier versions of methods: Old &amp; gone." in line
     page = BeautifulSoup(tables.results_table(rows, ["zrf"], "").data, "html.parser")
     marked = {th.next: "by an earlier version" in th.text for th in page.select("tbody th")}
     assert marked == {m: m == "Old & gone" for m in specs}
