@@ -9,7 +9,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from unlearn_core.replication.pages.book import linked
-from unlearn_core.replication.pages.grounds import DRAWING_COLUMNS, drawing_tables
+from unlearn_core.replication.pages.grounds import DRAWING_COLUMNS, drawing_tables, look_of
 from unlearn_core.replication.records import Record, Row
 
 MakeRecord = Callable[..., Record]
@@ -96,3 +96,9 @@ def test_a_link_to_a_chapter_that_is_not_there_is_its_words() -> None:
     for folder in ("", "papers/", "../papers/"):
         found = linked(text, [Chapter()], folder)
         assert found == f"See [FLAT]({folder}flat.ipynb), a *b*, here, [x](y.md)."
+
+
+def test_no_two_methods_look_alike() -> None:
+    """Fails where the thirteenth has the first one's mark in the first one's colour."""
+    looks = [look_of(k) for k in range(40)]
+    assert len({*looks}) == 40

@@ -351,6 +351,12 @@ def _drawing_grounds(records: Iterable[Record]) -> dict[str, list[Row]]:
     return {concept: list(rows.values()) for concept, rows in found.items()}
 
 
+def look_of(k: int) -> tuple[str, str]:
+    """The marker and the colour of a picture's k-th method: no two are alike."""
+    turn, at = divmod(k, len(MARKS))
+    return MARKS[at], COLOURS[(at + turn) % len(COLOURS)]
+
+
 def _erasing_picture(concept: str, rows: list[Row], profiles: str) -> str:
     """What is gone against what is still there: a mark a method and seed."""
     methods = list(dict.fromkeys(r.method for r in rows))
@@ -375,8 +381,8 @@ def _erasing_picture(concept: str, rows: list[Row], profiles: str) -> str:
         for ax, (words, pair) in zip(axes, PANELS.items(), strict=True):
             for k, method in enumerate(methods):
                 xs, ys = points(method, *pair)
-                mark = "$O$" if method == ORIGINAL else MARKS[k % len(MARKS)]
-                colour = COLOURS[k % len(COLOURS)]
+                mark, colour = look_of(k)
+                mark = "$O$" if method == ORIGINAL else mark
                 ax.plot(
                     xs,
                     ys,
